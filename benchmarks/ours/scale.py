@@ -1,0 +1,119 @@
+"""Huge tables, a held snapshot, and many workers, each beside the same without."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from benchmarks.measuring import LIMIT_SECONDS, Figures, wait_for
+from benchmarks.ours import table
+from benchmarks.ours.app import app
+from benchmarks.ours.worker import worker
+from benchmarks.ours.worker import workers as start_workers
+
+DRAINED = 40_000
+"""Jobs in each drain: a second or two."""
+POLL_SECONDS = 0.2
+"""Seldom, for a look at the head of a bloated index is slow, and slows the worker as well."""
+FEW_WORKERS, MANY_WORKERS = 4, 64
+RATE = 2_000
+"""Jobs a second while the snapshot is held."""
+
+
+def huge(rows: int) -> Figures:
+    """The rate of a drain on an empty table, with so many rows that wait behind, and with so many finished ones."""
+    drained = min(DRAINED, rows)
+    table.clear()
+    table.insert_pending(drained)
+    empty = _drain(drained)
+    table.clear()
+    table.insert_pending(drained + rows)
+    pending = _drain(drained)
+    table.clear()
+    table.insert_finished(rows)
+    table.insert_pending(drained)
+    finished = _drain(drained)
+    table.clear()
+    return {
+        "rate": empty,
+        "pending_rate": pending,
+        "finished_rate": finished,
+        "pending": pending / empty,
+        "finished": finished / empty,
+    }
+
+
+def xmin(seconds: int) -> Figures:
+    """The rate of a drain before, during and after a transaction that holds its snapshot for so many seconds.
+
+    While it is held, jobs come and go at 2,000 a second; their dead rows and index entries cannot be removed.
+    """
+    drained = min(DRAINED, RATE * seconds)
+    table.clear()
+    table.insert_pending(drained)
+    before = _drain(drained)
+    with _held_snapshot():
+        _steady(seconds)
+        table.insert_pending(drained)
+        held = _drain(drained)
+    table.insert_pending(drained)
+    after = _drain(drained)
+    table.clear()
+    return {"rate": before, "held_rate": held, "held": held / before, "after": after / before}
+
+
+def workers(jobs: int) -> Figures:
+    """The rate of 4 and of 64 workers with a process each, on one database; of 8 where it shall only be seen to run."""
+    few = _with_workers(FEW_WORKERS, jobs)
+    many = _with_workers(MANY_WORKERS if jobs >= DRAINED else 2 * FEW_WORKERS, jobs)
+    return {"rate": few, "many_rate": many, "many_to_few": many / few}
+
+
+def _drain(jobs: int) -> float:
+    """Of the first jobs that wait."""
+    table.settle()
+    mark, first = table.clock(), table.head()
+    end = table.scalar(f"SELECT ('{first}'::timestamptz + {jobs} * interval '1 microsecond')::text")
+    with worker():
+        _wait(lambda: (head := table.head()) is None or head >= end)
+    return table.rate_since(mark, jobs)
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError("the worker does not get on")
+        time.sleep(POLL_SECONDS)
+
+
+@contextlib.contextmanager
+def _held_snapshot() -> Iterator[None]:
+    with table.connection() as connection:
+        connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        connection.exec_driver_sql("SELECT count(*) FROM dbqueue_workers")
+        yield
+        connection.exec_driver_sql("ROLLBACK")
+
+
+def _steady(seconds: int) -> None:
+    """A worker, and jobs at a steady rate."""
+    with worker():
+        began = time.monotonic()
+        for tick in range(seconds * 10):
+            table.fill(RATE // 10)
+            time.sleep(max(0.0, began + (tick + 1) / 10 - time.monotonic()))
+        wait_for(lambda: not table.waiting(), time.monotonic() + LIMIT_SECONDS)
+
+
+def _with_workers(count: int, jobs: int) -> float:
+    """All are ready before the first job is there: their start would be most of what is measured."""
+    table.clear()
+    with start_workers(("-c", "1", "-n", f"bench{number}@%h") for number in range(count)):
+        table.wait_for_workers(count)
+        mark = table.clock()
+        table.insert_pending(jobs)
+        app.database.store.wake()
+        _wait(lambda: not table.waiting() and not table.running())
+    return table.rate_since(mark, jobs)

@@ -1,0 +1,130 @@
+"""The jobs table as the measurement sees it, through connections of its own."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import sqlalchemy as sa
+
+from benchmarks.measuring import wait_for
+from benchmarks.ours.app import add, app
+
+BATCH = 10_000
+
+
+def connection() -> sa.Connection:
+    """In autocommit."""
+    return app.database.store.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+
+
+def scalar(query: str) -> Any:
+    with connection() as opened:
+        return opened.exec_driver_sql(query).scalar_one()
+
+
+def column(query: str) -> list[Any]:
+    with connection() as opened:
+        return list(opened.exec_driver_sql(query).scalars())
+
+
+def run(*statements: str) -> None:
+    with connection() as opened:
+        for statement in statements:
+            opened.exec_driver_sql(statement)
+
+
+def close() -> None:
+    """This program's idle connections."""
+    app.database.store.engine.dispose()
+
+
+def clear() -> None:
+    if app.database.store.dialect == "postgresql":
+        run("TRUNCATE dbqueue_jobs CASCADE")
+        settle()
+    else:
+        run("DELETE FROM dbqueue_jobs")
+
+
+def settle() -> None:
+    """Statistics as they should be, and the writes of whoever was measured before on disk."""
+    run("VACUUM ANALYZE dbqueue_jobs", "CHECKPOINT")
+
+
+def fill(jobs: int) -> None:
+    for start in range(0, jobs, BATCH):
+        add.enqueue_many([(1, 1)] * min(BATCH, jobs - start))
+
+
+def insert_pending(rows: int) -> None:
+    """In one transaction, so that all are there at once; a microsecond between one's time and the next one's."""
+    run(
+        "INSERT INTO dbqueue_jobs (id, task, args, ready_at)"
+        f" SELECT {_new_id()}::text, 'add', '[1, 1]', now() - interval '1 hour' + n * interval '1 microsecond'"
+        f" FROM generate_series(1, {rows}) AS n"
+    )
+
+
+def insert_finished(rows: int) -> None:
+    run(
+        "INSERT INTO dbqueue_jobs (id, task, args, ready_at, status, started_at, finished_at, result, worker, lease)"
+        f" SELECT {_new_id()}::text, 'add', '[1, 1]', NULL, 'SUCCESS', now(), now() - interval '1 minute', '2',"
+        f" 'celery@bench', gen_random_uuid() FROM generate_series(1, {rows}) AS n"
+    )
+
+
+def _new_id() -> str:
+    """Ordered by time, as the ids are that dbqueue makes; PostgreSQL can do so from 18 on."""
+    return "uuidv7()" if int(scalar("SHOW server_version_num")) >= 180_000 else "gen_random_uuid()"
+
+
+def finished() -> int:
+    return int(scalar("SELECT count(*) FROM dbqueue_jobs WHERE finished_at IS NOT NULL"))
+
+
+def waiting() -> bool:
+    """By the claim index, whose rows are those that wait."""
+    return bool(scalar("SELECT EXISTS (SELECT 1 FROM dbqueue_jobs WHERE queue = 'celery' AND ready_at IS NOT NULL)"))
+
+
+def running() -> bool:
+    return bool(scalar("SELECT EXISTS (SELECT 1 FROM dbqueue_jobs WHERE status = 'STARTED')"))
+
+
+def clock() -> str:
+    return str(scalar("SELECT clock_timestamp()::text"))
+
+
+def head() -> str | None:
+    """The time from which the first job waits, which shows how far the claims have come."""
+    query = (
+        "SELECT min(ready_at)::text FROM (SELECT ready_at FROM dbqueue_jobs WHERE queue = 'celery' AND priority = 0"
+        " AND ready_at IS NOT NULL ORDER BY ready_at LIMIT 1) AS first"
+    )
+    found = scalar(query)
+    return None if found is None else str(found)
+
+
+def rate_since(mark: str, jobs: int) -> float:
+    """Jobs a second by the rows' own times: between the first round that completed some and the one with the last.
+
+    One look when all is over: nothing was counted while the worker ran, and no table is too large for it.
+    """
+    with connection() as opened:
+        query = (
+            "SELECT extract(epoch FROM finished_at)::float8, count(*) FROM dbqueue_jobs"
+            f" WHERE finished_at > '{mark}' GROUP BY 1 ORDER BY 1"
+        )
+        rounds = opened.exec_driver_sql(query).all()
+    done = first = rounds[0][1]
+    for at, count in rounds[1:]:
+        done += count
+        if done >= jobs:
+            return float((done - first) / (at - rounds[0][0]))
+    raise RuntimeError(f"only {done} of {jobs} jobs have finished")
+
+
+def wait_for_workers(count: int) -> None:
+    query = "SELECT count(*) FROM dbqueue_workers WHERE closed_at IS NULL"
+    wait_for(lambda: int(scalar(query)) >= count, time.monotonic() + 180)

@@ -1,0 +1,7 @@
+"""Remote control, under the module name of `celery.app.control`."""
+
+from __future__ import annotations
+
+from dbqueue.control import Control, Inspect
+
+__all__ = ["Control", "Inspect"]

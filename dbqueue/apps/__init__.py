@@ -1,0 +1,1 @@
+"""Worker and beat as classes, under the module name of `celery.apps`."""

@@ -1,0 +1,277 @@
+"""From a call in Python to a job's row: checking, encoding, routing. Nothing here knows a database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+from zoneinfo import ZoneInfo
+
+from dbqueue import codec, signals
+from dbqueue.calls import keys, routes
+from dbqueue.codec import payloads
+from dbqueue.context import current_request
+from dbqueue.errors import ImproperlyConfigured
+from dbqueue.jobs import BLOCKED_BY_LIMIT, MAX_NAME_LENGTH, MAX_PRIORITY, MIN_PRIORITY, NewJob, new_job_id
+from dbqueue.workflows import JOIN
+
+if TYPE_CHECKING:
+    from dbqueue.conf import Settings
+    from dbqueue.task import Task
+
+OPTIONS_IN_ROW: Final = (
+    "ignore_result",
+    "time_limit",
+    "soft_time_limit",
+    "shadow",
+    "argsrepr",
+    "kwargsrepr",
+    "group_index",
+    "replaced_task_nesting",
+    JOIN,
+)
+FOLLOWED: Final = ("link", "link_error", "chain", "chord")
+"""Options by which a call is more than one job."""
+STAMPED_HEADERS: Final = "stamped_headers"
+STAMPS: Final = "stamps"
+"""Headers that hold the names of the stamps, and the stamps themselves by name."""
+
+SOFT_ABOVE_HARD: Final = "soft_time_limit must be less than or equal to time_limit"
+"""Celery's words."""
+
+
+def follows(options: Mapping[str, Any]) -> bool:
+    """Whether other jobs are to follow the call: then it is a workflow, see `dbqueue.canvas`."""
+    return any(options.get(name) for name in FOLLOWED)
+
+
+def new_job(
+    conf: Settings,
+    name: str,
+    task: Task[Any, Any] | None,
+    args: Iterable[Any] | None,
+    kwargs: Mapping[str, Any] | None,
+    options: Mapping[str, Any],
+    *,
+    published: bool = True,
+    checked: bool = True,
+) -> NewJob:
+    """The job for a call of the task `name`; `options` are those of `Task.apply_async`.
+
+    With `published=False` no signal is sent: the job is to run in place. With `checked=False` the
+    arguments may be too few: results of other jobs will stand before them. What is linked to the
+    call is not this job's: see `dbqueue.canvas`.
+
+    Raises TypeError for arguments that are no sequence and no mapping, EncodeError for arguments
+    that cannot be stored, ValueError or ImproperlyConfigured for an option that cannot work.
+    """
+    if isinstance(args, str | bytes | Mapping) or not (args is None or isinstance(args, Iterable)):
+        raise TypeError(f"task args must be a list or tuple, not {type(args).__name__}")
+    if not (kwargs is None or isinstance(kwargs, Mapping)):
+        raise TypeError(f"task keyword arguments must be a mapping, not {type(kwargs).__name__}")
+    args, kwargs = list(args or ()), dict(kwargs or {})
+    if task is not None:
+        routes.annotate(conf, task)
+        if checked:
+            task.check_arguments(args, kwargs)
+        if task.soft_time_limit and task.time_limit and task.soft_time_limit > task.time_limit:
+            raise ValueError(SOFT_ABOVE_HARD)
+    options = routes.route(conf, name, task, args, kwargs, options)
+    limit = conf.max_payload_bytes
+    task_id = _checked(options["task_id"], "task_id") if options.get("task_id") else new_job_id()
+    queue = options["queue"]
+    headers = _stamped(options)
+    if published:
+        headers = _announced(name, task_id, args, kwargs, queue, headers)
+    columns = payloads.written(
+        name,
+        args,
+        kwargs,
+        serializer=options.get("serializer") or (task and task.serializer) or conf.task_serializer,
+        compression=options.get("compression") or (task and task.compression) or conf.task_compression,
+        max_bytes=limit,
+    )
+    limit_key = keys.limit_key(task, options.get("limit_key"), args, kwargs)
+    unique_key, unique_seconds = _unique(task, name, args, kwargs, options)
+    eta, delay = _start(conf, options)
+    expires_at, expires_seconds = _end(conf, task, options)
+    parent = current_request.get()
+    return NewJob(
+        id=task_id,
+        task=_checked(name, "task name"),
+        queue=_checked(queue, "queue"),
+        **columns,
+        priority=_priority(conf, task, options),
+        eta=eta,
+        delay_seconds=delay,
+        expires_at=expires_at,
+        expires_seconds=expires_seconds,
+        headers=codec.dumps(headers, what=f"the headers of {name}", max_bytes=limit) if headers else None,
+        options=row_options(options),
+        parent_id=options.get("parent_id") or (parent.id if parent else None),
+        root_id=options.get("root_id") or (parent.root_id if parent else None),
+        group_id=options.get("group_id"),
+        blocked_reason=BLOCKED_BY_LIMIT if limit_key else None,
+        limit_key=limit_key,
+        unique_key=unique_key,
+        unique_seconds=unique_seconds,
+    )
+
+
+def _stamped(options: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The call's headers, and its stamps among them."""
+    headers: Mapping[str, Any] | None = options.get("headers")
+    names = options.get("stamped_headers")
+    if not names:
+        return headers
+    names = [names] if isinstance(names, str) else list(names)
+    stamps = {name: options[name] for name in names if name in options}
+    return {**(headers or {}), STAMPED_HEADERS: names, STAMPS: stamps}
+
+
+def _announced(
+    name: str, task_id: str, args: list[Any], kwargs: dict[str, Any], queue: Any, headers: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The call's own headers, with those that receivers of `before_task_publish` add (tracing does)."""
+    own = dict(headers or {})
+    if not signals.before_task_publish.has_listeners():
+        return own
+    shown = {"lang": "py", "task": name, "id": task_id, "retries": 0, "root_id": task_id, **own}
+    standard = shown.keys() - own.keys()
+    signals.before_task_publish.send(
+        name,
+        body=(args, kwargs, {}),
+        exchange="",
+        routing_key=str(queue),
+        headers=shown,
+        properties={"correlation_id": task_id},
+        declare=[],
+        retry_policy={},
+    )
+    return {key: value for key, value in shown.items() if key not in standard}
+
+
+def announce_published(jobs: Iterable[NewJob]) -> None:
+    """Tell receivers of `after_task_publish` about jobs that were written."""
+    if signals.after_task_publish.has_listeners():
+        for job in jobs:
+            signals.after_task_publish.send(
+                job.task,
+                body=(*payloads.read_call(job, codec.SERIALIZERS), {}),
+                exchange="",
+                routing_key=job.queue,
+                headers={"lang": "py", "task": job.task, "id": job.id},
+            )
+
+
+def _checked(value: Any, what: str) -> str:
+    """A name that every database and every log line can carry."""
+    text = routes.queue_name(value)
+    if not isinstance(text, str) or not text or len(text) > MAX_NAME_LENGTH:
+        raise ValueError(f"{what} must be a text of 1 to {MAX_NAME_LENGTH} characters, not {value!r}")
+    if not text.isprintable():
+        raise ValueError(f"{what} must be printable, without control characters: {text!r}")
+    return text
+
+
+def _priority(conf: Settings, task: Task[Any, Any] | None, options: Mapping[str, Any]) -> int:
+    priority = options.get("priority")
+    if priority is None and task is not None:
+        priority = task.priority
+    if priority is None and conf.task_inherit_parent_priority and (parent := current_request.get()) is not None:
+        priority = (parent.delivery_info or {}).get("priority")
+    if priority is None:
+        priority = conf.task_default_priority or 0
+    if isinstance(priority, bool) or not isinstance(priority, int) or not MIN_PRIORITY <= priority <= MAX_PRIORITY:
+        raise ValueError(f"priority must be a whole number from {MIN_PRIORITY} to {MAX_PRIORITY}, not {priority!r}")
+    return int(priority)  # of an enumeration's member: its number, which is all that drivers and pipes carry
+
+
+def _start(conf: Settings, options: Mapping[str, Any]) -> tuple[datetime | None, float | None]:
+    """`eta` or `countdown`; a countdown runs on the database's clock."""
+    eta, countdown = options.get("eta"), options.get("countdown")
+    if eta is not None:
+        return aware(conf, eta, "eta"), None
+    if countdown is None:
+        return None, None
+    return None, _seconds(countdown, "countdown")
+
+
+def _end(
+    conf: Settings, task: Task[Any, Any] | None, options: Mapping[str, Any]
+) -> tuple[datetime | None, float | None]:
+    expires = options.get("expires")
+    if expires is None and task is not None:
+        expires = task.expires
+    if expires is None:
+        return None, None
+    if isinstance(expires, datetime | str):
+        return aware(conf, expires, "expires"), None
+    return None, _seconds(expires, "expires")
+
+
+def _unique(
+    task: Task[Any, Any] | None, name: str, args: list[Any], kwargs: dict[str, Any], options: Mapping[str, Any]
+) -> tuple[str | None, float | None]:
+    """The key that the call may not be enqueued twice for, and for how many seconds its success stands."""
+    asked, window = options.get("unique"), options.get("unique_for")
+    key = asked if asked is not None or task is None else task.unique
+    window = window if window is not None or task is None else task.unique_for
+    if key is None:
+        key = window is not None
+    if key is False:
+        return None, None
+    seconds = None if window is None else _seconds(window, "unique_for")
+    if seconds is not None and seconds <= 0:
+        raise ValueError(f"unique_for must be more than 0 seconds, not {window!r}")
+    return keys.unique_key(task, name, key, args, kwargs, given=asked is not None), seconds
+
+
+def retry_terms(
+    conf: Settings, task: Task[Any, Any], *, eta: datetime | None, countdown: Any, options: Mapping[str, Any]
+) -> tuple[float | datetime, dict[str, Any]]:
+    """When a retry is to run, and the queue and priority that it changes; checked as for an enqueue."""
+    changes: dict[str, Any] = {}
+    if options.get("queue") is not None:
+        changes["queue"] = _checked(options["queue"], "queue")
+    if options.get("priority") is not None:
+        changes["priority"] = _priority(conf, task, options)
+    return aware(conf, eta, "eta") if eta is not None else _seconds(countdown, "countdown"), changes
+
+
+def _seconds(value: Any, what: str) -> float:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e10:
+        raise ValueError(f"{what} must be a number of seconds, not {value!r}")
+    return float(value)
+
+
+def aware(conf: Settings, moment: datetime | str, what: str) -> datetime:
+    """A time with a zone: one without is in the setting `timezone`, as in Celery."""
+    if isinstance(moment, str):
+        try:
+            moment = datetime.fromisoformat(moment)
+        except ValueError:
+            raise ValueError(f"{what} must be a datetime or its ISO 8601 text, not {moment!r}") from None
+    if not isinstance(moment, datetime):
+        raise TypeError(f"{what} must be a datetime, not {moment!r}")
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=ZoneInfo(conf.timezone))
+
+
+def row_options(options: Mapping[str, Any]) -> str | None:
+    """What the worker must know of this call, and no column holds."""
+    chosen = {name: options[name] for name in OPTIONS_IN_ROW if options.get(name) is not None}
+    if len(chosen) == 1 and (index := chosen.get("group_index")) is not None:
+        return f'{{"group_index": {int(index)}}}'  # a group's members have nothing else, mostly, and are many
+    soft, hard = chosen.get("soft_time_limit"), chosen.get("time_limit")
+    for limit in (soft, hard):
+        if limit is not None and (_seconds(limit, "a time limit") <= 0 or isinstance(limit, timedelta)):
+            raise ValueError(f"a time limit is a positive number of seconds, not {limit!r}")
+    if soft and hard and soft > hard:
+        raise ValueError(SOFT_ABOVE_HARD)
+    try:
+        return json.dumps(chosen) if chosen else None
+    except (TypeError, ValueError) as error:
+        raise ImproperlyConfigured(f"an option of the call cannot be stored: {error}") from None

@@ -1,0 +1,94 @@
+"""What `dbqueue doctor` asks a PostgreSQL server about the table: snapshots, bloat, statistics, indexes, settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from dbqueue.cli.findings import Finding, Level
+from dbqueue.cli.output import count, duration
+
+if TYPE_CHECKING:
+    from dbqueue.cli.target import Target
+    from dbqueue.store.postgres.health import Health
+
+OLD_SNAPSHOT_SECONDS: Final = 600.0
+FEW_ROWS: Final = 100_000
+"""What so few rows may cost is no matter."""
+STALE_PART: Final = 0.5
+"""The part of all rows that may change before the planner looks again; the table's own setting is a twentieth."""
+CROWDED_PART: Final = 0.9
+RISKY: Final = {
+    "autovacuum": "the table and its indexes grow without end: set it to on",
+    "fsync": "a crash of the machine may lose all data: set it to on",
+    "full_page_writes": "a crash of the machine may damage the table: set it to on",
+    "synchronous_commit": "a crash of the server loses the last jobs that were confirmed: set it to on",
+}
+
+
+def examine_server(target: Target) -> Iterator[Finding]:
+    from dbqueue.store.postgres import health
+
+    found = health.examine(target.raw_store)
+    problems = [*_snapshots(found), *_table(found), *_settings(found)]
+    yield from problems or [
+        Finding("server", Level.OK, f"about {count(found.live_rows, 'row')}, {found.dead_rows} dead")
+    ]
+
+
+def _snapshots(found: Health) -> Iterator[Finding]:
+    for each in found.snapshots:
+        if each.seconds > OLD_SNAPSHOT_SECONDS:
+            yield Finding(
+                "snapshots",
+                Level.WARNING,
+                f"a transaction has been open for {duration(each.seconds)}: {each.what}; nothing that was deleted or "
+                "changed since can be cleared away, in any table",
+                "let it end, and set idle_in_transaction_session_timeout",
+            )
+
+
+def _table(found: Health) -> Iterator[Finding]:
+    for name in found.missing_indexes:
+        yield Finding(
+            "index",
+            Level.ERROR,
+            f"the index {name} is missing or broken: statements read the whole table",
+            "make it again: `dbqueue migrate --sql` shows its statement",
+        )
+    if found.dead_rows > max(FEW_ROWS, found.live_rows):
+        yield Finding(
+            "bloat",
+            Level.WARNING,
+            f"{found.dead_rows} dead rows beside {found.live_rows} live ones",
+            "look for old transactions and at autovacuum's workers; then VACUUM the table, or REINDEX it CONCURRENTLY",
+        )
+    if found.thought_empty or (
+        found.live_rows > FEW_ROWS and (not found.analysed or found.changed_rows > STALE_PART * found.live_rows)
+    ):
+        yield Finding(
+            "statistics",
+            Level.WARNING,
+            "the planner's statistics of the table are old: they are of another table than there is now",
+            "run ANALYZE on it, and see that autovacuum is on",
+        )
+    if found.missing_storage:
+        yield Finding(
+            "storage",
+            Level.WARNING,
+            f"the table lacks storage parameters that dbqueue sets: {', '.join(found.missing_storage)}",
+            "set them again: `dbqueue migrate --sql` shows the statement",
+        )
+
+
+def _settings(found: Health) -> Iterator[Finding]:
+    for name, why in RISKY.items():
+        if found.settings.get(name) == "off":
+            yield Finding("server", Level.WARNING, f"{name} is off", why)
+    if found.max_connections and found.connections > CROWDED_PART * found.max_connections:
+        yield Finding(
+            "connections",
+            Level.WARNING,
+            f"{found.connections} of {found.max_connections} connections are in use",
+            "a pooler for the application leaves room: see database_pooler",
+        )

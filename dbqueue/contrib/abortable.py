@@ -1,0 +1,61 @@
+"""Tasks that look whether they are to end: Celery's `celery.contrib.abortable`.
+
+    @app.task(bind=True, base=AbortableTask)
+    def count(self):
+        for number in range(1000):
+            if self.is_aborted():
+                return
+            work(number)
+
+    result = count.delay()
+    result.abort()
+
+The state ABORTED is in the job's row until the job ends, or shows another state of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ParamSpec, TypeVar
+
+from dbqueue.result import AsyncResult
+from dbqueue.task import Task
+
+__all__ = ["ABORTED", "AbortableAsyncResult", "AbortableTask"]
+
+ABORTED = "ABORTED"
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class AbortableAsyncResult(AsyncResult[R]):
+    """The result of a call of an abortable task."""
+
+    def is_aborted(self) -> bool:
+        """Whether it was asked to end, and has not ended yet."""
+        return self.state == ABORTED
+
+    def abort(self) -> None:
+        """Ask the job to end. One that waits is revoked; one that has ended stays as it is."""
+        if not self.app.database.set_state(self.id, ABORTED, None):
+            self.revoke()
+
+
+class AbortableTask(Task[P, R]):
+    """A base class for tasks whose calls can be aborted; `is_aborted` asks the database each time."""
+
+    abstract = True
+
+    def AsyncResult(self, task_id: str) -> AbortableAsyncResult[R]:  # noqa: N802 - Celery's name
+        """The result of the call with this id."""
+        return AbortableAsyncResult(task_id, app=self.app)
+
+    def apply_async(self, *args: Any, **options: Any) -> Any:
+        """As `Task.apply_async`; the result can abort the call."""
+        result = super().apply_async(*args, **options)
+        return self.AsyncResult(result.id) if type(result) is AsyncResult else result
+
+    def is_aborted(self, **kwargs: Any) -> bool:
+        """Whether the job that runs here was asked to end. `kwargs` are Celery's, for a `task_id`."""
+        task_id = kwargs.get("task_id") or self.request.id
+        return bool(task_id) and self.AsyncResult(str(task_id)).is_aborted()

@@ -1,0 +1,1 @@
+"""For Django projects, under the module name of `celery.contrib.django`."""

@@ -1,0 +1,396 @@
+"""Remote control: telling and asking the workers that run, over the database; Celery's `app.control`.
+
+    app.control.revoke(result.id, terminate=True)
+    app.control.inspect().active()          # {'celery@host': [{'id': ..., 'name': ...}]}
+
+A command reaches each worker that was alive when it was sent. A call with `reply` returns as soon
+as all of them have answered, and after `timeout` seconds at the latest.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+from dbqueue import codec, signals, stamped
+from dbqueue.context import Context
+from dbqueue.limits import Limit
+
+if TYPE_CHECKING:
+    from dbqueue.app import DBQueue
+    from dbqueue.store.revoking import Revoked
+
+FIRST_PAUSE_SECONDS: Final = 0.005
+LAST_PAUSE_SECONDS: Final = 0.05
+"""Pauses between two looks for replies: workers answer within milliseconds, or are busy."""
+DEFAULT_SIGNAL: Final = "SIGTERM"
+
+Reply = dict[str, Any]
+"""`{worker's name: what it says}`."""
+Destination = str | Iterable[str] | None
+
+
+class Control:
+    """Commands to workers. All take `destination` (names of workers; default: all), and `reply=True` for replies."""
+
+    def __init__(self, app: DBQueue) -> None:
+        self.app = app
+
+    def inspect(
+        self,
+        destination: Destination = None,
+        timeout: float = 1.0,
+        callback: Callable[[Reply], Any] | None = None,
+        connection: Any = None,
+        app: Any = None,
+        limit: int | None = None,
+        pattern: str | None = None,
+        matcher: str | None = None,
+    ) -> Inspect:
+        """Questions to workers; see `Inspect`. `connection` and `app` are Celery's and have no effect."""
+        return Inspect(self.app, destination, timeout, callback, limit=limit, pattern=pattern, matcher=matcher)
+
+    def broadcast(
+        self,
+        command: str,
+        arguments: dict[str, Any] | None = None,
+        destination: Destination = None,
+        connection: Any = None,
+        reply: bool = False,
+        timeout: float = 1.0,
+        limit: int | None = None,
+        callback: Callable[[Reply], Any] | None = None,
+        channel: Any = None,
+        pattern: str | None = None,
+        matcher: str | None = None,
+        **more: Any,
+    ) -> list[Reply] | None:
+        """Send a command, and with `reply` collect what the workers say, each as `{name: reply}`.
+
+        Waits at most `timeout` seconds, or until `limit` workers have replied; `callback` is called
+        with each reply as it comes. `pattern` chooses workers by their names, as a glob, or with
+        `matcher="pcre"` as a regular expression. `more` are further arguments of the command.
+        Raises OperationalError. `connection` and `channel` are Celery's and have no effect.
+        """
+        from dbqueue.store import control, queries
+
+        store = self.app.database.store
+        wanted = _destination(destination, pattern, matcher)
+        arguments = {**(arguments or {}), **more}
+        body = codec.dumps(arguments, what=f"the arguments of {command}", max_bytes=self.app.conf.max_payload_bytes)
+        command_id = control.send(store, command, body, wanted)
+        if not reply:
+            return None
+        alive = [each for each in queries.open_workers(store) if each.alive]
+        missing = {each.id for each in alive if control.addressed(wanted, each.name)}
+        replies: list[Reply] = []
+        seen: set[str] = set()
+        deadline, pause = time.monotonic() + timeout, FIRST_PAUSE_SECONDS
+        while missing:
+            for each in control.replies(store, command_id, seen=seen)[: _left_of(limit, replies)]:
+                seen.add(each.worker)
+                missing.discard(each.worker)
+                replies.append({each.worker.split("#")[0]: codec.loads(each.body)})
+                if callback is not None:
+                    callback(replies[-1])
+            left = deadline - time.monotonic()
+            if left <= 0 or (limit is not None and len(replies) >= limit):
+                break
+            if missing:
+                time.sleep(min(pause, left))
+                pause = min(pause * 1.5, LAST_PAUSE_SECONDS)
+        return replies
+
+    def ping(self, destination: Destination = None, timeout: float = 1.0, **options: Any) -> list[Reply]:
+        """Which workers answer: `[{name: {'ok': 'pong'}}]`."""
+        return self.broadcast("ping", destination=destination, reply=True, timeout=timeout, **options) or []
+
+    def revoke(
+        self,
+        task_id: str | Iterable[str],
+        destination: Destination = None,
+        terminate: bool = False,
+        signal: str | int = DEFAULT_SIGNAL,
+        **options: Any,
+    ) -> list[Reply] | None:
+        """Call off one job, or many by a list of ids.
+
+        One that waits ends as REVOKED at once, and `get()` raises TaskRevokedError. One that is not
+        enqueued yet will not run. One that runs goes on and is not run again; with `terminate` its
+        worker ends it with the signal, and it is REVOKED: on prefork by ending its pool process, on
+        threads and asyncio by raising SoftTimeLimitExceeded in the task, on solo not at all.
+        """
+        from dbqueue.store import revoking
+
+        ids = [task_id] if isinstance(task_id, str) else [str(each) for each in task_id]
+        found = revoking.revoke(self.app.database.store, ids)
+        self._announce(found)
+        if not found.running and not options.get("reply"):
+            return None  # no worker has anything to do with it
+        arguments = {"task_id": ids, "terminate": terminate, "signal": signal}
+        return self.broadcast("revoke", arguments, destination=destination, **options)
+
+    def revoke_by_stamped_headers(
+        self,
+        headers: Mapping[str, Any] | Iterable[str],
+        destination: Destination = None,
+        terminate: bool = False,
+        signal: str | int = DEFAULT_SIGNAL,
+        **options: Any,
+    ) -> list[Reply] | None:
+        """Call off all jobs that have one of these stamps: `{"customer": "acme"}`, or a list of values for a name.
+
+        Those that wait end as REVOKED, those that run are treated as by `revoke`. The workers that
+        run remember the stamps, as Celery's do: jobs that are sent later are not run by them either.
+        Waits until they know, for at most `timeout` seconds (1 by default).
+        """
+        from dbqueue.store import stamps
+
+        wanted = stamped.wanted(headers)
+        # First the workers, then the rows: a job that is enqueued between the two is refused by its worker.
+        arguments = {"headers": wanted, "terminate": terminate, "signal": signal}
+        told = {**options, "reply": True}
+        replies = self.broadcast("revoke_by_stamped_headers", arguments, destination=destination, **told)
+        ids = stamps.find(self.app.database.store, wanted)
+        if ids:
+            self.revoke(ids, destination=destination, terminate=terminate, signal=signal)
+        return replies if options.get("reply") else None
+
+    def terminate(
+        self,
+        task_id: str | Iterable[str],
+        destination: Destination = None,
+        signal: str | int = DEFAULT_SIGNAL,
+        **options: Any,
+    ) -> list[Reply] | None:
+        """`revoke` with `terminate=True`."""
+        return self.revoke(task_id, destination=destination, terminate=True, signal=signal, **options)
+
+    def _announce(self, found: Revoked) -> None:
+        """The signal for jobs that waited: no worker has seen them, so it is sent here."""
+        for job_id, task in found.ended.items():
+            request = Context(id=job_id, task=task, name=task, called_directly=False)
+            sender = self.app.tasks.get(task) or task
+            signals.task_revoked.send(sender, request=request, terminated=False, signum=None, expired=False)
+
+    def purge(self, connection: Any = None) -> int:
+        """Delete all jobs that wait, in all queues; how many. There is no undo."""
+        from dbqueue.store import changes
+
+        return changes.purge(self.app.database.store)
+
+    discard_all = purge
+
+    # limits over all workers
+
+    def limits(self) -> list[dict[str, Any]]:
+        """The limits over all workers, by key.
+
+        Each is `{key, max_running, rate, source, task, running, held}`: `source` is `user` where
+        `set_limit` set it, `settings` or `call` where code did; `running` jobs have permits, and
+        `held` ones wait for them.
+        """
+        from dbqueue.store import limits
+
+        return [asdict(row) for row in limits.rows(self.app.database.store)]
+
+    def set_limit(self, key: str, running: int | None = None, rate: str | float | None = None) -> None:
+        """Let so many jobs of this key run at once (0: none), and so many start in a time (`'100/m'`); None: no limit.
+
+        It acts at once, in all workers, and goes before what code says until `clear_limit`. Raises ValueError.
+        """
+        from dbqueue.store import limits
+
+        limits.set_limit(self.app.database.store, key, Limit(running=running, rate=rate))
+
+    def clear_limit(self, key: str) -> bool:
+        """Let the key have the limit that code gives it, or none; False where it had no row."""
+        from dbqueue.store import limits
+
+        return limits.clear_limit(self.app.database.store, key)
+
+    # what a worker does
+
+    def rate_limit(
+        self, task_name: str, rate_limit: str | float | None, destination: Destination = None, **options: Any
+    ) -> list[Reply] | None:
+        """Change a task's rate limit (`'10/m'`; 0 or None: no limit), in each worker until it ends."""
+        arguments = {"task_name": task_name, "rate_limit": rate_limit}
+        return self.broadcast("rate_limit", arguments, destination=destination, **options)
+
+    def time_limit(
+        self,
+        task_name: str,
+        soft: float | None = None,
+        hard: float | None = None,
+        destination: Destination = None,
+        **options: Any,
+    ) -> list[Reply] | None:
+        """Change a task's time limits, in seconds, for runs that begin from now on."""
+        arguments = {"task_name": task_name, "soft": soft, "hard": hard}
+        return self.broadcast("time_limit", arguments, destination=destination, **options)
+
+    def add_consumer(
+        self,
+        queue: str,
+        exchange: Any = None,
+        exchange_type: str = "direct",
+        routing_key: str | None = None,
+        options: Any = None,
+        destination: Destination = None,
+        **more: Any,
+    ) -> list[Reply] | None:
+        """Take jobs from one more queue. `exchange` and what belongs to it are Celery's and have no effect."""
+        return self.broadcast("add_consumer", {"queue": queue}, destination=destination, **more)
+
+    def cancel_consumer(self, queue: str, destination: Destination = None, **options: Any) -> list[Reply] | None:
+        """Take no more jobs from a queue."""
+        return self.broadcast("cancel_consumer", {"queue": queue}, destination=destination, **options)
+
+    def pool_grow(self, n: int = 1, destination: Destination = None, **options: Any) -> list[Reply] | None:
+        """Add pool processes."""
+        return self.broadcast("pool_grow", {"n": n}, destination=destination, **options)
+
+    def pool_shrink(self, n: int = 1, destination: Destination = None, **options: Any) -> list[Reply] | None:
+        """Let pool processes go, idle ones first; running tasks end."""
+        return self.broadcast("pool_shrink", {"n": n}, destination=destination, **options)
+
+    def pool_restart(
+        self,
+        modules: Sequence[str] | None = None,
+        reload: bool = False,
+        reloader: Any = None,
+        destination: Destination = None,
+        **options: Any,
+    ) -> list[Reply] | None:
+        """Replace pool processes as their running tasks end; needs the workers' setting `worker_pool_restarts`.
+
+        The new ones import `modules`, with `reload` anew; what else the application has loaded stays as it was when
+        the worker started. `reloader` is Celery's and has no effect.
+        """
+        arguments = {"modules": list(modules or ()), "reload": reload}
+        return self.broadcast("pool_restart", arguments, destination=destination, **options)
+
+    def heartbeat(self, destination: Destination = None, **options: Any) -> list[Reply] | None:
+        """Let workers send an event worker-heartbeat now."""
+        return self.broadcast("heartbeat", {}, destination=destination, **options)
+
+    def autoscale(
+        self, max: int | None = None, min: int | None = None, destination: Destination = None, **options: Any
+    ) -> list[Reply] | None:
+        """Change the bounds of workers that were started with `--autoscale`."""
+        return self.broadcast("autoscale", {"max": max, "min": min}, destination=destination, **options)
+
+    def shutdown(self, destination: Destination = None, **options: Any) -> list[Reply] | None:
+        """Shut workers down, warmly: running tasks end."""
+        return self.broadcast("shutdown", {}, destination=destination, **options)
+
+    def enable_events(self, destination: Destination = None, **options: Any) -> list[Reply] | None:
+        """Let workers send events about tasks."""
+        return self.broadcast("enable_events", {}, destination=destination, **options)
+
+    def disable_events(self, destination: Destination = None, **options: Any) -> list[Reply] | None:
+        """Let workers send no events about tasks."""
+        return self.broadcast("disable_events", {}, destination=destination, **options)
+
+
+class Inspect:
+    """Questions to workers. Each answer is `{worker's name: reply}`, or None where nobody answered."""
+
+    def __init__(
+        self,
+        app: DBQueue,
+        destination: Destination = None,
+        timeout: float = 1.0,
+        callback: Callable[[Reply], Any] | None = None,
+        *,
+        limit: int | None = None,
+        pattern: str | None = None,
+        matcher: str | None = None,
+    ) -> None:
+        self.app, self.destination, self.timeout, self.callback = app, destination, timeout, callback
+        self.limit, self.pattern, self.matcher = limit, pattern, matcher
+
+    def _request(self, command: str, **arguments: Any) -> Reply | None:
+        replies = self.app.control.broadcast(
+            command,
+            arguments,
+            destination=self.destination,
+            reply=True,
+            timeout=self.timeout,
+            limit=self.limit,
+            callback=self.callback,
+            pattern=self.pattern,
+            matcher=self.matcher,
+        )
+        return {name: said for reply in replies or () for name, said in reply.items()} or None
+
+    def ping(self, destination: Destination = None) -> Reply | None:
+        """`{'ok': 'pong'}`."""
+        if destination is not None:
+            self.destination = destination
+        return self._request("ping")
+
+    def active(self, safe: bool | None = None) -> Reply | None:
+        """The tasks that run: a list of `{id, name, args, kwargs, time_start, worker_pid, ...}`."""
+        return self._request("active", safe=safe)
+
+    def reserved(self, safe: bool | None = None) -> Reply | None:
+        """The tasks that are claimed and not started."""
+        return self._request("reserved")
+
+    def scheduled(self, safe: bool | None = None) -> Reply | None:
+        """Tasks that wait for their time in the worker's queues: a list of `{eta, priority, request}`."""
+        return self._request("scheduled")
+
+    def registered(self, *taskinfoitems: str) -> Reply | None:
+        """The tasks that the worker knows, with these attributes."""
+        return self._request("registered", taskinfoitems=taskinfoitems)
+
+    registered_tasks = registered
+
+    def stats(self) -> Reply | None:
+        """Counts and facts about the worker and its pool."""
+        return self._request("stats")
+
+    def active_queues(self) -> Reply | None:
+        """The queues that the worker takes jobs from."""
+        return self._request("active_queues")
+
+    def revoked(self) -> Reply | None:
+        """The ids of revoked tasks."""
+        return self._request("revoked")
+
+    def query_task(self, *ids: str | Sequence[str]) -> Reply | None:
+        """Where these tasks are: `{id: ['active' or 'reserved', {...}]}`."""
+        flat = ids[0] if len(ids) == 1 and not isinstance(ids[0], str) else ids
+        return self._request("query_task", ids=flat)
+
+    def conf(self, with_defaults: bool = False) -> Reply | None:
+        """The worker's settings; passwords are masked."""
+        return self._request("conf", with_defaults=with_defaults)
+
+    def report(self) -> Reply | None:
+        """Versions and settings, for bug reports."""
+        return self._request("report")
+
+    def clock(self) -> Reply | None:
+        """The worker's logical clock."""
+        return self._request("clock")
+
+
+def _left_of(limit: int | None, replies: Sequence[Reply]) -> int | None:
+    """How many more replies are wanted; None is all."""
+    return None if limit is None else max(0, limit - len(replies))
+
+
+def _destination(destination: Destination, pattern: str | None, matcher: str | None) -> str | None:
+    """What the command's row says of whom it is for; None is every worker."""
+    if pattern is not None:
+        return json.dumps({"pattern": pattern, "matcher": matcher or "glob"})
+    if destination is None:
+        return None
+    return json.dumps({"workers": [destination] if isinstance(destination, str) else list(destination)})

@@ -1,0 +1,53 @@
+"""Many jobs at a time on one event loop: for `async def` tasks by the hundred.
+
+A plain `def` task runs in a thread of its own, so that it cannot stop the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+
+from dbqueue.jobs import ClaimedJob
+from dbqueue.pools.child import Execute, Link
+
+
+def run_slots(link: Link, execute: Execute, slots: int) -> None:
+    """Run jobs on one loop, at most `slots` at a time, until told to stop."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_until_complete(_serve(link, execute, slots))
+    except BaseException:  # noqa: BLE001 - SystemExit in a task's own sub-task stops the loop
+        # At once, before anything is cancelled: a cancelled neighbour would look like a failed one.
+        traceback.print_exc()
+        os._exit(1)
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+
+
+async def _serve(link: Link, execute: Execute, slots: int) -> None:
+    loop = asyncio.get_running_loop()
+    # One more thread than slots: the one that waits for the next job.
+    loop.set_default_executor(ThreadPoolExecutor(slots + 1, thread_name_prefix="slot"))
+    free = asyncio.Semaphore(slots)
+    running: set[asyncio.Task[None]] = set()
+
+    async def run(job: ClaimedJob) -> None:
+        try:
+            link.report(await execute.run_async(job))
+        finally:
+            free.release()
+
+    while True:
+        await free.acquire()
+        job = await loop.run_in_executor(None, link.inbox.take)
+        if job is None:
+            break
+        task = loop.create_task(run(job))
+        running.add(task)
+        task.add_done_callback(running.discard)
+    await asyncio.gather(*running)

@@ -1,0 +1,20 @@
+"""Many jobs at a time in the threads of one process: for tasks that wait on the network."""
+
+from __future__ import annotations
+
+import threading
+
+from dbqueue.pools import prefork
+from dbqueue.pools.child import Execute, Link
+
+
+def run_slots(link: Link, execute: Execute, slots: int) -> None:
+    """Run as many threads as there are slots, each of them one job after the other."""
+    threads = [
+        threading.Thread(target=prefork.run_slots, args=(link, execute, 1), name=f"slot-{number}")
+        for number in range(1, slots + 1)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()

@@ -1,0 +1,168 @@
+"""A beat for an application: its setting `beat_schedule` as rows, and rows as jobs."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from dbqueue import codec, signals
+from dbqueue.calls import new_job
+from dbqueue.errors import EncodeError, ImproperlyConfigured
+from dbqueue.schedules import BaseSchedule, maybe_schedule
+from dbqueue.store.schedules import MISFIRES, NewSchedule, ScheduleRow, synchronise
+from dbqueue.worker.beat import MAX_INTERVAL_SECONDS, Beat
+from dbqueue.worker.schedule_steps import Steps
+
+if TYPE_CHECKING:
+    from dbqueue.app import DBQueue
+    from dbqueue.jobs import NewJob
+    from dbqueue.store.base import Store
+
+FIELDS: Final = ("task", "schedule", "args", "kwargs", "options", "relative", "misfire", "timezone")
+"""What an entry of `beat_schedule` may hold; the last two are not Celery's."""
+
+logger: Final = logging.getLogger("dbqueue.beat")
+
+
+def entries(app: DBQueue) -> list[NewSchedule]:
+    """The application's `beat_schedule` as rows. Raises ImproperlyConfigured that names the entry and its fault."""
+    app.finalize()
+    found = []
+    for name, entry in app.conf.beat_schedule.items():
+        try:
+            found.append(new_row(app, str(name), entry))
+        except (ImproperlyConfigured, TypeError, ValueError, EncodeError) as error:
+            raise ImproperlyConfigured(f"beat_schedule[{name!r}]: {error}") from error
+    return found
+
+
+def new_row(app: DBQueue, name: str, entry: Any) -> NewSchedule:
+    """An entry as a row. Raises TypeError, ValueError, ImproperlyConfigured or EncodeError for what cannot work."""
+    if not isinstance(entry, Mapping):
+        raise TypeError(f"an entry is a dict, not {entry!r}")
+    unknown = [key for key in entry if key not in FIELDS]
+    if unknown:
+        raise ValueError(f"there is no field {unknown[0]!r}: an entry has {', '.join(FIELDS)}")
+    for needed in ("task", "schedule"):
+        if not entry.get(needed):
+            raise ValueError(f"{needed!r} is missing")
+    misfire = entry.get("misfire", "once")
+    if misfire not in MISFIRES:
+        raise ValueError(f"misfire is one of {', '.join(MISFIRES)}, not {misfire!r}")
+    args = entry.get("args") or ()
+    if isinstance(args, str | Mapping):
+        raise TypeError(f"args is a tuple or a list, not {args!r}: a tuple of one ends in a comma")
+    limit = app.conf.max_payload_bytes
+    values = {
+        "args": list(args),
+        "kwargs": dict(entry.get("kwargs") or {}),
+        "options": dict(entry.get("options") or {}),
+    }
+    texts = {key: codec.dumps(value, what=key, max_bytes=limit) for key, value in values.items()}
+    return NewSchedule(
+        name=name,
+        task=str(getattr(entry["task"], "name", entry["task"])),
+        schedule=_text(entry["schedule"], relative=bool(entry.get("relative"))),
+        timezone=str(entry.get("timezone") or app.conf.timezone),
+        misfire=misfire,
+        **texts,
+    )
+
+
+def _text(given: Any, *, relative: bool) -> str:
+    schedule = maybe_schedule(given, relative)
+    if not isinstance(schedule, BaseSchedule):
+        raise TypeError(
+            f"schedule is a number of seconds, a timedelta, a schedule, crontab or solar, or a text, not {given!r}"
+        )
+    cls = type(schedule)
+    if cls.is_due is not BaseSchedule.is_due or cls.remaining_estimate is not BaseSchedule.remaining_estimate:
+        raise TypeError(
+            f"{cls.__name__} has its own is_due or remaining_estimate, which no row can hold: a schedule is kept "
+            "as text in the database, where any beat reads it"
+        )
+    return schedule.text
+
+
+def make_beat(app: DBQueue, *, max_interval: float | None = None) -> Beat:
+    """A beat for the application. Its entries are checked now, and put into the table once the database answers.
+
+    `max_interval`, in seconds, is by default the setting `beat_max_loop_interval`, and two where that is 0.
+    """
+    rows = entries(app)
+    owner = app.main or "__main__"
+
+    def prepare(store: Store) -> None:
+        for name in synchronise(store, owner, rows):
+            logger.error(
+                "The entry %r of this application's settings is not in effect: a user, or another application, has a "
+                "schedule of that name. Rename one of them.",
+                name,
+            )
+
+    steps = Steps(
+        make_job=lambda row, due, job_id: job_of(app, row, due=due, job_id=job_id),
+        zone=app.conf.timezone,
+        deadline_seconds=app.conf.beat_cron_starting_deadline,
+    )
+    interval = max_interval or app.conf.beat_max_loop_interval or MAX_INTERVAL_SECONDS
+    return Beat(
+        lambda: app.database.store,
+        steps,
+        prepare=prepare,
+        published=app.database.announce,
+        max_interval=interval,
+    )
+
+
+class BeatService:
+    """`app.Beat()`: a beat in this process, as a program starts one; `run` serves until it is stopped.
+
+    `max_interval` is in seconds; see `make_beat`. Celery's other options have no effect.
+    """
+
+    def __init__(self, app: DBQueue, *, max_interval: float | None = None, **options: Any) -> None:
+        self.app = app
+        app.import_tasks()
+        self._beat = make_beat(app, max_interval=max_interval)
+
+    def run(self) -> None:
+        """Enqueue what is due, until `stop`. On the main thread TERM and INT end it, too."""
+        handlers: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for name in (signal.SIGTERM, signal.SIGINT):
+                handlers[name] = signal.signal(name, lambda *_: self._beat.stop())
+        try:
+            announce(self._beat, embedded=False)
+            self._beat.run()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def stop(self) -> None:
+        """End `run`, from any thread."""
+        self._beat.stop()
+
+
+def announce(beat: Beat, *, embedded: bool) -> None:
+    """Send the signals of a beat that is about to run."""
+    signals.beat_init.send(sender=beat)
+    if embedded:
+        signals.beat_embedded_init.send(sender=beat)
+
+
+def job_of(app: DBQueue, row: ScheduleRow, *, due: datetime | None = None, job_id: str | None = None) -> NewJob:
+    """The job that a row stands for. Its headers name the entry and, where it is a firing, the due time."""
+    args, kwargs, options = codec.loads(row.args), codec.loads(row.kwargs), codec.loads(row.options)
+    if not isinstance(args, list) or not isinstance(kwargs, dict) or not isinstance(options, dict):
+        raise TypeError("args must be a JSON list, kwargs and options JSON objects")
+    headers = {**(options.get("headers") or {}), "periodic_task_name": row.name}
+    if due is not None:
+        headers["due_at"] = due.isoformat()
+    changes = {"headers": headers, "task_id": job_id or options.get("task_id")}
+    job = new_job(app.conf, row.task, app.tasks.get(row.task), args, kwargs, {**options, **changes})
+    return app.database.signed(job)

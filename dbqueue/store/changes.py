@@ -1,0 +1,235 @@
+"""What an operator may do to jobs: retry, cancel, delete, purge.
+
+Workers go on meanwhile. Each change names in its WHERE the state that it starts from, so that a
+job which a worker has claimed or ended a moment ago is left alone; the ids that were changed come
+back, and the caller tells about the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import sqlalchemy as sa
+
+from dbqueue.codec import describe_exception
+from dbqueue.errors import TaskRevokedError
+from dbqueue.jobs import BLOCKED_BY_LIMIT, PENDING, RETRIES_OPTION, REVOKED, STARTED, TERMINAL, WAITING, NewJob
+from dbqueue.store.base import Store
+from dbqueue.store.queries import in_schema, is_orphan, reading
+from dbqueue.store.revoking import Revoked, revoke
+from dbqueue.store.steps import run
+from dbqueue.store.tables import Json, database_now, jobs
+from dbqueue.store.transactions.joining import JoinedConnection
+from dbqueue.store.workflows import lifecycle
+
+
+@contextlib.contextmanager
+def _changing(store: Store) -> Iterator[sa.Connection]:
+    with store.connect() as connection:
+        yield in_schema(connection, store)
+
+
+def retry(store: Store, job_ids: Collection[str]) -> set[str]:
+    """Put ended jobs back as if they were new, and wake a worker; returns the ids of those it did.
+
+    A job that is STARTED under a worker which has stopped counts as ended. Retries and losses
+    begin again at 0 (a job that had used them up would fail at once), the old result is dropped,
+    and so is an expiry that has passed. `options` records how often this was done.
+
+    A job of a workflow takes with it the failed ones that it waits for, and those that ended because they
+    could not run without it: they wait again. Errbacks do not; one that ran has run.
+    """
+    with _changing(store) as connection:
+        reply = JoinedConnection(connection).reply
+        again = run(lifecycle.to_repeat(store, job_ids), reply)
+        done = {job_id for chunk in _chunks(again) for job_id in _put_back(connection, chunk)}
+        run(lifecycle.recount(store, done), reply)
+    if done:
+        store.wake()
+    return done
+
+
+def retry_workflow(store: Store, job_id: str) -> set[str]:
+    """`retry` of all that has failed, or could not run, in the workflow that the job belongs to; which jobs wait again.
+
+    What has succeeded keeps its result.
+    """
+    workflow_id = _workflow_of(store, job_id)
+    if workflow_id is None:
+        return retry(store, [job_id])
+    return retry(store, store.perform(lambda: lifecycle.not_succeeded(store, workflow_id)))
+
+
+def _put_back(connection: sa.Connection, job_ids: Collection[str]) -> list[str]:
+    now = database_now()
+    due = sa.case((jobs.c.eta > now, jobs.c.eta), else_=now)
+    limited = jobs.c.limit_key.is_not(None)  # it waits for a permit again
+    ended = sa.or_(jobs.c.status.in_(TERMINAL), is_orphan())
+    query = sa.select(jobs.c.id, sa.cast(jobs.c.options, sa.Text)).where(jobs.c.id.in_(job_ids), ended)
+    # In the order of ids, in which all batches lock their rows.
+    found = connection.execute(query.order_by(jobs.c.id).with_for_update(of=jobs)).all()
+    for job_id, options in found:
+        connection.execute(
+            sa.update(jobs)
+            .where(jobs.c.id == job_id, ended)
+            .values(
+                status=PENDING,
+                ready_at=sa.case((limited, sa.null()), else_=due),
+                held_at=sa.case((limited, due)),
+                blocked_reason=sa.case((limited, BLOCKED_BY_LIMIT)),
+                expires_at=sa.case((jobs.c.expires_at <= now, sa.null()), else_=jobs.c.expires_at),
+                options=_json(_counted(options)),
+                retries=0,
+                losses=0,
+                **dict.fromkeys(
+                    ("started_at", "finished_at", "worker", "lease", "permit", "result", "traceback"),
+                    sa.null(),
+                ),
+                revoked_at=sa.null(),
+                result_content=sa.null(),
+                state=sa.null(),
+                meta=sa.null(),
+            )
+        )
+    return [job_id for job_id, _ in found]
+
+
+def _chunks(job_ids: Collection[str]) -> Iterator[list[str]]:
+    """In lists that a statement with a parameter for each takes, in the order of ids."""
+    ids = sorted(job_ids)
+    for start in range(0, len(ids), 1000):
+        yield ids[start : start + 1000]
+
+
+def _workflow_of(store: Store, job_id: str) -> str | None:
+    with reading(store) as connection:
+        return connection.scalar(sa.select(jobs.c.workflow_id).where(jobs.c.id == job_id))
+
+
+def cancel(store: Store, job_ids: Collection[str]) -> set[str]:
+    """End jobs that wait as REVOKED; returns the ids of those it did.
+
+    What cannot run without one of them ends as well, and its errbacks run.
+    """
+    error, _ = describe_exception(TaskRevokedError("revoked"), max_bytes=4096)
+    change = (
+        sa.update(jobs)
+        .where(jobs.c.id.in_(job_ids), jobs.c.status.in_(WAITING))
+        .values(
+            status=REVOKED,
+            ready_at=sa.null(),
+            finished_at=database_now(),
+            blocked_reason=sa.null(),
+            held_at=sa.null(),
+            result=_json(error),
+            traceback=sa.null(),
+        )
+        .returning(jobs.c.id, jobs.c.successors)
+    )
+    with _changing(store) as connection:
+        reply = JoinedConnection(connection).reply
+        run(lifecycle.lock_with_below(store, job_ids), reply)
+        rows = connection.execute(change).all()
+        causes = [lifecycle.Ended(row.id, REVOKED, error) for row in rows if row.successors]
+        released = run(lifecycle.propagate(store, causes), reply)
+    if released:
+        store.wake()
+    return {row.id for row in rows}
+
+
+def cancel_workflow(store: Store, job_id: str) -> Revoked:
+    """Revoke all that has not ended in the workflow that the job belongs to, errbacks as well.
+
+    Jobs that run are marked, as by `revoking.revoke`.
+    """
+    workflow_id = _workflow_of(store, job_id)
+    if workflow_id is None:
+        return revoke(store, [job_id])
+    return Revoked(*store.perform(lambda: lifecycle.cancel(store, workflow_id)))
+
+
+def delete(store: Store, job_ids: Collection[str]) -> set[str]:
+    """Delete jobs that have ended, with their results; returns the ids of those it did.
+
+    A job stays while another has still to read its result.
+    """
+    return store.perform(lambda: lifecycle.forget(store, job_ids))
+
+
+def set_state(store: Store, job_id: str, *, state: str | None, meta: str | None) -> bool:
+    """Show a state and a meta (JSON text) on a job that is running; False where it is not."""
+    change = (
+        sa.update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.status == STARTED)
+        .values(state=state, meta=sa.null() if meta is None else _json(meta))
+    )
+    with _changing(store) as connection:
+        return connection.execute(change).rowcount > 0
+
+
+def purge(store: Store, *, queues: Collection[str] = (), excluded: Collection[str] = ()) -> int:
+    """Delete the jobs that wait, due or not, in these queues (in all, if none is named); returns how many.
+
+    Jobs in other queues that cannot run without one of them end as REVOKED.
+    """
+    waiting = [jobs.c.status.in_(WAITING)]
+    if queues:
+        waiting.append(jobs.c.queue.in_(queues))
+    if excluded:
+        waiting.append(jobs.c.queue.not_in(excluded))
+    members = sa.select(jobs.c.id).where(*waiting, jobs.c.workflow_id.is_not(None))
+    error, _ = describe_exception(TaskRevokedError("purged"), max_bytes=4096)
+    with _changing(store) as connection:
+        reply = JoinedConnection(connection).reply
+        found = list(connection.scalars(members))
+        if found:
+            run(lifecycle.lock_with_below(store, found), reply)
+        member = jobs.c.workflow_id.is_not(None)
+        gone = list(connection.scalars(sa.delete(jobs).where(*waiting, member).returning(jobs.c.id)))
+        # Errbacks are not told: the row of which they would be told is gone.
+        causes = [lifecycle.Ended(job_id, REVOKED, error) for job_id in gone]
+        run(lifecycle.propagate(store, causes, told=False), reply)
+        run(lifecycle.unlink(store, gone), reply)
+        return len(gone) + connection.execute(sa.delete(jobs).where(*waiting, ~member)).rowcount
+
+
+def record(
+    store: Store,
+    job: NewJob,
+    *,
+    status: str,
+    result: str | None,
+    traceback: str | None,
+    retries: int,
+    worker: str,
+    result_content: bytes | None = None,
+) -> None:
+    """Write the row of a job that has run elsewhere and is over: what an eager call stores.
+
+    `result` is JSON text. An ended job of the same id is replaced.
+    """
+    now = database_now()
+    json_fields = {"args": job.args, "kwargs": job.kwargs, "headers": job.headers, "options": job.options}
+    values: dict[str, Any] = {name: text and _json(text) for name, text in json_fields.items()}
+    plain = ("id", "task", "queue", "priority", "parent_id", "root_id", "group_id", "content_type", "content")
+    values |= {name: getattr(job, name) for name in plain}
+    values |= {"status": status, "retries": retries, "worker": worker, "traceback": traceback}
+    values |= {"result": sa.null() if result is None else _json(result), "ready_at": sa.null()}
+    values["result_content"] = result_content
+    with _changing(store) as connection:
+        connection.execute(sa.delete(jobs).where(jobs.c.id == job.id, jobs.c.finished_at.is_not(None)))
+        connection.execute(sa.insert(jobs).values(**values, started_at=now, finished_at=now))
+
+
+def _counted(options: str | None) -> str:
+    values = json.loads(options) if options else {}
+    values = values if isinstance(values, dict) else {}
+    return json.dumps(values | {RETRIES_OPTION: values.get(RETRIES_OPTION, 0) + 1}, ensure_ascii=False)
+
+
+def _json(text: str) -> sa.ColumnElement[str]:
+    """JSON text as a value of a JSON column, byte for byte."""
+    return sa.cast(sa.bindparam(None, text, type_=sa.Text), Json)

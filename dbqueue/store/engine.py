@@ -1,0 +1,159 @@
+"""Making the SQLAlchemy engine: driver, pool and what each new connection is told.
+
+Connections of the pool are in autocommit: an enqueue is one statement, and a single statement
+needs no BEGIN and COMMIT around it. Where several statements belong together, the store opens a
+transaction by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.pool import StaticPool
+
+from dbqueue.errors import ImproperlyConfigured
+from dbqueue.store.trouble import LOCK_SECONDS
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+BUSY_TIMEOUT_SECONDS = 10.0
+"""How long SQLite waits for another process's write lock before an operation fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How the database is reached: what further engines of a store are made of."""
+
+    url: str
+    pool_size: int
+    connect_timeout: float
+    pooler: bool = False
+    """Whether the URL leads through a pooler in transaction mode, see `store.postgres.pooler`."""
+
+
+def make_engine(access: Access) -> sa.Engine:
+    """An engine for a URL that `urls.normalise_url` has been over already. Connects to nothing."""
+    url = _parsed(access.url)
+    if url.get_backend_name() == "sqlite":
+        url, options = _sqlite_options(url, access.pool_size)
+        engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", **options)
+        sa.event.listen(engine, "connect", _prepare_sqlite)
+        return engine
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", **_postgres_options(access))
+    if access.pooler:
+        sa.event.listen(engine, "do_connect", _connect_pooled)
+    else:
+        sa.event.listen(engine, "connect", _limit_waits)
+    return engine
+
+
+def make_task_engine(access: Access) -> sa.Engine:
+    """An engine for the transactions of tasks, in a pool of its own: a task that is given none of its connections
+    waits, for as long as it may run."""
+    url = _parsed(access.url)
+    if url.get_backend_name() == "sqlite":
+        url, options = _sqlite_options(url, access.pool_size)
+        engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", pool_timeout=None, **options)
+        sa.event.listen(engine, "connect", _prepare_sqlite)
+        return engine
+    return sa.create_engine(url, isolation_level="READ COMMITTED", pool_timeout=None, **_postgres_options(access))
+
+
+def make_async_task_engine(access: Access) -> AsyncEngine:
+    """As `make_task_engine`, for coroutines; raises ImproperlyConfigured where the extra is missing."""
+    url = _parsed(access.url)
+    try:
+        from sqlalchemy.ext.asyncio import create_async_engine
+
+        if url.get_backend_name() != "sqlite":
+            options = _postgres_options(access)
+            return create_async_engine(url, isolation_level="READ COMMITTED", pool_timeout=None, **options)
+        url, options = _sqlite_options(url, access.pool_size)
+        url = url.set(drivername="sqlite+aiosqlite")
+        engine = create_async_engine(url, isolation_level="AUTOCOMMIT", pool_timeout=None, **options)
+    except ImportError as error:
+        raise ImproperlyConfigured(
+            f"transactional coroutines need the extra `async` (pip install 'dbqueue-sql[async]'): {error}"
+        ) from error
+    sa.event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    return engine
+
+
+def _parsed(url: str) -> sa.URL:
+    try:
+        return sa.make_url(url)
+    except sa.exc.ArgumentError as error:
+        raise ImproperlyConfigured(f"the database URL cannot be read: {error}") from None
+
+
+def _postgres_options(access: Access) -> dict[str, Any]:
+    return {
+        "pool_size": access.pool_size,
+        # A short burst of threads may open this many more, closed again afterwards.
+        "max_overflow": access.pool_size,
+        "connect_args": {
+            "connect_timeout": max(2, round(access.connect_timeout)),  # libpq takes whole seconds, at least 2
+            "prepare_threshold": None if access.pooler else 3,
+            # Found by TCP itself where the server's host has gone without a word.
+            "keepalives_idle": 30,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 20_000,  # milliseconds; keepalives are silent while data waits to be acknowledged
+        },
+    }
+
+
+def _connect_pooled(dialect: sa.Dialect, record: object, arguments: Any, parameters: Any) -> Any:
+    from dbqueue.store.postgres.pooler import PoolerConnection
+
+    return PoolerConnection.connect(*arguments, **parameters)
+
+
+def _limit_waits(connection: Any, record: object) -> None:
+    """Let no enqueue wait for ever for a lock on the table; what the role or the database says comes first."""
+    before = connection.autocommit
+    connection.autocommit = True
+    connection.execute(
+        "SELECT set_config('lock_timeout', %s, false) WHERE current_setting('lock_timeout') = '0'",
+        [f"{LOCK_SECONDS}s"],
+        prepare=False,
+    )
+    connection.autocommit = before
+
+
+def _sqlite_options(url: sa.URL, pool_size: int) -> tuple[sa.URL, dict[str, Any]]:
+    path = url.database
+    options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": pool_size}
+    if path and path != ":memory:" and not path.startswith("file:"):
+        folder = Path(path).resolve().parent
+        if not folder.is_dir():
+            raise ImproperlyConfigured(f"the SQLite database {path!r} cannot be made: no folder {str(folder)!r}")
+        # An absolute path: the process may change its working folder later (a daemon does).
+        url = url.set(database=str(Path(path).resolve()))
+    elif not path or path == ":memory:":
+        # A database in memory lives and dies with its connection: the process shares one. What one thread gives
+        # back must not be rolled back, for another may be in a transaction on it.
+        options = {"poolclass": StaticPool, "pool_reset_on_return": None}
+    options["connect_args"] = {"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False}
+    return url, options
+
+
+def _prepare_sqlite(connection: Any, record: object) -> None:
+    """`connection` is sqlite3's, or the one that stands for it where a coroutine waits."""
+    # The driver must not open transactions by itself: it would begin them DEFERRED, and a read
+    # that turns into a write fails at once with BUSY_SNAPSHOT, whatever the time-out.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_SECONDS * 1000)}")
+    # On a read-only file or a network disk this fails; reads still work, and a write says why not.
+    with contextlib.suppress(sqlite3.OperationalError):
+        cursor.execute("PRAGMA journal_mode = WAL")
+    # FULL, not NORMAL: in WAL mode NORMAL may lose the last commits when the power fails.
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.close()

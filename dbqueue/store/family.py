@@ -1,0 +1,24 @@
+"""Which jobs a job has started."""
+
+from __future__ import annotations
+
+import json
+
+import sqlalchemy as sa
+
+from dbqueue.store.base import Store
+from dbqueue.store.queries import reading
+from dbqueue.store.tables import jobs
+from dbqueue.workflows import JOIN
+
+
+def children(store: Store, job_id: str) -> list[tuple[str, str | None]]:
+    """The ids and the groups of the jobs whose parent this one is, in the order in which they were made.
+
+    A chord's body has the group of its header and is no member of it: its group is None here.
+    """
+    columns = (jobs.c.id, jobs.c.group_id, sa.cast(jobs.c.options, sa.Text))
+    query = sa.select(*columns).where(jobs.c.parent_id == job_id, jobs.c.id != job_id).order_by(jobs.c.id)
+    with reading(store) as connection:
+        found = connection.execute(query).all()
+    return [(each, None if JOIN in json.loads(options or "{}") else group_id) for each, group_id, options in found]

@@ -1,0 +1,36 @@
+"""Groups that a program has saved: which results belong to one, under its id."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from dbqueue.store.base import Store
+from dbqueue.store.queries import in_schema, reading
+from dbqueue.store.tables import Json, groups
+
+
+def save(store: Store, group_id: str, text: str) -> None:
+    """Write down the group, as JSON text; in the place of what was saved under the id before."""
+    insert = (sqlite if store.dialect == "sqlite" else postgresql).insert(groups)
+    value = sa.cast(sa.bindparam("value", text, type_=sa.Text), Json)
+    statement = insert.values(id=group_id, result=value).on_conflict_do_update(
+        index_elements=[groups.c.id], set_={"result": insert.excluded.result}
+    )
+    with store.connect() as connection:
+        in_schema(connection, store).execute(statement)
+
+
+def restore(store: Store, group_id: str) -> str | None:
+    """The JSON text of the group; None where none is saved under the id."""
+    query = sa.select(sa.cast(groups.c.result, sa.Text)).where(groups.c.id == group_id)
+    with reading(store) as connection:
+        found: str | None = connection.scalar(query)
+        return found
+
+
+def delete(store: Store, group_id: str) -> bool:
+    """Forget the group; False where there is none."""
+    with store.connect() as connection:
+        result = in_schema(connection, store).execute(sa.delete(groups).where(groups.c.id == group_id))
+        return result.rowcount > 0

@@ -1,0 +1,60 @@
+"""psycopg as the store uses it: the type of its connections, and its errors turned into dbqueue's."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Final
+
+import psycopg
+import sqlalchemy as sa
+from psycopg import errors as pg_errors
+
+from dbqueue.errors import AccessDenied, EncodeError, ImproperlyConfigured, OperationalError, SchemaError
+
+Driver = psycopg.Connection[tuple[Any, ...]]
+NO_TABLES: Final = (pg_errors.UndefinedTable, pg_errors.UndefinedColumn, pg_errors.InvalidSchemaName)
+PROGRAM_LIMITS: Final = (
+    pg_errors.ProgramLimitExceeded,
+    pg_errors.StatementTooComplex,
+    pg_errors.TooManyColumns,
+    pg_errors.TooManyArguments,
+)
+"""SQLSTATE class 54, which psycopg counts among the operational errors: a value nested too deeply, or too large."""
+NOT_MIGRATED: Final = "the database has no dbqueue tables of this version: run `dbqueue migrate`"
+NOT_GRANTED: Final = "the database user has no right to this: `dbqueue migrate --roles` shows what each role may do"
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Turn the driver's errors into dbqueue's: what broke, and what to do."""
+    try:
+        yield
+    except (*NO_TABLES, pg_errors.InsufficientPrivilege) as error:
+        raise _refusal(error) from error
+    except PROGRAM_LIMITS as error:  # about the data, not the database: trying again would never end
+        raise EncodeError(f"the database has no room for this: {first_line(error)}") from error
+    except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError) as error:
+        # InternalError: a server that became read-only, for a standby's promotion or a full disk.
+        raise OperationalError(f"the database did not do it: {first_line(error)}") from error
+    except sa.exc.OperationalError as error:
+        if isinstance(error.orig, PROGRAM_LIMITS):
+            raise EncodeError(f"the database has no room for this: {first_line(error.orig)}") from error
+        raise OperationalError(f"no connection to the database: {first_line(error.orig)}") from error
+    except sa.exc.DBAPIError as error:
+        if isinstance(error.orig, (*NO_TABLES, pg_errors.InsufficientPrivilege)):
+            raise _refusal(error.orig) from error
+        raise OperationalError(f"the database did not do it: {first_line(error.orig)}") from error
+    except sa.exc.TimeoutError as error:
+        raise OperationalError(f"no free connection in the pool, raise database_pool_size: {error}") from error
+
+
+def _refusal(error: Exception) -> ImproperlyConfigured:
+    """What the database has against the statement, whatever it is to do."""
+    if isinstance(error, pg_errors.InsufficientPrivilege):
+        return AccessDenied(f"{NOT_GRANTED} ({first_line(error)})")
+    return SchemaError(f"{NOT_MIGRATED} ({first_line(error)})")
+
+
+def first_line(error: object) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

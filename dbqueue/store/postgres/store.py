@@ -1,0 +1,240 @@
+"""The store on PostgreSQL: psycopg for the hot statements, on connections from SQLAlchemy's pool."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC
+from typing import Any, Final, TypeVar, cast
+
+import psycopg
+import sqlalchemy as sa
+from psycopg.pq import TransactionStatus
+from sqlalchemy.pool import PoolProxiedConnection
+
+from dbqueue import failpoints
+from dbqueue.jobs import Batch
+from dbqueue.store import steps as operations
+from dbqueue.store.base import Store
+from dbqueue.store.engine import Access, make_engine
+from dbqueue.store.inserts import PostgresInserts, Statement, pyformat, run_steps
+from dbqueue.store.postgres import copying, sql
+from dbqueue.store.postgres.driver import Driver, translated
+from dbqueue.store.postgres.notifier import Notifier
+from dbqueue.store.postgres.pooler import PoolerConnection
+from dbqueue.store.postgres.watch_session import PostgresWatchSession
+from dbqueue.store.postgres.work_session import PostgresWorkSession
+from dbqueue.store.records import JobRecord
+from dbqueue.store.rows import Finish
+from dbqueue.store.tables import NAMES, PREFIX
+from dbqueue.store.transactions import completing
+from dbqueue.store.transactions.joining import JoinedPsycopg
+from dbqueue.store.trouble import Tries, Trouble, trouble_of
+from dbqueue.store.workflows import lifecycle
+from dbqueue.store.workflows import sql as workflow_sql
+
+T = TypeVar("T")
+NO_SETTINGS: Final[Mapping[str, str]] = {}
+
+
+class PostgresStore(Store):
+    dialect = "postgresql"
+    notifies = True
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        schema: str | None,
+        pool_size: int,
+        connect_timeout: float,
+        shown_url: str,
+        pooler: bool = False,
+        listen_url: str | None = None,
+    ) -> None:
+        self.access = Access(url, pool_size, connect_timeout, pooler)
+        self.engine = make_engine(self.access)
+        self._workers_engine = self.engine
+        if listen_url is not None:
+            self._workers_engine = make_engine(Access(listen_url, 1, connect_timeout))
+        self.schema, self.url = schema, shown_url
+        self.supports_listen = not pooler or listen_url is not None
+        self.must_poll = not self.supports_listen
+        self._pool_limit = 2 * pool_size  # every connection of the pool may be broken, its overflow included
+        quote = self.engine.dialect.identifier_preparer.quote
+        prefix = f"{quote(schema)}." if schema else ""
+        self.names = {
+            **{name: f"{prefix}{PREFIX}{name}" for name in NAMES},
+            **workflow_sql.POSTGRES,
+            "now": "now()",
+            "text_of_body": "body::text",
+            "text_of_destination": "destination::text",
+            "batch_rows": "(SELECT value AS body FROM json_array_elements(CAST(:batch AS json))) AS batch",
+            "seconds_ago": "now() - make_interval(secs => :seconds)",
+        }
+        self.inserts = PostgresInserts(self.names["jobs"], self.names["unique_keys"])
+        self.copy = copying.statement(self.names["jobs"])
+        self._notifier = Notifier(lambda: self._dedicated(self.engine, "notify"), sql.NOTIFY)
+        self.identity = self.text(sql.IDENTITY)
+
+    def listed(self, values: Collection[str]) -> list[str]:
+        return list(values)
+
+    def finishing(self, row: Finish, *, linked: bool) -> operations.Steps[tuple[bool, bool]]:
+        return completing.finish_postgres(self, row, linked=linked)
+
+    def content_of(self, job_id: str, lease: str, content: bytes) -> Statement:
+        return completing.content_postgres(self, job_id, lease, content)
+
+    def in_transaction(self, driver: Any) -> bool:
+        return bool(driver.info.transaction_status != TransactionStatus.IDLE)
+
+    def task_begin(self, idle_seconds: float | None) -> str:
+        if idle_seconds is None:
+            return ""
+        return f"SELECT set_config('idle_in_transaction_session_timeout', '{math.ceil(idle_seconds * 1000)}', true)"
+
+    def perform(self, operation: Callable[[], operations.Steps[T]]) -> T:
+        def run(driver: Driver) -> T:
+            with driver.transaction():
+                return operations.run(operation(), JoinedPsycopg(driver).reply)
+
+        return self._run(run)
+
+    def translating(self) -> AbstractContextManager[None]:
+        return translated()
+
+    # enqueue and results
+
+    def enqueue(self, jobs: Batch) -> Mapping[str, str]:
+        if not jobs:
+            return {}
+        if copying.can_copy(jobs) and self._run(lambda driver: self._copied(driver, jobs)):
+            self.wake()
+            return {}
+        jobs = list(jobs)
+        # One statement needs no transaction, unless it may write some jobs and then refuse others.
+        one_statement = len(jobs) == 1 and jobs[0].unique_key is None
+
+        def run(driver: Driver) -> dict[str, str]:
+            def execute(each: Statement) -> psycopg.Cursor[tuple[Any, ...]]:
+                return driver.execute(pyformat(each.sql), each.parameters)
+
+            failpoints.hit("enqueue.before", driver)
+            with contextlib.nullcontext() if one_statement else driver.transaction():
+                steps = self.inserts.steps(jobs)
+                taken = run_steps(steps, lambda each: execute(each).rowcount, lambda each: execute(each).fetchall())
+            failpoints.hit("enqueue.after", driver)
+            return taken
+
+        taken = self._run(run)
+        self.wake()
+        return taken
+
+    def _copied(self, driver: Driver, jobs: Batch) -> bool:
+        failpoints.hit("enqueue.before", driver)
+        copied = copying.copy(driver, self.copy, jobs)
+        failpoints.hit("enqueue.after", driver, when=copied)
+        return copied
+
+    def wake(self) -> None:
+        self._notifier.notify()
+
+    def announce_command(self, connection: sa.Connection) -> None:
+        connection.execute(sa.text(sql.NOTIFY_CONTROL))
+
+    def close(self) -> None:
+        self._notifier.close()  # first: it would open a connection again
+        self._workers_engine.dispose()
+        super().close()
+
+    def fetch(self, job_ids: Sequence[str]) -> dict[str, JobRecord]:
+        return self._records(job_ids, sql.FETCH_ONE, sql.FETCH)
+
+    def finished(self, job_ids: Sequence[str]) -> dict[str, JobRecord]:
+        return self._records(job_ids, sql.FINISHED_ONE, sql.FINISHED)
+
+    def _records(self, job_ids: Sequence[str], one: str, many: str) -> dict[str, JobRecord]:
+        template, ids = (one, {"id": job_ids[0]}) if len(job_ids) == 1 else (many, {"ids": list(job_ids)})
+        rows = self._run(lambda driver: driver.execute(self.text(template), ids).fetchall())
+        return {row[0]: _record(row) for row in rows}
+
+    def forget(self, job_id: str) -> bool:
+        # Not in a transaction, which would be two more round trips: an edge that stays would do no harm.
+        gone = self._run(lambda driver: operations.run(lifecycle.forget(self, [job_id]), JoinedPsycopg(driver).reply))
+        return bool(gone)
+
+    def connect(self) -> AbstractContextManager[sa.Connection]:
+        @contextlib.contextmanager
+        def connected() -> Iterator[sa.Connection]:
+            with translated(), self.engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
+                yield connection
+
+        return connected()
+
+    def same_database(self, ask: Callable[[str], Sequence[Any]]) -> bool:
+        ours = self._run(lambda driver: driver.execute(self.identity).fetchone())
+        return ours == tuple(ask(self.identity))
+
+    def _run(self, operation: Callable[[Driver], T]) -> T:
+        """Run an operation that is safe to repeat on a pooled connection, anew where that was broken."""
+        tries = Tries(self._pool_limit)
+        with translated():
+            while True:
+                try:
+                    pooled = self.engine.raw_connection()
+                except (psycopg.OperationalError, sa.exc.OperationalError) as error:
+                    if not tries.again(trouble_of(error)):
+                        raise
+                    continue
+                driver = cast(Driver, pooled.driver_connection)
+                try:
+                    return operation(driver)
+                except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError) as error:
+                    trouble = Trouble.LOST if driver.closed else trouble_of(error)
+                    if trouble is Trouble.LOST:
+                        # The server was restarted, maybe. Not the whole pool at once: the connections
+                        # that other threads have out would come back to a pool that nobody closes.
+                        pooled.invalidate()
+                    pooled.close()
+                    if not tries.again(trouble):
+                        raise
+                finally:
+                    pooled.close()
+
+    # worker
+
+    def work_session(self, label: str) -> PostgresWorkSession:
+        return PostgresWorkSession(self, self._dedicated(self._workers_engine, label, sql.SESSION, sql.LISTEN))
+
+    def watch_session(self, label: str) -> PostgresWatchSession:
+        watch = f"{label} watch"
+        return PostgresWatchSession(
+            self, self._dedicated(self._workers_engine, watch, sql.WATCH_SESSION, sql.LISTEN_CONTROL)
+        )
+
+    def _dedicated(
+        self, engine: sa.Engine, label: str, settings: Mapping[str, str] = NO_SETTINGS, listen: str | None = None
+    ) -> PoolProxiedConnection:
+        """A connection outside the pool, for as long as a worker lives."""
+        settings = {"application_name": f"dbqueue {label}"[:63], **settings}
+        with translated():
+            pooled = engine.raw_connection()
+            pooled.detach()
+            driver = cast(Driver, pooled.dbapi_connection)
+            if isinstance(driver, PoolerConnection):
+                driver.local_settings = settings
+                return pooled
+            driver.prepare_threshold = 0
+            for setting, value in settings.items():
+                driver.execute("SELECT set_config(%s, %s, false)", [setting, value])
+            if listen is not None:
+                driver.execute(listen)
+            return pooled
+
+
+def _record(row: tuple[Any, ...]) -> JobRecord:
+    created_at, started_at, finished_at = (value and value.astimezone(UTC) for value in row[10:13])
+    return JobRecord(*(*row[:10], created_at, started_at, finished_at, *row[13:]))

@@ -1,0 +1,49 @@
+"""A worker's second connection to PostgreSQL: heartbeats, and commands as they are announced."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from sqlalchemy.pool import PoolProxiedConnection
+
+from dbqueue import failpoints
+from dbqueue.store.inserts import pyformat
+from dbqueue.store.postgres import sql
+from dbqueue.store.postgres.driver import Driver, translated
+from dbqueue.store.postgres.notifier import close_dedicated
+from dbqueue.store.sessions import Sign, WatchSession
+
+if TYPE_CHECKING:
+    from dbqueue.store.postgres.store import PostgresStore
+
+
+class PostgresWatchSession(WatchSession):
+    def __init__(self, store: PostgresStore, connection: PoolProxiedConnection) -> None:
+        self._connection = connection
+        self._driver = cast(Driver, connection.dbapi_connection)
+        self._heartbeat, self._listens = store.text(sql.HEARTBEAT), store.supports_listen
+        self._text = store.text
+
+    def wait(self, timeout: float) -> Sign:
+        if not self._listens:
+            time.sleep(timeout)
+            return Sign.NONE
+        with translated():
+            return Sign.COMMANDS if any(self._driver.notifies(timeout=timeout, stop_after=1)) else Sign.NONE
+
+    def run(self, template: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        with translated():
+            cursor = self._driver.execute(pyformat(self._text(template)), parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def heartbeat(self, worker_id: str) -> bool:
+        with translated():
+            failpoints.hit("heartbeat.before", self._driver)
+            alive = self._driver.execute(self._heartbeat, {"worker": worker_id}).rowcount > 0
+            failpoints.hit("heartbeat.after", self._driver)
+            return alive
+
+    def close(self) -> None:
+        close_dedicated(self._connection)

@@ -1,0 +1,323 @@
+"""A worker's rounds on PostgreSQL: outcomes and the claim go in one round trip, as one transaction."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Collection, Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import psycopg
+from sqlalchemy.pool import PoolProxiedConnection
+
+from dbqueue import failpoints
+from dbqueue.jobs import ClaimedJob, Outcome, Progress, Replaced
+from dbqueue.store import steps as operations
+from dbqueue.store.held import claim_held, held_queues
+from dbqueue.store.inserts import pyformat
+from dbqueue.store.postgres import held as held_postgres
+from dbqueue.store.postgres import pruning, sql
+from dbqueue.store.postgres.arrays import array
+from dbqueue.store.postgres.driver import Driver, translated
+from dbqueue.store.postgres.floors import Floors
+from dbqueue.store.postgres.held import PostgresHeld
+from dbqueue.store.postgres.notifier import close_dedicated
+from dbqueue.store.postgres.plans import PlanCare
+from dbqueue.store.postgres.pruning import Pass
+from dbqueue.store.readiness import HasFileno, wait_readable
+from dbqueue.store.records import Claim, HeldClaim, HeldRound, Rescued, Round, WorkerInfo
+from dbqueue.store.rows import LOST_ERROR, Content, Finish, Requeue, contents, part, replacements, split
+from dbqueue.store.sessions import Bell, WorkSession
+from dbqueue.store.transactions.joining import JoinedPsycopg
+from dbqueue.store.workflows import lifecycle
+from dbqueue.store.workflows import sql as workflow_sql
+from dbqueue.store.workflows.changes import replace
+
+if TYPE_CHECKING:
+    from dbqueue.store.postgres.store import PostgresStore
+
+T = TypeVar("T")
+
+
+class PostgresWorkSession(WorkSession):
+    def __init__(self, store: PostgresStore, connection: PoolProxiedConnection) -> None:
+        self._store, self._connection = store, connection
+        self._driver = cast(Driver, connection.dbapi_connection)
+        self._announced = False
+        self._driver.add_notify_handler(self._on_notify)
+        self._claim, self._finish, self._requeue = map(store.text, (sql.CLAIM, sql.FINISH, sql.REQUEUE))
+        self._finish_one, self._next_ready = store.text(sql.FINISH_ONE), store.text(sql.NEXT_READY)
+        self._content = store.text(sql.CONTENT)
+        self._complete = pyformat(store.text(workflow_sql.COMPLETE_POSTGRES))
+        self._lock_keys, self._claim_keys = map(store.text, (held_postgres.LOCK_KEYS, held_postgres.CLAIM_KEYS))
+        self._claim_behind, self._next_ready_behind = map(store.text, (sql.CLAIM_BEHIND, sql.NEXT_READY_BEHIND))
+        self._pruning, self._plans, self._floors = Pass(), PlanCare(self._driver, store.text), Floors()
+
+    def register(self, worker: WorkerInfo) -> None:
+        self._execute(
+            sql.REGISTER,
+            {
+                **{name: getattr(worker, name) for name in WorkerInfo.__slots__},
+                "queues": json.dumps(worker.queues, ensure_ascii=False),
+            },
+        )
+
+    def round(
+        self,
+        outcomes: Sequence[Outcome],
+        claim: Claim | None,
+        *,
+        linked: Collection[str] = frozenset(),
+        now: datetime | None = None,
+    ) -> Round:
+        failpoints.hit("complete.before", self._driver, when=bool(outcomes))
+        finish, requeue = split(outcomes)
+        finish, complete, failed = part(finish, linked) if linked else (finish, [], [])
+        settled, released = self._fail(failed, now) if failed else (set[str](), False)
+        for replaced in replacements(outcomes):
+            settled, released = settled | self._replace(replaced), True
+        # STARTED rows before those that wait for them: see `workflows.sql`.
+        contents_first = contents(outcomes)
+        updates: list[tuple[str, type[Any], Sequence[Any]]] = [
+            (self._content, Content, contents_first),
+            (self._requeue, Requeue, requeue),
+            (self._finish, Finish, finish if len(finish) > 1 else ()),
+            (self._complete, Finish, complete),
+        ]
+        statements = [(text, _columns(row, rows, now)) for text, row, rows in updates if rows]
+        if len(finish) == 1:
+            statements.insert(bool(contents_first), (self._finish_one, finish[0]._asdict() | {"now": now}))
+        hints = self._floors.hints(claim.queues) if claim and not claim.keys and now is None else None
+        if claim:
+            parameters = _claim_parameters(claim, now, durable=bool(outcomes or claim.once))
+            if claim.keys:
+                before_claim = self._lock_keys, {"keys": list(claim.keys)}
+                statements += [before_claim, (self._claim_keys, parameters | {"keys": list(claim.keys)})]
+            else:
+                statements.append((self._claim_behind, parameters | hints) if hints else (self._claim, parameters))
+        with translated():
+            self._plans.look()
+            began = time.monotonic()
+            cursors = self._send(statements)[bool(contents_first) :]
+            seconds = time.monotonic() - began
+            self._plans.took(seconds, len(outcomes))
+        lease = claim.lease if claim else ""
+        rows = cursors.pop().fetchall() if claim else ()
+        if claim and claim.keys:
+            cursors.pop()  # what was locked
+        claimed = [ClaimedJob._make((row[0], lease, *row[1:])) for row in rows]
+        if claim and not claim.keys and now is None:
+            rows_of_both = len(outcomes) + len(claimed)
+            self._floors.learn(claim, claimed, hinted=hints is not None, seconds=seconds, rows=rows_of_both)
+        if complete:
+            moved = cursors.pop().fetchall()
+            settled.update(job_id for job_id, free in moved if not free)
+            released |= not {job_id for job_id, free in moved if free} <= {job.id for job in claimed}
+        settled.update(row[0] for cursor in cursors for row in cursor.fetchall())
+        failpoints.hit("complete.after", self._driver, when=bool(outcomes))
+        failpoints.hit("claim.after", self._driver, when=bool(claimed))
+        if requeue or released:
+            with translated():
+                self._driver.execute(sql.NOTIFY)  # another worker may be idle
+        return Round(frozenset(settled), self._with_inputs(claimed, claim), released)
+
+    def _with_inputs(self, claimed: list[ClaimedJob], claim: Claim | HeldClaim | None) -> list[ClaimedJob]:
+        if claim is None or not any(job.inputs for job in claimed):
+            return claimed
+        kept, handed_back = self._perform(lifecycle.inputs(self._store, claimed, claim.max_input_bytes))
+        if handed_back:
+            self.round(handed_back, None)
+        return kept
+
+    def _fail(self, failed: Sequence[Finish], now: datetime | None) -> tuple[set[str], bool]:
+        """End jobs that others wait for, and what can never run after them; whether errbacks may run now."""
+        with translated(), self._driver.transaction():
+            rows = self._driver.execute(self._finish, _columns(Finish, failed, now)).fetchall()
+            failpoints.hit("complete.between", self._driver)
+            settled = {row[0] for row in rows}
+            ended = [lifecycle.Ended(row.id, row.status, row.result, row.traceback) for row in failed]
+            causes = [each for each in ended if each.id in settled]
+            return settled, self._perform(lifecycle.propagate(self._store, causes, now))
+
+    def _replace(self, outcome: Replaced) -> set[str]:
+        with translated(), self._driver.transaction():
+            return {outcome.job_id} if self._perform(replace(self._store, outcome)) else set()
+
+    def _perform(self, steps: operations.Steps[T]) -> T:
+        with translated():
+            return operations.run(steps, JoinedPsycopg(self._driver).reply)
+
+    def _send(self, statements: list[tuple[str, dict[str, Any]]]) -> list[psycopg.Cursor[tuple[Any, ...]]]:
+        """Run the statements as one transaction, in one round trip."""
+        if not statements:
+            return []
+        if len(statements) == 1:  # the pipeline's own bookkeeping costs as much as a short statement
+            return [self._driver.execute(*statements[0])]
+        with self._driver.pipeline():  # what lies between two syncs is one transaction
+            return [self._driver.execute(*statement) for statement in statements]
+
+    def report(self, reports: Sequence[Progress]) -> None:
+        columns = dict(zip(Progress._fields, map(list, zip(*reports, strict=True)), strict=True))
+        self._execute(sql.REPORT, columns)
+
+    def outlook(self, queues: Sequence[str], *, now: datetime | None = None) -> tuple[float | None, bool]:
+        hints = self._floors.hints(queues) if now is None else None
+        statement = (self._next_ready, {"queues": list(queues)}) if hints is None else (self._next_ready_behind, hints)
+        with translated():
+            row = self._driver.execute(statement[0], statement[1] | {"now": now}).fetchone()
+        assert row is not None
+        seconds = None if row[0] is None else float(row[0])
+        if hints is not None:  # and then look from the bottom
+            bottom = self._floors.seconds_to_bottom
+            seconds = bottom if seconds is None else min(seconds, bottom)
+        return seconds, row[1]
+
+    def claim_held(self, claim: HeldClaim, *, now: datetime | None = None) -> HeldRound:
+        with translated():
+            found = claim_held(PostgresHeld(self._driver, self._store.text, now), claim)
+        return dataclasses.replace(found, claimed=self._with_inputs(found.claimed, claim))
+
+    def park(self, tasks: Collection[str], queues: Sequence[str], *, most: int) -> int:
+        parameters = {"tasks": list(tasks), "queues": list(queues), "most": most}
+        count = self._execute(sql.PARK, parameters).rowcount
+        if count:
+            self._execute(sql.NOTIFY, {})  # another worker may have no rate for them
+        return count
+
+    def anything_held(self) -> bool:
+        row = self._execute(sql.ANYTHING_HELD, {}).fetchone()
+        return row is not None and bool(row[0])
+
+    def waiting_queues(self) -> list[str]:
+        names = {row[0] for row in self._execute(sql.WAITING_QUEUES, {}).fetchall()}
+        with translated():
+            return sorted(names | held_queues(PostgresHeld(self._driver, self._store.text, None)))
+
+    def paused_queues(self) -> frozenset[str]:
+        return frozenset(row[0] for row in self._execute(sql.PAUSED, {}).fetchall())
+
+    def recorded(self, job_ids: Collection[str]) -> dict[str, tuple[str, str | None]]:
+        rows = self._execute(sql.RECORDED, {"ids": list(job_ids)}).fetchall()
+        return {job_id: (status, lease) for job_id, status, lease in rows}
+
+    def hand_back(self, worker_id: str, held: Collection[str]) -> int:
+        with translated(), self._reading_the_table():
+            self._execute(sql.LOCK_WORKER, {"worker": worker_id})
+            return self._execute(sql.HAND_BACK, {"worker": worker_id, "held": list(held)}).rowcount
+
+    def rescue(self, *, max_losses: int, now: datetime | None = None) -> list[Rescued]:
+        with translated(), self._reading_the_table():
+            dead = [row[0] for row in self._execute(sql.DEAD, {"now": now}).fetchall()]
+            if not dead:
+                return []
+            parameters = {"workers": dead, "max_losses": max_losses, "error": LOST_ERROR}
+            found = self._execute(sql.RESCUE, parameters).fetchall()
+            failpoints.hit("rescue.between", self._driver)
+            self._perform(lifecycle.propagate(self._store, lifecycle.lost(found), now))
+            left = {row[0] for row in self._execute(sql.LEFT, {"workers": dead}).fetchall()}
+            for worker in dead:
+                if worker not in left:
+                    self._execute(sql.CLOSE_WORKER, {"worker": worker})
+        rows = [row[:2] for row in found]
+        if rows:
+            self._execute(sql.NOTIFY, {})
+        counts = [Rescued(worker, rows.count((worker, "PENDING")), rows.count((worker, "FAILURE"))) for worker in dead]
+        return [each for each in counts if each.requeued or each.failed or each.worker_id not in left]
+
+    def prune(
+        self, *, older_than_seconds: float | None, limit: int, keep: int | None = None, now: datetime | None = None
+    ) -> int:
+        under_way, seconds = self._pruning, older_than_seconds
+        with translated():
+            text = self._store.text
+            count = under_way.prune(self._driver, text, seconds=seconds, keep=keep, limit=limit, now=now)
+        if count < limit and not under_way.under_way and (under_way.saw_workflows or under_way.ripe):
+            surplus_at = under_way.newest_surplus and under_way.newest_surplus[0]
+            steps = lifecycle.prune(
+                self._store,
+                under_way.ripe,
+                older_than_seconds=seconds,
+                surplus_at=surplus_at,
+                limit=limit - count,
+                now=now,
+            )
+            with translated(), self._reading_the_table():
+                count += self._perform(steps)
+        return count
+
+    @property
+    def is_pruning(self) -> bool:
+        return self._pruning.under_way
+
+    def prune_keys(self, *, limit: int) -> int:
+        with translated(), self._reading_the_table():
+            keys = [row[0] for row in self._execute(pruning.SPENT_KEYS, {"limit": limit}).fetchall()]
+            return self._execute(pruning.PRUNE_KEYS, {"keys": keys}).rowcount if keys else 0
+
+    def prune_limits(self) -> int:
+        with translated():
+            return self._execute(pruning.PRUNE_LIMITS, {}).rowcount
+
+    def eldest_worker(self) -> str | None:
+        row = self._execute(sql.ELDEST, {}).fetchone()
+        return str(row[0]) if row else None
+
+    def close_worker(self, worker_id: str) -> None:
+        self._execute(sql.CLOSE_WORKER, {"worker": worker_id})
+
+    def wait(self, seconds: float, bell: Bell) -> bool:
+        """The very connection that claims listens: from another thread's, a wake-up takes 0.1 ms longer."""
+        if not self._announced and not bell.rung:
+            with translated():
+                if self._driver.closed:  # no descriptor to wait for
+                    raise psycopg.OperationalError("the connection is closed")
+                # A pooler tells of nothing: the rounds poll.
+                sources: list[HasFileno] = [self._driver, bell] if self._store.supports_listen else [bell]
+                ready = wait_readable(sources, seconds)
+                if self._driver in ready:
+                    self._driver.pgconn.consume_input()
+                    while self._driver.pgconn.notifies() is not None:
+                        self._announced = True
+        announced, self._announced = self._announced, False
+        return announced
+
+    def _on_notify(self, notification: psycopg.Notify) -> None:
+        """One that came with the answer of a statement."""
+        self._announced = True
+
+    def close(self) -> None:
+        close_dedicated(self._connection)
+
+    @contextlib.contextmanager
+    def _reading_the_table(self) -> Iterator[None]:
+        """A transaction in which the planner may scan the table, for the rare statements that must."""
+        with self._driver.transaction():
+            self._driver.execute("SET LOCAL enable_seqscan = on")
+            yield
+
+    def _execute(self, template: str, parameters: dict[str, Any]) -> psycopg.Cursor[tuple[Any, ...]]:
+        with translated():
+            return self._driver.execute(self._store.text(template), parameters)
+
+
+def _claim_parameters(claim: Claim, now: datetime | None, *, durable: bool) -> dict[str, Any]:
+    return {
+        "worker": claim.worker_id,
+        "lease": claim.lease,
+        "queues": list(claim.queues),
+        "limit": claim.limit,
+        "once": list(claim.once),
+        "now": now,
+        "durable": durable,
+    }
+
+
+def _columns(
+    row: type[Finish | Requeue | Content], rows: Sequence[Finish | Requeue | Content], now: datetime | None
+) -> dict[str, Any]:
+    """Rows as one array for each column, which `unnest` turns into rows again."""
+    columns = dict(zip(row._fields, map(array, zip(*rows, strict=True)), strict=True))
+    return columns | {"now": now}

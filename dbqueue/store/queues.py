@@ -1,0 +1,39 @@
+"""Pausing queues: a row for each that is paused, which every worker reads about once a second."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from dbqueue.store.base import Store
+from dbqueue.store.queries import in_schema, moment, reading
+from dbqueue.store.tables import paused_queues
+
+
+def pause(store: Store, names: Collection[str]) -> None:
+    """Let no worker claim from these queues; jobs that run go on, and enqueues are taken. May be done twice."""
+    with store.connect() as bare:
+        connection = in_schema(bare, store)
+        known = set(connection.scalars(sa.select(paused_queues.c.queue)))
+        new = sorted(set(names) - known)
+        if new:
+            connection.execute(sa.insert(paused_queues), [{"queue": name} for name in new])
+
+
+def resume(store: Store, names: Collection[str]) -> set[str]:
+    """Let workers claim from these queues again, and wake them; the names of those that were paused."""
+    change = sa.delete(paused_queues).where(paused_queues.c.queue.in_(names)).returning(paused_queues.c.queue)
+    with store.connect() as connection:
+        resumed = set(in_schema(connection, store).scalars(change))
+    if resumed:
+        store.wake()
+    return resumed
+
+
+def paused(store: Store) -> dict[str, datetime]:
+    """The paused queues, and since when."""
+    with reading(store) as connection:
+        rows = connection.execute(sa.select(paused_queues.c.queue, paused_queues.c.paused_at))
+        return {row.queue: moment(row.paused_at) for row in rows}

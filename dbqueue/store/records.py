@@ -1,0 +1,137 @@
+"""What goes into a store and comes out of it, beside jobs and outcomes: values, the same for every database."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+from dbqueue.jobs import ClaimedJob
+
+if TYPE_CHECKING:
+    from dbqueue.limits import Policies
+
+MAX_INPUT_BYTES: Final = 64 * 1024 * 1024
+"""See the setting `max_input_bytes`."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """A job's row as a reader sees it; JSON fields are text, times are aware datetimes in UTC."""
+
+    id: str
+    task: str
+    queue: str
+    status: str
+    args: str
+    kwargs: str
+    result: str | None
+    traceback: str | None
+    retries: int
+    worker: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    state: str | None = None
+    meta: str | None = None
+    parent_id: str | None = None
+    content_type: str | None = None
+    options: str | None = None
+    content: bytes | None = None
+    result_content: bytes | None = None
+
+    def took_seconds(self) -> float:
+        """From its enqueue to its end, of a job that has ended."""
+        return (self.finished_at - self.created_at).total_seconds() if self.finished_at else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """One run of a worker, as `dbqueue_workers` records it."""
+
+    id: str
+    name: str
+    hostname: str
+    pid: int
+    pool: str
+    concurrency: int
+    queues: tuple[str, ...]
+    version: str
+    lease_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """How many jobs a worker wants, from where: earlier queues come first in this round."""
+
+    worker_id: str
+    lease: str
+    queues: Sequence[str]
+    limit: int
+    once: Sequence[str] = ()
+    """Tasks that are never run again once started (`acks_late=False`, `reject_on_worker_lost=False`)."""
+    max_input_bytes: int = MAX_INPUT_BYTES
+    """How much a job's predecessors may leave for it, and about how much is read in one round."""
+    keys: Collection[str] = ()
+    """Claim jobs that wait for permits of these keys, in the place of those that need none: only keys whose
+    limits count what runs and have no rate (`HeldRound.simple`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round did: which outcomes were written, and which jobs were claimed."""
+
+    settled: frozenset[str] = frozenset()
+    claimed: list[ClaimedJob] = field(default_factory=list)
+    released: bool = False
+    """Whether jobs that waited for these outcomes may run now, and were not claimed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rescued:
+    """A dead worker, and what became of the jobs that it held."""
+
+    worker_id: str
+    requeued: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldClaim:
+    """How many jobs that wait for permits a worker wants, and what it knows of their limits; see `store.held`."""
+
+    worker_id: str
+    lease: str
+    queues: Sequence[str]
+    limit: int
+    once: Sequence[str] = ()
+    policies: Policies | None = None
+    """What limits a key that has no row yet."""
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    """By task: how many the worker's own rates let start now."""
+    yielding: bool = False
+    """Whether to leave what comes behind the first job that is due without a permit."""
+    keys: Collection[str] = ()
+    """Look at these keys alone."""
+    after: tuple[str, str, int] = ("", "", 0)
+    """Look behind this key, queue and priority."""
+    max_input_bytes: int = MAX_INPUT_BYTES
+    """As in `Claim`."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRound:
+    """What became of a claim of held jobs."""
+
+    claimed: list[ClaimedJob] = field(default_factory=list)
+    again_seconds: float | None = None
+    """When more may start; None: nothing is held there that waits for its time or for permits of other workers."""
+    after: tuple[str, str, int] = ("", "", 0)
+    """Where the next claim is to go on; as here, at the beginning."""
+    keys: frozenset[str] = frozenset()
+    """Under which keys anything is held, in any queue; of those that were looked at."""
+    tasks: frozenset[str] = frozenset()
+    """Tasks of jobs that are due in these queues."""
+    simple: frozenset[str] = frozenset()
+    """Keys that limit nothing but how many jobs run at once: fit for `Claim.keys`."""

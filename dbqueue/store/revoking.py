@@ -1,0 +1,96 @@
+"""Calling jobs off by their ids: kept in the rows, so that no restart forgets it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from dbqueue.codec import describe_exception
+from dbqueue.errors import TaskRevokedError
+from dbqueue.jobs import NOT_ENQUEUED, REVOKED, STARTED, WAITING
+from dbqueue.store.base import Store
+from dbqueue.store.queries import in_schema, reading
+from dbqueue.store.steps import run
+from dbqueue.store.tables import Json, database_now, jobs
+from dbqueue.store.transactions.joining import JoinedConnection
+from dbqueue.store.workflows import lifecycle
+
+MAX_LISTED: Final = 1000
+"""Most ids that `revoked_ids` names: the newest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """What a revoke found: jobs that waited, and ended with it (their tasks by id), and jobs that run."""
+
+    ended: dict[str, str]
+    running: frozenset[str]
+
+
+def revoke(store: Store, job_ids: Collection[str]) -> Revoked:
+    """End jobs that wait as REVOKED; no other run of these ids begins, not even of one that is not enqueued yet.
+
+    A job that runs is marked: its run goes on, and where another would follow (a retry, a rescue)
+    the job ends as REVOKED instead. An id without a row gets one that is REVOKED already: it stands
+    in the way of a later enqueue, and is deleted with the results that have expired. What cannot run
+    without a job that ends here ends with it; its errbacks run.
+    """
+    ids = sorted(set(job_ids))
+    ours = jobs.c.id.in_(ids)
+    end = sa.update(jobs).where(ours, jobs.c.status.in_(WAITING)).values(**_values())
+    mark = sa.update(jobs).where(ours, jobs.c.status == STARTED).values(revoked_at=database_now())
+    ended: dict[str, str] = {}
+    running: set[str] = set()
+    released = False
+    with store.connect() as plain:
+        connection, reply = in_schema(plain, store), JoinedConnection(plain).reply
+        while True:
+            run(lifecycle.lock_with_below(store, ids), reply)
+            rows = connection.execute(end.returning(jobs.c.id, jobs.c.task, jobs.c.successors)).all()
+            ended |= {row.id: row.task for row in rows}
+            causes = [lifecycle.Ended(row.id, REVOKED, _error()) for row in rows if row.successors]
+            released |= run(lifecycle.propagate(store, causes), reply)
+            running |= set(connection.scalars(mark.returning(jobs.c.id)))
+            known = set(connection.scalars(sa.select(jobs.c.id).where(ours)))
+            # One that is enqueued between two statements is no longer unknown: it is seen in the next turn.
+            if all(_remembered(connection, store, job_id) for job_id in ids if job_id not in known):
+                break
+    if released:
+        store.wake()
+    return Revoked(ended, frozenset(running))
+
+
+def revoked_ids(store: Store) -> list[str]:
+    """Ids that were revoked, the newest first, at most MAX_LISTED; among them jobs that run on."""
+    query = sa.select(jobs.c.id).where(jobs.c.revoked_at.is_not(None)).order_by(jobs.c.revoked_at.desc())
+    with reading(store) as connection:
+        return list(connection.scalars(query.limit(MAX_LISTED)))
+
+
+def _remembered(connection: sa.Connection, store: Store, job_id: str) -> bool:
+    """Write a row for an id that has none; False if somebody enqueued it meanwhile."""
+    insert = (sqlite if store.dialect == "sqlite" else postgresql).insert(jobs)
+    row = insert.values(id=job_id, task=NOT_ENQUEUED, queue=NOT_ENQUEUED, **_values()).on_conflict_do_nothing()
+    return connection.execute(row).rowcount > 0
+
+
+def _error() -> str:
+    return describe_exception(TaskRevokedError("revoked"), max_bytes=4096)[0]
+
+
+def _values() -> dict[str, Any]:
+    """The columns of a job that was revoked before it could run."""
+    return {
+        "status": REVOKED,
+        "ready_at": sa.null(),
+        "finished_at": database_now(),
+        "revoked_at": database_now(),
+        "blocked_reason": sa.null(),
+        "held_at": sa.null(),
+        "result": sa.cast(sa.bindparam(None, _error(), type_=sa.Text), Json),
+        "traceback": sa.null(),
+    }

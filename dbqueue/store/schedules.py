@@ -1,0 +1,252 @@
+"""The table of schedules: what is to be done again and again, and when next. The same for every database.
+
+Any number of beats look at it. A due time fires once, for in one transaction a beat locks the row,
+inserts the job and moves `next_due_at`; another beat passes over a locked row, and finds a row
+that was moved no longer due. The job's id is made of the entry's name and the due time, so that
+even a due time that comes again (a row deleted and made anew) is one job.
+
+A row may be changed with plain SQL at any time. `planned_from` keeps what `next_due_at` was
+reckoned from, and a beat that finds it different reckons anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from dbqueue import failpoints
+from dbqueue.jobs import NewJob
+from dbqueue.store.base import Store
+from dbqueue.store.inserts import run_steps, sqlite_time
+from dbqueue.store.queries import in_schema, reading
+from dbqueue.store.tables import Json, database_now, schedules
+from dbqueue.store.transactions.joining import JoinedConnection
+
+SETTINGS: Final = "settings"
+"""The `source` of rows that follow the settings of an application; all others are `user`."""
+MISFIRES: Final = ("skip", "once", "all")
+"""What becomes of due times that were missed: nothing, one job for the latest, or a job for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRow:
+    """One row. `args`, `kwargs` and `options` are JSON text; times are aware, in UTC."""
+
+    name: str
+    task: str
+    schedule: str
+    timezone: str | None
+    args: str
+    kwargs: str
+    options: str
+    enabled: bool
+    misfire: str
+    source: str
+    app: str | None
+    next_due_at: datetime | None
+    planned_from: str | None
+    last_due_at: datetime | None
+    total_run_count: int
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewSchedule:
+    """An entry of an application's settings, as its row is to be."""
+
+    name: str
+    task: str
+    schedule: str
+    timezone: str
+    args: str = "[]"
+    kwargs: str = "{}"
+    options: str = "{}"
+    misfire: str = "once"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a beat does with a row, all of it or nothing: enqueue these jobs, and plan the next due time."""
+
+    next_due_at: datetime | None
+    planned_from: str | None
+    problem: str | None = None
+    jobs: Sequence[NewJob] = ()
+    last_due_at: datetime | None = None
+    """The last due time of `jobs`; None leaves the row's."""
+
+
+_JSON_FIELDS: Final = frozenset({"args", "kwargs", "options"})
+_FOLLOWED: Final = ("task", "schedule", "timezone", "args", "kwargs", "options", "misfire")
+"""What a row takes from the settings at each start of a beat. `enabled` is not among them: a pause holds."""
+
+
+def read(store: Store, *, now: datetime | None = None) -> tuple[datetime, list[ScheduleRow]]:
+    """All rows by name, and the database's time (or `now`); takes no lock."""
+    with reading(store) as connection:
+        rows = connection.execute(_rows().order_by(schedules.c.name)).all()
+        return now or _clock(connection), [_row(row) for row in rows]
+
+
+def find(store: Store, name: str) -> ScheduleRow | None:
+    """The row of this name."""
+    with reading(store) as connection:
+        row = connection.execute(_rows().where(schedules.c.name == name)).one_or_none()
+        return None if row is None else _row(row)
+
+
+def advance(
+    store: Store, name: str, decide: Callable[[ScheduleRow, datetime], Step | None], *, now: datetime | None = None
+) -> Step | None:
+    """Lock the row, let `decide` say what to do with it, and do that, in one transaction.
+
+    None if nothing was done: another beat has the row or has done it, or it is gone. `decide` gets
+    the row as it is under the lock, and the database's time (or `now`).
+    """
+    with _changing(store) as connection:
+        row = connection.execute(
+            _rows().where(schedules.c.name == name).with_for_update(skip_locked=True)
+        ).one_or_none()
+        step = None if row is None else decide(_row(row), now or _clock(connection))
+        if step is not None:
+            joined = JoinedConnection(connection)
+            # An id that exists is this due time, fired before: its job stays as it is.
+            run_steps(store.inserts.steps(step.jobs, check=False), joined.execute, joined.rows)
+            failpoints.hit("beat.between")
+            connection.execute(sa.update(schedules).where(schedules.c.name == name).values(_changes(store, step)))
+    if step is not None and step.jobs:
+        store.wake()
+    return step
+
+
+def synchronise(store: Store, app: str, entries: Collection[NewSchedule]) -> list[str]:
+    """Make the rows of this application's settings be these entries; rows that they no longer name are deleted.
+
+    What a user made and what another application's settings name is left alone. Returns the names
+    of entries whose name such a row has: they are not in the table.
+    """
+    ours = sa.and_(schedules.c.source == SETTINGS, schedules.c.app == app)
+    refused = []
+    with _changing(store) as connection:
+        # Two applications that start at once meet in the order of names, so that none waits for the other in turn.
+        for entry in sorted(entries, key=lambda each: each.name):
+            values = {name: _value(name, getattr(entry, name)) for name in _FOLLOWED}
+            connection.execute(
+                _insert(store).values(name=entry.name, app=app, source=SETTINGS, **values).on_conflict_do_nothing()
+            )
+            found = connection.execute(_rows().where(schedules.c.name == entry.name).where(ours)).one_or_none()
+            if found is None:
+                refused.append(entry.name)
+            elif any(getattr(_row(found), name) != getattr(entry, name) for name in _FOLLOWED):
+                change = sa.update(schedules).where(schedules.c.name == entry.name, ours)
+                connection.execute(change.values(**values, updated_at=database_now()))
+        gone = schedules.c.name.not_in([entry.name for entry in entries])
+        connection.execute(sa.delete(schedules).where(ours, gone))
+    return refused
+
+
+def put(store: Store, entry: NewSchedule, *, enabled: bool) -> bool:
+    """Make or change a user's row; False where a row of this name belongs to an application's settings.
+
+    `last_due_at` and the count of runs stay, and so does the next due time, unless it is reckoned from what changes.
+    """
+    values = {name: _value(name, getattr(entry, name)) for name in _FOLLOWED} | {"enabled": enabled}
+    theirs = sa.and_(schedules.c.name == entry.name, schedules.c.source != SETTINGS)
+    with _changing(store) as connection:
+        insert = _insert(store).values(name=entry.name, **values).on_conflict_do_nothing()
+        if connection.execute(insert).rowcount:
+            return True
+        change = sa.update(schedules).where(theirs).values(**values, updated_at=database_now())
+        return connection.execute(change).rowcount > 0
+
+
+def remove(store: Store, name: str) -> bool:
+    """Delete a user's row; False where there is none of this name."""
+    with _changing(store) as connection:
+        gone = sa.delete(schedules).where(schedules.c.name == name, schedules.c.source != SETTINGS)
+        return connection.execute(gone).rowcount > 0
+
+
+def set_enabled(store: Store, names: Collection[str], *, enabled: bool) -> set[str]:
+    """Pause or resume these entries; the names of those that exist.
+
+    What became due during the pause is not made up for: the next due time is reckoned from the resumption.
+    """
+    change = (
+        sa.update(schedules)
+        .where(schedules.c.name.in_(names))
+        .values(
+            enabled=enabled,
+            updated_at=database_now(),
+            # What is enabled already keeps its due time.
+            next_due_at=sa.case((schedules.c.enabled == sa.literal(enabled), schedules.c.next_due_at), else_=sa.null()),
+        )
+        .returning(schedules.c.name)
+    )
+    with _changing(store) as connection:
+        return set(connection.scalars(change))
+
+
+@contextlib.contextmanager
+def _changing(store: Store) -> Iterator[sa.Connection]:
+    with store.connect() as connection:
+        yield in_schema(connection, store)
+
+
+def _insert(store: Store) -> Any:
+    """ON CONFLICT is in both databases' own INSERT, with one meaning."""
+    return (sqlite if store.dialect == "sqlite" else postgresql).insert(schedules)
+
+
+def _changes(store: Store, step: Step) -> dict[str, Any]:
+    changes: dict[str, Any] = {
+        "next_due_at": _stored(store, step.next_due_at),
+        "planned_from": step.planned_from,
+        "problem": step.problem,
+    }
+    if step.jobs:
+        changes["total_run_count"] = schedules.c.total_run_count + len(step.jobs)
+        changes["last_due_at"] = _stored(store, step.last_due_at)
+    return changes
+
+
+def _value(name: str, value: str) -> Any:
+    """A value to write; JSON text byte for byte."""
+    return sa.cast(sa.bindparam(None, value, type_=sa.Text), Json) if name in _JSON_FIELDS else value
+
+
+def _stored(store: Store, moment: datetime | None) -> datetime | str | None:
+    """A time in the form in which this database keeps it."""
+    return sqlite_time(moment) if store.dialect == "sqlite" else moment
+
+
+def _clock(connection: sa.Connection) -> datetime:
+    return _moment(connection.scalar(sa.select(sa.type_coerce(database_now(), schedules.c.next_due_at.type))))
+
+
+def _rows() -> sa.Select[Any]:
+    names = ScheduleRow.__dataclass_fields__
+    return sa.select(
+        *(sa.cast(schedules.c[name], sa.Text) if name in _JSON_FIELDS else schedules.c[name] for name in names)
+    )
+
+
+def _row(row: Sequence[Any]) -> ScheduleRow:
+    values = dict(zip(ScheduleRow.__dataclass_fields__, row, strict=True))
+    for name in ("next_due_at", "last_due_at"):
+        values[name] = None if values[name] is None else _moment(values[name])
+    return ScheduleRow(**values)
+
+
+def _moment(value: Any) -> datetime:
+    """A time as the driver gives it: a datetime, or SQLite's text in UTC."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC)
+    moment = datetime.fromisoformat(value)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

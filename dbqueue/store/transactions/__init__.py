@@ -1,0 +1,9 @@
+"""Transactions that are not the store's own: its callers', and those of transactional tasks.
+
+    joining.py        enqueues on a caller's own connection
+    completing.py     the end of a job in a transaction that is not a worker's round
+    tasks.py          the transaction of a transactional task
+    task_engines.py   the engines that those run on
+
+Their statements are those of the rounds; what differs is whose connection runs them, and who commits.
+"""

@@ -1,0 +1,91 @@
+"""The end of a job in a transaction that is not a worker's round: its task's own, or its caller's.
+
+The statements are those of the round, with the same fence: id, lease and STARTED. What they find out is
+raised instead of returned, since whoever runs the transaction has to undo it: a job that is another's by
+now must take nothing of this run along.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from dbqueue.errors import LeaseLost
+from dbqueue.jobs import SUCCESS, Replaced, Succeeded
+from dbqueue.store.base import Store
+from dbqueue.store.inserts import Statement, named
+from dbqueue.store.postgres import sql as postgres_sql
+from dbqueue.store.queries import reading
+from dbqueue.store.rows import Finish
+from dbqueue.store.sqlite import sql as sqlite_sql
+from dbqueue.store.steps import Steps, run
+from dbqueue.store.transactions.joining import JoinedConnection
+from dbqueue.store.workflows import lifecycle
+from dbqueue.store.workflows import sql as workflow_sql
+from dbqueue.store.workflows.changes import replace
+
+
+def complete(store: Store, outcome: Succeeded | Replaced, *, linked: bool) -> Steps[bool]:
+    """Write what came of the running job; whether other jobs may run now that could not before.
+
+    `linked`: whether others wait for it. Raises LeaseLost where no row is this run's.
+    """
+    if isinstance(outcome, Replaced):
+        ended, released = (yield from replace(store, outcome)), True
+    else:
+        job_id, lease, result, seconds, content = outcome
+        if content is not None:
+            yield store.content_of(job_id, lease, content)
+        row = Finish(job_id, lease, SUCCESS, result, None, seconds)
+        ended, released = yield from store.finishing(row, linked=linked)
+    if not ended:
+        raise LeaseLost(f"job {outcome.job_id} is not this run's any more: nothing that it wrote may stay")
+    return released
+
+
+Recorded: TypeAlias = tuple[str | None, str | None]
+"""The status and the lease of a job's row; both None where there is none."""
+
+
+def recorded_now(store: Store, job_id: str) -> Recorded:
+    """As it is committed at this moment, whoever is about to change it."""
+    with reading(store) as connection:
+        return run(_recorded(store, job_id), JoinedConnection(connection).reply)
+
+
+def recorded_at_last(store: Store, job_id: str) -> Recorded:
+    """As it is once every transaction that has changed it is over: a COMMIT without an answer may be under way."""
+    return store.perform(lambda: _recorded(store, job_id, "{lock}"))
+
+
+def _recorded(store: Store, job_id: str, lock: str = "") -> Steps[Recorded]:
+    text = store.text(f"SELECT status, CAST(lease AS text) FROM {{jobs}} WHERE id = :id {lock}")
+    rows = (yield Statement(text, {"id": job_id})).rows
+    return (rows[0][0], rows[0][1]) if rows else (None, None)
+
+
+def finish_postgres(store: Store, row: Finish, *, linked: bool) -> Steps[tuple[bool, bool]]:
+    """Whether the row was ended, and whether others may run that waited for it."""
+    if linked:
+        columns = {name: [value] for name, value in row._asdict().items()}
+        text = named(store.text(workflow_sql.COMPLETE_POSTGRES))
+        rows = (yield Statement(text, {**columns, "now": None})).rows
+        return any(not free for _, free in rows), any(free for _, free in rows)
+    text = named(store.text(postgres_sql.FINISH_ONE))
+    return bool((yield Statement(text, {**row._asdict(), "now": None})).rows), False
+
+
+def content_postgres(store: Store, job_id: str, lease: str, content: bytes) -> Statement:
+    text = named(store.text(postgres_sql.CONTENT))
+    return Statement(text, {"id": [job_id], "lease": [lease], "content": [content]})
+
+
+def finish_sqlite(store: Store, row: Finish, *, linked: bool) -> Steps[tuple[bool, bool]]:
+    """As `finish_postgres`."""
+    reply = yield Statement(store.text(sqlite_sql.FINISH), {**row._asdict(), "now": None})
+    if not reply.changed or not linked:
+        return bool(reply.changed), False
+    return True, (yield from lifecycle.release_sqlite(store, [row.id], None))
+
+
+def content_sqlite(store: Store, job_id: str, lease: str, content: bytes) -> Statement:
+    return Statement(store.text(sqlite_sql.CONTENT), {"id": job_id, "lease": lease, "content": content})

@@ -1,0 +1,327 @@
+"""The transaction of a transactional task: opened by its first use, and ended with the job's end in it.
+
+    the task's writes ─┐
+    its enqueues ──────┼─► SUCCESS of its own row (fenced by the lease) ─► COMMIT
+    `on_success` ──────┘        no row: LeaseLost ─► ROLLBACK
+
+The first statement begins it. On SQLite that is BEGIN IMMEDIATE, which takes the file's one write lock: a
+transaction that reads first and writes later fails at once where another has written meanwhile, and a task
+should not fail for that. So nothing is locked while the task does what needs no database.
+
+A coroutine's transaction is the same object; what has to wait runs where SQLAlchemy lets a coroutine wait
+for it (`run_sync`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+
+from dbqueue import failpoints
+from dbqueue.errors import DBQueueError, LeaseLost, NotCommitted
+from dbqueue.jobs import SUCCESS, ClaimedJob, Outcome, Replaced, Settled, Succeeded
+from dbqueue.retry import backoff_seconds
+from dbqueue.store.base import Store
+from dbqueue.store.steps import run
+from dbqueue.store.transactions.completing import Recorded, complete, recorded_at_last
+from dbqueue.store.transactions.joining import WAKES, JoinedConnection
+
+if TYPE_CHECKING:
+    from sqlalchemy import orm
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+RESOLVE_TRIES: Final = 6
+FIRST_PAUSE_SECONDS: Final = 0.1
+LAST_PAUSE_SECONDS: Final = 3.0
+"""How the fate of a commit is asked for that had no answer: some ten seconds; then the worker's round finds out."""
+
+_JOIN: Final = "create_savepoint"
+"""The session works in savepoints of the transaction, so that its own `commit` and `rollback` mean what they say
+and end no more than what it did itself."""
+
+
+class TaskTransaction:
+    """One run's; `idle_seconds` is how long it may do nothing once it has begun, on PostgreSQL."""
+
+    is_async = False
+
+    def __init__(self, store: Store, job: ClaimedJob, *, idle_seconds: float | None) -> None:
+        self.store, self._job = store, job
+        self._begin = store.task_begin(idle_seconds)
+        self._connection: sa.Connection | None = None
+        self._session: orm.Session | None = None
+        self._turn = contextlib.ExitStack()
+        self._wakes: set[Store] = set()
+        self._ending = False
+
+    # what the task sees
+
+    def open(self) -> Any:
+        """Nothing yet: it is opened by its first use."""
+
+    @property
+    def connection(self) -> Any:
+        if self._connection is None:
+            self._turn.enter_context(self.store.turn())
+            self._take(self.store.task_engines.plain().connect())
+        return self._connection
+
+    @property
+    def session(self) -> Any:
+        if self._session is None:
+            connection = self.connection
+            self._begin_root()
+            self._session = _session(connection)
+        return self._session
+
+    # its end
+
+    def commit(self, outcome: Succeeded | Replaced) -> Any:
+        """Commit what was written, with the outcome in it; what is left to be said of the job.
+
+        That is the outcome itself where nothing was written, or where the job has no row (eager mode). Raises
+        LeaseLost, NotCommitted, or what the database has against the writes; all is undone then.
+        """
+        try:
+            settled, known = self._commit(outcome)
+        except BaseException:
+            self._undo()
+            raise
+        if not known:
+            self._found(_wait_for(self.store, self._job))
+        return self._settled(outcome) if settled else outcome
+
+    def rollback(self) -> Any:
+        """Undo everything, and give the connection back. May be called twice."""
+        self._undo()
+
+    # the same for both kinds
+
+    def _take(self, connection: sa.Connection) -> None:
+        self._connection = connection.execution_options(**{WAKES: self._wakes})
+        sa.event.listen(connection, "before_cursor_execute", self._before_statement)
+        sa.event.listen(connection, "commit", self._before_commit)
+
+    def _begin_root(self) -> None:
+        """Have a transaction for the session to join: one that it begins itself, it would commit itself."""
+        assert self._connection is not None
+        if not self._connection.in_transaction():
+            self._connection.begin()
+
+    def _before_statement(self, connection: sa.Connection, *statement: Any) -> None:
+        if self._begin and not self.store.in_transaction(connection.connection.driver_connection):
+            # Not on the statement's own cursor, which may be one on the server's side.
+            cursor = connection.connection.cursor()
+            cursor.execute(self._begin)
+            cursor.close()
+
+    def _before_commit(self, connection: sa.Connection) -> None:
+        if not self._ending:
+            raise RuntimeError(
+                "the connection of a transactional task cannot be committed by the task: it is committed when the "
+                "task has returned, with its SUCCESS; use begin_nested() for a part that may be undone"
+            )
+
+    def _commit(self, outcome: Succeeded | Replaced) -> tuple[bool, bool]:
+        """Whether it was committed with the outcome, and whether that is certain."""
+        connection = self._connection
+        if connection is None:
+            return False, True
+        if self._session is not None:
+            self._session.commit()
+        driver: Any = connection.connection.driver_connection
+        if not self.store.in_transaction(driver):  # asked of the driver, which the task may have used directly
+            self._undo()
+            return False, True
+        self._begin_root()
+        settles = bool(self._job.lease)
+        if settles:
+            with self._missing("its end could not be written"):
+                joined = JoinedConnection(connection)
+                if run(complete(self.store, outcome, linked=self._job.successors), joined.reply):
+                    self._wakes.add(self.store)
+        self._ending = True
+        known = True
+        failpoints.hit("commit.before", driver)
+        try:
+            connection.commit()
+        except _BROKEN as error:
+            if not settles:
+                raise NotCommitted(f"the commit failed: {_line(error)}") from error
+            known = False
+        failpoints.hit("commit.after", driver)
+        self._leave()
+        return settles, known
+
+    @contextlib.contextmanager
+    def _missing(self, what: str) -> Any:
+        try:
+            yield
+        except _BROKEN as error:
+            raise NotCommitted(f"the transaction of job {self._job.id} broke, {what}: {_line(error)}") from error
+
+    def _found(self, found: Recorded | None) -> None:
+        """What the row says after a commit without an answer."""
+        if found == (SUCCESS, self._job.lease):
+            self._wake()
+            return
+        if found is not None and found[1] != self._job.lease:
+            raise LeaseLost(f"job {self._job.id} is not this run's any more")
+        raise NotCommitted(f"the connection broke in the commit of job {self._job.id}, and it was not committed")
+
+    def _settled(self, outcome: Succeeded | Replaced) -> Outcome:
+        if isinstance(outcome, Replaced):
+            return Settled(outcome.job_id, outcome.lease, outcome.seconds, succeeded=False)
+        return Settled(outcome.job_id, outcome.lease, outcome.seconds, succeeded=True, result=outcome.result)
+
+    def _wake(self) -> None:
+        while self._wakes:
+            self._wakes.pop().wake()
+
+    def _leave(self) -> None:
+        """Give the connection back after its commit."""
+        connection, self._connection = self._connection, None
+        if self._session is not None:
+            self._session.close()
+        if connection is not None:
+            with contextlib.suppress(sa.exc.SQLAlchemyError):
+                connection.close()
+        self._turn.close()
+        self._wake()
+
+    def _undo(self) -> None:
+        connection, self._connection = self._connection, None
+        self._wakes.clear()
+        if connection is not None:
+            try:
+                connection.rollback()
+            except Exception:  # noqa: BLE001 - broken, or in the middle of a statement: the server undoes it
+                with contextlib.suppress(Exception):
+                    connection.invalidate()
+            with contextlib.suppress(sa.exc.SQLAlchemyError):
+                if self._session is not None:
+                    self._session.close()
+                connection.close()
+        self._turn.close()
+
+
+class AsyncTaskTransaction(TaskTransaction):
+    """The same for a coroutine. Its connection is taken before the task begins: a property cannot wait for it."""
+
+    is_async = True
+
+    def __init__(self, store: Store, job: ClaimedJob, *, idle_seconds: float | None) -> None:
+        super().__init__(store, job, idle_seconds=idle_seconds)
+        self._async_connection: AsyncConnection | None = None
+        self._async_session: AsyncSession | None = None
+
+    async def open(self) -> None:
+        opened = await self.store.task_engines.asynchronous().connect()
+        assert opened.sync_connection is not None
+        self._async_connection = opened
+        self._take(opened.sync_connection)
+
+    @property
+    def connection(self) -> Any:
+        return self._async_connection
+
+    @property
+    def session(self) -> Any:
+        if self._async_session is None:
+            from sqlalchemy.ext.asyncio import AsyncSession
+
+            self._begin_root()
+            self._async_session = AsyncSession(self._async_connection, join_transaction_mode=_JOIN)
+            self._session = self._async_session.sync_session
+        return self._async_session
+
+    async def commit(self, outcome: Succeeded | Replaced) -> Outcome:
+        try:
+            settled, known = await self._in_greenlet(lambda: self._commit(outcome))
+        except BaseException:
+            await self.rollback()
+            raise
+        if not known:
+            self._found(await asyncio.to_thread(_wait_for, self.store, self._job))
+        return self._settled(outcome) if settled else outcome
+
+    async def rollback(self) -> None:
+        if self._connection is not None:
+            await self._in_greenlet(self._undo)
+
+    async def _in_greenlet(self, function: Callable[[], Any]) -> Any:
+        from sqlalchemy.util import greenlet_spawn
+
+        return await greenlet_spawn(function)
+
+
+class InnerTransaction:
+    """Of a task that a transactional one runs in place (`apply`): a savepoint of its transaction."""
+
+    is_async = False
+
+    def __init__(self, outer: TaskTransaction) -> None:
+        self.store, self._outer = outer.store, outer
+        self._savepoint: sa.NestedTransaction | None = None
+        self._session: orm.Session | None = None
+
+    def open(self) -> None:
+        """It begins with its first use."""
+
+    @property
+    def connection(self) -> Any:
+        connection: sa.Connection = self._outer.connection
+        if self._savepoint is None:
+            self._savepoint = connection.begin_nested()
+        return connection
+
+    @property
+    def session(self) -> Any:
+        if self._session is None:
+            self._session = _session(self.connection)
+        return self._session
+
+    def commit(self, outcome: Succeeded | Replaced) -> Outcome:
+        if self._session is not None:
+            self._session.commit()
+            self._session.close()
+        if self._savepoint is not None:
+            self._savepoint.commit()
+        return outcome
+
+    def rollback(self) -> None:
+        if self._session is not None:  # first: its own savepoint is the inner one
+            self._session.close()
+        savepoint, self._savepoint = self._savepoint, None
+        if savepoint is not None and savepoint.is_active:
+            savepoint.rollback()
+
+
+def _session(connection: sa.Connection) -> orm.Session:
+    from sqlalchemy import orm  # a worker whose tasks have none should not have to hold it
+
+    return orm.Session(connection, join_transaction_mode=_JOIN)
+
+
+_BROKEN: Final = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError)
+
+
+def _line(error: BaseException) -> str:
+    return (str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _wait_for(store: Store, job: ClaimedJob) -> Recorded | None:
+    """What the job's row says, once no transaction has it; None where the database does not answer."""
+    for number in range(RESOLVE_TRIES):
+        if number:
+            pause = backoff_seconds(number, factor=FIRST_PAUSE_SECONDS, maximum=LAST_PAUSE_SECONDS, jitter=None)
+            time.sleep(pause * random.uniform(0.5, 1.0))
+        with contextlib.suppress(DBQueueError):
+            return recorded_at_last(store, job.id)
+    return None

@@ -1,0 +1,99 @@
+"""What a database may say at any time, and what is done about it: in one place.
+
+    conflict    deadlock, serialization failure, lock timeout: run it again, on the same connection
+    lost        the connection or its server is no use: another connection, to another host if the URL has one
+    crowded     no connection slot is free, or the server is starting: connect again in a moment
+
+A worker runs everything again until the database answers (`worker.rounds`): it has nothing else to do,
+and its lease sees to what it held. A caller gets a few tries within `PATIENCE_SECONDS`, and then the error. All
+that is run again may be: ids and leases are made here, so what had been committed unheard is found to be so.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+import time
+from typing import Final
+
+import psycopg
+import sqlalchemy as sa
+
+from dbqueue.retry import backoff_seconds
+
+PATIENCE_SECONDS: Final = 15.0
+"""How long a caller's operation is tried; a lock of an application's may use it up at once (`LOCK_SECONDS`)."""
+LOCK_SECONDS: Final = 10
+"""How long one statement waits for a lock that somebody else holds."""
+FIRST_PAUSE_SECONDS: Final = 0.02
+LAST_PAUSE_SECONDS: Final = 0.5
+CONFLICT_TRIES: Final = 8
+CROWDED_TRIES: Final = 5
+
+
+class Trouble(enum.Enum):
+    CONFLICT = "conflict"
+    LOST = "lost"
+    CROWDED = "crowded"
+
+
+_BY_SQLSTATE: Final = {
+    "40001": Trouble.CONFLICT,  # serialization_failure
+    "40P01": Trouble.CONFLICT,  # deadlock_detected
+    "55P03": Trouble.CONFLICT,  # lock_not_available
+    "25006": Trouble.LOST,  # read_only_sql_transaction: a primary that has become a standby
+    "57P01": Trouble.LOST,  # admin_shutdown, and pg_terminate_backend
+    "57P02": Trouble.LOST,  # crash_shutdown
+    "57P05": Trouble.LOST,  # idle_session_timeout
+    "25P03": Trouble.LOST,  # idle_in_transaction_session_timeout
+    "57P03": Trouble.CROWDED,  # cannot_connect_now
+    "53300": Trouble.CROWDED,  # too_many_connections
+}
+"""PostgreSQL's manual, "PostgreSQL Error Codes"."""
+
+_CROWDED: Final = (
+    "too many c",  # clients already, connections for role, connections for database
+    "connection slots are reserved",
+    "no more connections allowed",  # a pooler
+    "is starting up",
+    "is not yet accepting connections",
+    "is in recovery mode",
+)
+"""Before a connection stands, libpq tells no SQLSTATE."""
+
+
+def trouble_of(error: BaseException | None) -> Trouble | None:
+    """What kind of expected trouble the driver's error is; None: none that another try would mend."""
+    if isinstance(error, sa.exc.DBAPIError):
+        error = error.orig
+    if not isinstance(error, psycopg.Error):
+        return None
+    if error.sqlstate is not None:
+        return _BY_SQLSTATE.get(error.sqlstate, Trouble.LOST if error.sqlstate.startswith("08") else None)
+    if any(text in str(error) for text in _CROWDED):
+        return Trouble.CROWDED
+    return None
+
+
+class Tries:
+    """The tries of one operation of a caller's: how many are left, and the pause before the next."""
+
+    def __init__(self, connections: int) -> None:
+        """`connections`: how many connections of the pool may turn out to be broken, one after the other."""
+        self._left = {Trouble.LOST: connections, Trouble.CONFLICT: CONFLICT_TRIES, Trouble.CROWDED: CROWDED_TRIES}
+        self._give_up_at = time.monotonic() + PATIENCE_SECONDS
+        self._pauses = 0
+
+    def again(self, trouble: Trouble | None) -> bool:
+        """Whether to try once more; returns when it is time to."""
+        if trouble is None or self._left[trouble] == 0 or time.monotonic() >= self._give_up_at:
+            return False
+        self._left[trouble] -= 1
+        if trouble is not Trouble.LOST:  # a broken connection tells nothing of the next one
+            time.sleep(
+                backoff_seconds(
+                    self._pauses, factor=FIRST_PAUSE_SECONDS, maximum=LAST_PAUSE_SECONDS, jitter=random.random
+                )
+            )
+            self._pauses += 1
+        return True

@@ -1,0 +1,96 @@
+"""Changes of workflows that have begun, by their own jobs: one is replaced, or adds to its chord."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from dbqueue.errors import DuplicateTaskId
+from dbqueue.jobs import NewJob, Replaced
+from dbqueue.store.base import Store
+from dbqueue.store.inserts import refuse_other_content
+from dbqueue.store.steps import Steps
+from dbqueue.store.workflows import sql
+from dbqueue.store.workflows.inserts import insert
+from dbqueue.store.workflows.lifecycle import NOT_JOINING, flag, statement
+from dbqueue.workflows import APPEND, BODY, REPLACED, Edge, Workflow, with_options
+
+_REWRITTEN: Final = (
+    "task", "queue", "priority", "args", "kwargs", "headers", "options", "content_type", "content",
+    "eta", "delay_seconds", "expires_at", "expires_seconds", "limit_key", "blocked_reason", "waits_for", "inputs",
+    "successors",
+)  # fmt: skip
+
+
+def replace(store: Store, outcome: Replaced) -> Steps[bool]:
+    """Let the running job's row become the last job of the workflow, and write the others before it.
+
+    The lease is given up with it: False where it was lost, and then nothing is written.
+    """
+    tail = next(job for job in outcome.workflow.jobs if job.id == outcome.job_id)
+    tail = tail._replace(options=with_options(tail.options, **{REPLACED: True}))
+    others = [job for job in outcome.workflow.jobs if job.id != tail.id]
+    values = store.inserts.row(tail, ("id", *_REWRITTEN)) | {"lease": outcome.lease, "in_workflow": bool(others)}
+    rows = (yield statement(store, sql.REPLACE, **values)).rows
+    if not rows:
+        return False
+    # What led to it has been taken up by the run that ends here.
+    yield statement(store, sql.UNLINK, ids=[tail.id])
+    if others:
+        yield from _insert(store, others, outcome.workflow.edges, workflow=rows[0][0])
+    return True
+
+
+def _insert(store: Store, jobs: list[NewJob], edges: tuple[Edge, ...], *, workflow: str) -> Steps[bool]:
+    """Write jobs and edges of a workflow that is there; whether they are new."""
+    first = next((job for job in jobs if not job.waits_for), jobs[0])  # callbacks alone wait all
+    count = yield from insert(store.inserts, store.names, jobs, edges, first=first, workflow=workflow)
+    if count < len(jobs):
+        refuse_other_content(jobs, (yield store.inserts.duplicates(jobs)).rows)
+        if count:
+            raise DuplicateTaskId("some of these jobs were revoked before they were enqueued, or exist already")
+    return count > 0
+
+
+def add_header(store: Store, workflow: Workflow, job_id: str, lease: str) -> Steps[bool]:
+    """Add jobs to the header of the chord that this running job belongs to.
+
+    Edges to the body are written with the successor `BODY`, and the place `APPEND` (after the last
+    result so far) or another. The same jobs again are added once. False, and nothing is written, where the job
+    has lost its lease, or no body waits for it.
+    """
+    if not (yield statement(store, sql.LOCK_RUNNING, id=job_id, lease=lease)).rows:
+        return False
+    body = yield from _body_of(store, job_id)
+    if body is None or not (yield statement(store, sql.LOCK_BLOCKED, ids=[body])).rows:
+        return False
+    found = (yield statement(store, sql.LAST_PLACE, id=body)).rows
+    workflow_id, last = found[0]
+    edges: list[Edge] = []
+    for edge in workflow.edges:
+        if edge.successor == BODY:
+            edge = edge._replace(successor=body)  # noqa: PLW2901
+            if edge.place == APPEND:
+                # A body that is passed nothing is not passed this either.
+                last = None if last is None else last + 1
+                edge = edge._replace(place=None if last is None else f"[{last}]")  # noqa: PLW2901
+        edges.append(edge)
+    leading = {edge.predecessor for edge in edges}
+    jobs = [job._replace(successors=True) if job.id in leading else job for job in workflow.jobs]
+    if (yield from _insert(store, jobs, tuple(edges), workflow=workflow_id)):
+        more = sum(edge.successor == body for edge in edges)
+        yield statement(store, sql.RAISE_COUNT, id=body, more=more)
+    return True
+
+
+def _body_of(store: Store, job_id: str) -> Steps[str | None]:
+    """The first job down from this one where several come together."""
+    seen: set[str] = set()
+    todo = [job_id]
+    while todo:
+        rows: Any = (yield statement(store, sql.SUCCESSORS, ids=todo)).rows
+        for successor, place, joins, predecessors in rows:
+            if place not in NOT_JOINING or predecessors > 1 or flag(joins):
+                return str(successor)
+        todo = [row[0] for row in rows if row[0] not in seen]
+        seen.update(todo)
+    return None

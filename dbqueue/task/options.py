@@ -1,0 +1,37 @@
+"""Options of a call that are none: told by a warning, for Celery hands to its broker whatever it does not know."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import warnings
+from collections.abc import Mapping
+from typing import Any, Final
+
+from dbqueue.task.types import CallOptions
+
+OF_A_MESSAGE: Final = frozenset(
+    {
+        "app_id", "cluster_id", "confirm_timeout", "content_encoding", "content_type", "declare", "expiration",
+        "message_id", "timeout", "timestamp", "type", "user_id",
+    }
+)  # fmt: skip
+"""What brokers take of a message beyond Celery's own options. There are no messages here, so that it has no effect."""
+KNOWN: Final = frozenset(CallOptions.__annotations__) | OF_A_MESSAGE
+_CLOSE: Final = 0.75
+"""As for settings: how like a known name a misspelling is."""
+
+
+def warn_of_unknown(options: Mapping[str, Any]) -> None:
+    """Warn of each option that means nothing, to the caller of the caller. Names of stamps are options, too."""
+    if options.keys() <= KNOWN:
+        return
+    stamped = options.get("stamped_headers") or ()
+    for name in sorted(options.keys() - KNOWN - set([stamped] if isinstance(stamped, str) else stamped)):
+        warnings.warn(_unknown(name), UserWarning, stacklevel=3)
+
+
+@functools.lru_cache(maxsize=256)
+def _unknown(name: str) -> str:
+    close = difflib.get_close_matches(name, KNOWN, n=1, cutoff=_CLOSE)
+    return f"the call option {name} is unknown and has no effect" + (f": did you mean {close[0]}?" if close else "")

@@ -1,0 +1,221 @@
+"""Database URLs: which are taken, in which spelling, and how they are shown without their password.
+
+No text of an error here holds any part of a URL but its scheme: a URL that cannot be parsed is the one whose password
+is hardest to find.
+"""
+
+from __future__ import annotations
+
+import os.path
+import re
+from typing import Final
+from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes, urlencode
+
+from dbqueue.errors import ImproperlyConfigured
+
+MASK: Final = "********"
+POSTGRES_SCHEME: Final = "postgresql+psycopg"
+SQLITE_SCHEME: Final = "sqlite"
+_POSTGRES_PORT: Final = "5432"
+
+_POSTGRES_DRIVERS: Final = frozenset(
+    {"", "psycopg", "psycopg_async", "psycopg2", "psycopg2cffi", "psycopgbinary", "asyncpg", "pg8000"}
+)
+_SQLITE_DRIVERS: Final = frozenset({"", "pysqlite", "aiosqlite"})
+_CELERY_PREFIXES: Final = ("sqla+", "db+", "sqlalchemy+")
+
+_OTHER_BROKERS: Final = frozenset(
+    """
+    redis rediss sentinel valkey amqp amqps pyamqp librabbitmq qpid sqs azurestoragequeues azureservicebus
+    confluentkafka kafka gcpubsub mongodb mongodb+srv memory filesystem zookeeper consul etcd pyro slmq
+    rpc cache cache+memory cache+memcached cache+pylibmc memcached cassandra elasticsearch couchbase couchdb
+    couchbasedb arangodb cosmosdbsql dynamodb s3 gs azureblockblob file disabled django-db django-cache
+    """.split()  # noqa: SIM905 - fifty quoted names would take fifty lines
+)
+"""Schemes of Celery's brokers and result stores that are no SQL database."""
+_EXAMPLE: Final = "postgresql://user:password@host/database or sqlite:///jobs.db"
+
+# From the colon after the user's name to the last @: a password may hold any character unquoted, and hiding too much
+# is the smaller harm.
+_AUTHORITY: Final = re.compile(r"(?P<start>[\w+.-]+://[^:@]*:).*@", re.DOTALL)
+_PARAMETER: Final = re.compile(
+    r"(?P<start>\b\w*(?:password|passwd|pwd|secret|token)\s*=\s*)(?:'[^']*'|[^\s&;]+)", re.IGNORECASE
+)
+
+
+def mask_url(url: str) -> str:
+    """`url` with its password replaced by asterisks, for logs and displays; any text may be given."""
+    shown = _AUTHORITY.sub(rf"\g<start>{MASK}@", url)
+    return _PARAMETER.sub(rf"\g<start>{MASK}", shown)
+
+
+def normalise_url(url: str) -> str:
+    """`url` in the one spelling that the engine uses: `postgresql+psycopg://...` or `sqlite:///...`.
+
+    Taken are `postgres://` and `postgresql://` with any driver's name (the driver here is psycopg), `sqlite://`, and
+    each with Celery's prefixes `sqla+` and `db+`. User name and password are percent-encoded, so that one that holds
+    `@`, `/`, `#` or `?` as it stands is understood. Several hosts, as in libpq's URLs, are those of a primary and its
+    standbys: unless `target_session_attrs` says otherwise, connections go to the one that takes writes. A relative
+    SQLite path stays relative.
+
+    Raises ImproperlyConfigured that says what to give instead, and never shows more of the URL than its scheme.
+    """
+    if not isinstance(url, str):
+        raise ImproperlyConfigured(f"a database URL is text, not {type(url).__name__}: give {_EXAMPLE}")
+    stripped = _strip_prefix(url.strip())
+    if not stripped.isprintable():
+        raise ImproperlyConfigured("the database URL holds a control character or a line end: percent-encode it")
+    scheme, separator, rest = stripped.partition("://")
+    scheme = scheme.lower()
+    if not separator:
+        raise ImproperlyConfigured(_refusal_of_word(stripped))
+    dialect, _, driver = scheme.partition("+")
+    if dialect in ("postgres", "postgresql") and driver in _POSTGRES_DRIVERS:
+        return f"{POSTGRES_SCHEME}://{_primary_of_several(_quote_credentials(rest))}"
+    if dialect == "sqlite" and driver in _SQLITE_DRIVERS:
+        return f"{SQLITE_SCHEME}://{_check_sqlite(rest)}"
+    raise ImproperlyConfigured(_refusal(scheme))
+
+
+def same_database(a: str, b: str) -> bool:
+    """Whether two URLs name the same database: host, port and name, or the same SQLite file.
+
+    User, driver and options do not matter. Raises ImproperlyConfigured as `normalise_url` does.
+    """
+    return _identity(normalise_url(a)) == _identity(normalise_url(b))
+
+
+def _strip_prefix(url: str) -> str:
+    for prefix in _CELERY_PREFIXES:
+        if url[: len(prefix)].lower() == prefix:
+            return url[len(prefix) :]
+    return url
+
+
+def _refusal_of_word(text: str) -> str:
+    word = text.lower().rstrip(":/")
+    if word in _OTHER_BROKERS:
+        return _refusal(word)
+    return f"this is no database URL (it has no ://): give {_EXAMPLE}"
+
+
+def _refusal(scheme: str) -> str:
+    dialect = scheme.partition("+")[0]
+    if scheme in _OTHER_BROKERS or dialect in _OTHER_BROKERS:
+        return (
+            f"{scheme}:// is no database: dbqueue keeps jobs and results in the application's own SQL database, "
+            f"so give its URL, such as {_EXAMPLE}"
+        )
+    if dialect in ("mysql", "mariadb"):
+        return f"{dialect} is not supported yet: give {_EXAMPLE}"
+    # What stands before :// is shown only where it can be nothing but a scheme.
+    shown = f"{scheme}://" if re.fullmatch(r"[a-z][a-z0-9+.-]{0,40}", scheme) else "this"
+    return f"{shown} is not a database URL that dbqueue knows: give {_EXAMPLE}"
+
+
+def _quote_credentials(rest: str) -> str:
+    credentials, host_and_path = _split_credentials(rest)
+    host = re.split(r"[/?#]", host_and_path, maxsplit=1)[0]
+    _check_port(host)
+    if credentials is None:
+        return host_and_path
+    user, colon, password = credentials.partition(":")
+    return f"{_requote(user)}{colon}{_requote(password)}@{host_and_path}"
+
+
+def _split_credentials(rest: str) -> tuple[str | None, str]:
+    """User and password, and what follows them, where the password may hold any character as it stands."""
+    end = re.search(r"[/?#]", rest)
+    authority = rest if end is None else rest[: end.start()]
+    location = rest[len(authority) :]
+    path = location.partition("?")[0]
+    # A name of a database with an @ before a slash is no likely one: such an @ ends a password that holds a slash.
+    if "@" in authority and not re.search(r"@[^/]*/", path):
+        credentials, _, host = authority.rpartition("@")
+        return credentials, host + location
+    _, colon, after_colon = authority.partition(":")
+    if not colon or authority.startswith("["):
+        return None, rest
+    # What follows the colon is a port, or it begins a password that holds a slash, `?` or `#`.
+    searched = rest.partition("?")[0] if "@" in path else rest
+    if "@" in searched and ("@" in path or not after_colon.isdigit()):
+        at = searched.rindex("@")
+        return rest[:at], rest[at + 1 :]
+    return None, rest
+
+
+def _primary_of_several(rest: str) -> str:
+    """Several hosts, as libpq's URLs have them, as SQLAlchemy reads them; and of these the one that takes writes."""
+    before_query, _, query = rest.partition("?")
+    authority, slash, path = before_query.partition("/")
+    credentials, at, authority = authority.rpartition("@")
+    options = parse_qsl(query, keep_blank_values=True)
+    if "," in authority:
+        hosts = [_host_and_port(each) for each in authority.split(",")]
+        options.append(("host", ",".join(host for host, _ in hosts)))
+        options.append(("port", ",".join(port or _POSTGRES_PORT for _, port in hosts)))
+        authority = ""
+    elif not any(name == "host" and "," in value for name, value in options):
+        return rest
+    if not any(name == "target_session_attrs" for name, _ in options):
+        options.append(("target_session_attrs", "read-write"))
+    return f"{credentials}{at}{authority}{slash}{path}?{urlencode(options, safe='/,')}"
+
+
+def _requote(text: str) -> str:
+    return quote(unquote_to_bytes(text), safe="")
+
+
+def _check_port(host: str) -> None:
+    if "," in host:
+        for each in host.split(","):
+            _check_port(each)
+        return
+    after_address = host.rpartition("]")[2] if host.startswith("[") else host
+    port = after_address.partition(":")[2]
+    if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
+        raise ImproperlyConfigured(
+            "the port in the database URL is no number from 1 to 65535; if it is a part of the password, "
+            "percent-encode that (urllib.parse.quote)"
+        )
+
+
+def _check_sqlite(rest: str) -> str:
+    if rest and not rest.startswith(("/", "?")):
+        raise ImproperlyConfigured(
+            "a SQLite URL has three slashes before a relative path (sqlite:///jobs.db) and four before an absolute one"
+        )
+    return rest
+
+
+def _identity(url: str) -> tuple[str, ...]:
+    scheme, _, rest = url.partition("://")
+    before_query, _, query = rest.partition("?")
+    options = dict(parse_qsl(query))
+    if scheme == SQLITE_SCHEME:
+        return SQLITE_SCHEME, _sqlite_path(before_query[1:])
+    credentials, _, location = before_query.rpartition("@")
+    host_and_port, _, name = location.partition("/")
+    host, port = _host_and_port(host_and_port)
+    host, port = options.get("host", host), options.get("port", port)
+    user = unquote(credentials.partition(":")[0])
+    database = options.get("dbname") or unquote(name) or options.get("user") or user
+    return POSTGRES_SCHEME, _host_name(host), port or _POSTGRES_PORT, database
+
+
+def _host_and_port(text: str) -> tuple[str, str]:
+    if text.startswith("["):
+        address, _, after = text[1:].partition("]")
+        return address, after.lstrip(":")
+    host, _, port = text.partition(":")
+    return host, port
+
+
+def _host_name(host: str) -> str:
+    host = unquote(host).lower()
+    return "localhost" if host in ("127.0.0.1", "::1") else host
+
+
+def _sqlite_path(path: str) -> str:
+    path = path.removeprefix("file:")
+    return ":memory:" if path in ("", ":memory:") else os.path.realpath(path)

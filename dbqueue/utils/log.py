@@ -1,0 +1,164 @@
+"""Logging: the loggers of tasks, and what a worker's log looks like.
+
+    from dbqueue.utils.log import get_task_logger
+
+    logger = get_task_logger(__name__)
+
+Lines of such a logger carry the name and the id of the task that runs. Handlers are made by
+`setup`, which only the worker's command calls: a program that embeds a worker keeps its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from logging.handlers import WatchedFileHandler
+from typing import Any, Final
+
+from dbqueue import signals
+from dbqueue.context import current_request
+from dbqueue.utils.redirected import REDIRECTED_LOGGER, LoggingProxy, redirect_to
+
+TASK_LOGGER: Final = "dbqueue.task"
+"""The parent of all loggers of tasks, which has their handler."""
+_numbers: Final = logging.getLevelNamesMapping()
+LOG_LEVELS: Final[dict[Any, Any]] = {**_numbers, **dict(zip(_numbers.values(), _numbers, strict=True))}
+"""Levels by their names, and names by their numbers."""
+base_logger: Final = logging.getLogger("dbqueue")
+task_logger: Final = logging.getLogger(TASK_LOGGER)
+worker_logger: Final = logging.getLogger("dbqueue.worker")
+NO_TASK: Final = "???"
+"""Celery's word for the task in a line that no task has logged."""
+
+QUIET: Final = ("alembic", "asyncio", "sqlalchemy")
+"""Libraries whose INFO lines are every statement: they speak from WARNING on, unless the application says otherwise."""
+
+_COLOURS: Final = {logging.DEBUG: 34, logging.WARNING: 33, logging.ERROR: 31, logging.CRITICAL: 35}
+"""ANSI colours by level, as Celery has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    """What the worker's log is to be; `file` gives the log file of a process by its number, 0 for the main one."""
+
+    level: int
+    format: str
+    task_format: str
+    colour: bool = False
+    file: Callable[[int], str] | None = None
+    hijack_root: bool = True
+    """Whether the handlers that the root logger has are replaced; False leaves logging to the application."""
+    redirect: int | None = None
+    """The level at which what is printed is logged; None leaves standard output as it is."""
+
+
+class LineFormatter(logging.Formatter):
+    """Celery's line, in the level's colour where that is wanted."""
+
+    def __init__(self, text: str, *, colour: bool = False) -> None:
+        super().__init__(text)
+        self._colour = colour
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        code = _COLOURS.get(record.levelno) if self._colour else None
+        return line if code is None else f"\033[{code}m{line}\033[0m"
+
+
+class TaskFormatter(LineFormatter):
+    """A line that may name the running task by `%(task_name)s` and `%(task_id)s`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        request = current_request.get()
+        record.__dict__.setdefault("task_id", (request and request.id) or NO_TASK)
+        record.__dict__.setdefault("task_name", (request and request.task) or NO_TASK)
+        return super().format(record)
+
+
+ColorFormatter = LineFormatter
+"""Celery's name."""
+
+
+def mlevel(level: str | int | None) -> int:
+    """A level as a number: of a name, in either case, or of a number."""
+    return logging.getLevelNamesMapping()[level.upper()] if isinstance(level, str) else level or 0
+
+
+def get_logger(name: str) -> logging.Logger:
+    """The logger of that name: Celery's function."""
+    return logging.getLogger(name)
+
+
+def get_task_logger(name: str) -> logging.Logger:
+    """A logger for a module of tasks; in a worker its lines have the setting `worker_task_log_format`.
+
+    Elsewhere it is an ordinary logger. Raises RuntimeError for a name of dbqueue's own.
+    """
+    if name in ("dbqueue", TASK_LOGGER):
+        raise RuntimeError(f"the logger {name!r} is dbqueue's own: use __name__")
+    logger = logging.getLogger(name)
+    above: logging.Logger | None = logger
+    while above is not None and above.name != TASK_LOGGER:
+        above = above.parent
+    if above is None:
+        logger.parent = logging.getLogger(TASK_LOGGER)
+    return logger
+
+
+def setup(options: LogOptions, *, number: int = 0) -> None:
+    """Set up the log of this process; `number` is a pool process's own.
+
+    A receiver of the signal `setup_logging` does that in our place. Raises OSError for a file that cannot be opened.
+    """
+    told = {
+        "loglevel": options.level,
+        "logfile": None if options.file is None else options.file(number),
+        "format": options.format,
+        "colorize": options.colour,
+    }
+    if signals.setup_logging.receivers:
+        signals.setup_logging.send(sender=None, **told)
+        return
+    if not options.hijack_root:
+        return
+    for name in QUIET:
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.WARNING)
+    root, tasks = logging.getLogger(), logging.getLogger(TASK_LOGGER)
+    _replace_handler(root, _handler(options, number), LineFormatter(options.format, colour=options.colour))
+    _replace_handler(tasks, _handler(options, number), TaskFormatter(options.task_format, colour=options.colour))
+    root.setLevel(options.level)
+    tasks.propagate = False
+    logging.captureWarnings(capture=True)
+    signals.after_setup_logger.send(sender=None, logger=root, **told)
+    signals.after_setup_task_logger.send(sender=None, logger=tasks, **{**told, "format": options.task_format})
+    if options.redirect is not None:
+        redirect_to(logging.getLogger(REDIRECTED_LOGGER), options.redirect)
+
+
+def enter_child(options: LogOptions, name: str) -> None:
+    """Name this pool process in its log lines (`ForkPoolWorker-1`); where each has a file of its own, log to that."""
+    multiprocessing.current_process().name = name
+    number = int(name.rpartition("-")[2])
+    if options.file is not None and options.file(number) != options.file(0):
+        setup(options, number=number)
+
+
+def _handler(options: LogOptions, number: int) -> logging.Handler:
+    if options.file is None:
+        # What is printed goes to the log, but the log itself to where it went before.
+        return logging.StreamHandler(sys.__stderr__ if isinstance(sys.stderr, LoggingProxy) else sys.stderr)
+    # Opened anew when logrotate has moved it.
+    return WatchedFileHandler(options.file(number), encoding="utf-8")
+
+
+def _replace_handler(logger: logging.Logger, handler: logging.Handler, formatter: logging.Formatter) -> None:
+    handler.setFormatter(formatter)
+    for old in list(logger.handlers):
+        logger.removeHandler(old)
+        old.close()
+    logger.addHandler(handler)

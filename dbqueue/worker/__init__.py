@@ -1,0 +1,23 @@
+"""The worker: a supervisor that never blocks, and children that only run.
+
+    supervisor.py   the one loop: children, signals, clocks; never calls the database
+    shutdown.py     how it ends: warmly, softly, coldly
+    wakeup.py       what wakes the loop: other threads, signals
+    fence.py        ends runs that may be another worker's
+    losses.py       what becomes of a dead child's jobs
+    dispatch.py     which job goes to which child, how many to claim
+    children.py     a child as the supervisor sees it
+    rounds.py       the thread that completes and claims, over one connection
+    lasting_session.py, holding.py   that connection when it breaks, and what is held over it
+    claim_clock.py  when it claims next; queue_choice.py from where
+    watch.py        the thread that beats and listens, over a second connection
+    desk.py         commands in and replies out, between that thread and the loop
+    control.py      the registry of commands; control_commands.py and inspect_commands.py are ours
+    revoker.py      ends jobs that were revoked here
+    autoscale.py    how many pool processes there are to be
+    executor.py     in a child: runs a job and makes its outcome; knows no database
+    banner.py, log.py   what a person sees
+
+The application reaches the worker as `resolve(name)`, which gives a task by its registered name:
+nothing here imports by a name found in a row.
+"""

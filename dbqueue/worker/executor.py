@@ -1,0 +1,400 @@
+"""Runs one job and says what came of it: an outcome, never an exception, and no database.
+
+    ClaimedJob ── begin ──► Call ── the task runs ──► succeed | fail ──► Outcome
+                    └─ a row that is no call of a known task ──► Failed
+
+`run` is for pools whose slots are threads, `run_async` for the event loop; both share every step
+but the call itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import threading
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any, Final
+
+from dbqueue import codec, failpoints, signals
+from dbqueue.codec import payloads
+from dbqueue.context import Context, current_request
+from dbqueue.errors import (
+    EncodeError,
+    Ignore,
+    InvalidTaskError,
+    NotRegistered,
+    Reject,
+    ReplaceTask,
+    Retry,
+    SerializationError,
+)
+from dbqueue.exception_info import ExceptionInfo
+from dbqueue.jobs import (
+    FAILURE,
+    RETRY,
+    SUCCESS,
+    ClaimedJob,
+    Failed,
+    Outcome,
+    Progress,
+    Replaced,
+    Retried,
+    Settled,
+    Succeeded,
+)
+from dbqueue.pools.interrupts import Steps, interruptible
+from dbqueue.signing import Signer
+from dbqueue.worker import inputs, log, own_end, transacting
+from dbqueue.worker.ended import Ended, OneAnswer, awaited, hide_own_frames, invoked
+from dbqueue.worker.going_back import changed_columns, rejected
+from dbqueue.worker.runnable import Call, Runnable
+
+IGNORED: Final = "IGNORED"
+REJECTED: Final = "REJECTED"
+"""Celery's states of runs that asked for no outcome, as the signal task_postrun tells them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorOptions:
+    """Settings that shape every run."""
+
+    hostname: str
+    accept_content: Collection[str]
+    max_payload_bytes: int
+    result_accept_content: Collection[str] | None = None
+    """For results of other jobs among the arguments; None: as `accept_content`."""
+    result_serializer: codec.Serializer = codec.SERIALIZERS["json"]
+    result_compression: str | None = None
+    """For results in another serializer than JSON."""
+    localise: Callable[[datetime], datetime] = lambda moment: moment
+    """A time as the task is to see it, in the application's time zone."""
+    eager: bool = False
+    """Whether jobs run in the process that called them (`request.is_eager`)."""
+    keep_results: bool = True
+    """Whether anybody reads the JSON of results; without it they need not be fit for it."""
+    signer: Signer | None = None
+    """What verifies jobs before anything of them is read."""
+    transactions: transacting.Transactions | None = None
+    """For transactional tasks; without it they are run as others."""
+    observe: Callable[[Any], None] | None = None
+    """Called with what each run returned or raised: the object itself."""
+
+    @property
+    def accept_results(self) -> Collection[str]:
+        return self.accept_content if self.result_accept_content is None else self.result_accept_content
+
+
+def _is_to_be_awaited(value: Any) -> bool:
+    """Not so the result of another job, which is data where a task returns it: the run would wait for that job."""
+    return inspect.isawaitable(value) and not hasattr(value, "__json__")
+
+
+class Executor:
+    """Runs jobs of the tasks that `resolve` knows, by their registered names."""
+
+    def __init__(self, resolve: Callable[[str], Runnable | None], options: ExecutorOptions) -> None:
+        self._resolve, self._options = resolve, options
+        self._runners = threading.local()
+        self.transactions = options.transactions
+        self.report: Callable[[Progress], None] | None = None
+        """Takes what running jobs say of their progress; None where nobody listens (eager mode)."""
+
+    def run(self, job: ClaimedJob) -> Outcome:
+        """Run the job on this thread; an `async def` task runs on the thread's own event loop."""
+        call = self._begin(job)
+        if not isinstance(call, Call):
+            return call
+        token = current_request.set(call.request)
+        try:
+            with OneAnswer(job, self._options.eager), interruptible(job.id):
+                if call.request._unit is not None:
+                    self._here(call.request._unit.open())
+                self._before(call)
+                failpoints.hit("start.before")
+                value = call.task.invoke(call.args, call.kwargs)
+                if _is_to_be_awaited(value):
+                    steps = Steps(job.id, value)
+                    value = self._loop().run(awaited(steps), context=contextvars.copy_context()).get()
+            failpoints.hit("run.after")
+            if call.request._unit is not None:
+                return transacting.run(self, call, Ended(value), self._here)
+            return self.succeed(call, value)
+        except BaseException as error:  # noqa: BLE001 - a task may raise anything at all
+            if call.request._unit is not None:
+                return transacting.run(self, call, Ended(None, error), self._here)
+            return self.fail(call, error)
+        finally:
+            current_request.reset(token)
+
+    async def run_async(self, job: ClaimedJob) -> Outcome:
+        """Run the job on the running event loop; a plain function runs in a thread of the loop's pool."""
+        call = self._begin(job)
+        if not isinstance(call, Call):
+            return call
+        token = current_request.set(call.request)
+        try:
+            with OneAnswer(job, self._options.eager), interruptible(job.id, asyncio.current_task()):
+                if call.request._unit is not None and call.request._unit.is_async:
+                    await call.request._unit.open()
+                self._before(call)
+                failpoints.hit("start.before")
+                if call.task.is_async:
+                    value = await Steps(job.id, call.task.invoke(call.args, call.kwargs))
+                else:
+                    context = contextvars.copy_context()
+                    once = OneAnswer(job, self._options.eager)
+                    invoke = partial(context.run, invoked, call.task, call.args, call.kwargs, once)
+                    value = (await asyncio.get_running_loop().run_in_executor(None, invoke)).get()
+                    if _is_to_be_awaited(value):
+                        value = await Steps(job.id, value)
+            failpoints.hit("run.after")
+            if call.request._unit is not None:
+                return await transacting.arun(self, call, Ended(value))
+            return self.succeed(call, value)
+        except BaseException as error:  # noqa: BLE001
+            if call.request._unit is not None:
+                return await transacting.arun(self, call, Ended(None, error))
+            return self.fail(call, error)
+        finally:
+            current_request.reset(token)
+
+    # the steps
+
+    def _begin(self, job: ClaimedJob) -> Call | Outcome:
+        """The call that the row asks for, or the failure of a row that is none."""
+        started = time.monotonic()
+        task = self._resolve(job.task)
+        if task is None:
+            log.unregistered(job)
+            error = NotRegistered(job.task)
+            signals.task_unknown.send(self._options.hostname, name=job.task, id=job.id, message=job, exc=error)
+            return self._failure(job, error, started)
+        try:
+            if self._options.signer is not None:
+                self._options.signer.check(job)
+            args, kwargs = payloads.read_call(job, self._options.accept_content)
+            if job.inputs:
+                args, kwargs = inputs.placed(job, task, args, kwargs, self._options.accept_results)
+            options = (codec.loads(job.options) if job.options else None) or {}
+            headers = codec.loads(job.headers) if job.headers else None
+            if not isinstance(options, dict):
+                raise InvalidTaskError("options must be a JSON object")
+            request = self._request(job, task, args, kwargs, options, headers)
+        except Exception as found:  # noqa: BLE001 - whatever stands in the row, it is not to end this process
+            refusal: Exception = found
+            if not isinstance(found, (SerializationError, InvalidTaskError)):
+                refusal = InvalidTaskError(f"the row is no valid call: {type(found).__name__} in reading it")
+            log.refused(job, refusal)
+            signals.task_rejected.send(self._options.hostname, message=job, exc=refusal)
+            return self._failure(job, refusal, started)
+        if task.transactional and self.transactions is not None:
+            request._unit = self.transactions.begin(job, task.is_async)
+        return Call(job, task, tuple(args), kwargs, request, started)
+
+    def _request(self, job: ClaimedJob, task: Runnable, args: Any, kwargs: Any, options: Any, headers: Any) -> Context:
+        stamps = headers if isinstance(headers, dict) else {}
+        return Context(
+            id=job.id,
+            task=job.task,
+            args=args,
+            kwargs=kwargs,
+            retries=job.retries,
+            root_id=job.root_id or job.id,
+            parent_id=job.parent_id,
+            group=job.group_id,
+            headers=headers,
+            delivery_info={
+                "exchange": "",
+                "routing_key": job.queue,
+                "priority": job.priority,
+                "redelivered": job.redelivered,
+            },
+            hostname=self._options.hostname,
+            eta=self._moment(job.eta),
+            expires=self._moment(job.expires_at),
+            called_directly=False,
+            is_eager=self._options.eager,
+            ignore_result=bool(options.get("ignore_result", task.ignores_result)),
+            correlation_id=job.id,
+            shadow=options.get("shadow"),
+            group_index=options.get("group_index"),
+            replaced_task_nesting=options.get("replaced_task_nesting", 0),
+            stamps=stamps.get("stamps") or (None if self._options.eager else {}),
+            stamped_headers=stamps.get("stamped_headers"),
+            _outlet=None if self.report is None else (self.report, job.lease),
+            _job=job,
+            _task=task,
+            _started=time.monotonic(),
+        )
+
+    def _moment(self, text: str | None) -> str | None:
+        try:
+            return self._options.localise(datetime.fromisoformat(text)).isoformat() if text else None
+        except (ValueError, OverflowError):
+            return text  # PostgreSQL's infinity, or a year that Python does not have
+
+    def _before(self, call: Call) -> None:
+        task, job = call.task, call.job
+        signals.task_prerun.send(task, task_id=job.id, task=task, args=call.args, kwargs=call.kwargs)
+        if task.has_hooks:
+            task.before_start(job.id, call.args, call.kwargs)
+
+    def after(self, call: Call, state: str, value: Any, error: BaseException | None) -> None:
+        """The hook and the signal that end a run; there is no hook where it is to be run again, as in Celery."""
+        task, job = call.task, call.job
+        if task.has_hooks and state not in (RETRY, IGNORED, REJECTED):
+            einfo = None if error is None else ExceptionInfo(error)
+            task.after_return(state, value, job.id, call.args, call.kwargs, einfo)
+        signals.task_postrun.send(
+            task, task_id=job.id, task=task, args=call.args, kwargs=call.kwargs, retval=value, state=state
+        )
+
+    def succeed(self, call: Call, value: Any) -> Outcome:
+        outcome = self.finished(call, value)
+        return self.told(call, value, outcome) if type(outcome) is Succeeded else outcome
+
+    def finished(self, call: Call, value: Any) -> Outcome:
+        """The success of a task that returned this, or the failure of one whose value cannot be stored."""
+        job, task = call.job, call.task
+        self._see(value)
+        result, content = None, None
+        # As in Celery, a job that another one waits for gives it what it returned, ignored or not.
+        if self._options.keep_results and (job.successors or not call.request.ignore_result):
+            options = self._options
+            try:
+                result, content = payloads.written_result(
+                    value,
+                    options.result_serializer,
+                    what=f"the result of {job.task}",
+                    max_bytes=options.max_payload_bytes,
+                    compression=options.result_compression,
+                )
+            except EncodeError as error:
+                log.unstorable(job, error)
+                return self._failure(job, error, call.started)
+        if task.has_hooks:
+            task.on_success(value, job.id, call.args, call.kwargs)
+        return Succeeded(job.id, job.lease, result, time.monotonic() - call.started, content)
+
+    def told(self, call: Call, value: Any, outcome: Succeeded | Settled) -> Succeeded | Settled:
+        """The outcome, when signals, hook and log have told of the success."""
+        signals.task_success.send(call.task, result=value, runtime=outcome.seconds)
+        self.after(call, SUCCESS, value, None)
+        log.succeeded(call.job, outcome.seconds, value)
+        return outcome
+
+    def fail(self, call: Call, error: BaseException) -> Outcome:
+        """The outcome of an exception; the task's hooks run, and may raise in their turn."""
+        try:
+            hide_own_frames(error)
+            meaning = call.task.translate(error) if isinstance(error, Exception) else error
+            self._see(meaning)
+            return self._predicate(call, meaning) or self._raised(call, meaning)
+        except BaseException as second:  # noqa: BLE001
+            self._see(second)
+            log.failed(call.job, second, expected=False)
+            signals.task_internal_error.send(
+                call.task,
+                task_id=call.job.id,
+                args=call.args,
+                kwargs=call.kwargs,
+                request=call.request,
+                exception=second,
+                traceback=second.__traceback__,
+                einfo=ExceptionInfo(second),
+            )
+            return self._failure(call.job, second, call.started)
+
+    def _see(self, what: Any) -> None:
+        if self._options.observe is not None:
+            self._options.observe(what)
+
+    def _predicate(self, call: Call, error: BaseException) -> Outcome | None:
+        """What a task asked for by raising Retry, Ignore or Reject; None for any other exception."""
+        job = call.job
+        match error:
+            case Retry():
+                return self._retry(call, error)
+            case ReplaceTask():
+                log.replaced(job, len(error.workflow.jobs))
+                return Replaced(job.id, job.lease, error.workflow, time.monotonic() - call.started)
+            case Ignore():
+                log.ignored(job)
+                self.after(call, IGNORED, error, None)
+                return own_end.ignored(call, max_bytes=self._options.max_payload_bytes)
+            case Reject(requeue=True):
+                self.after(call, REJECTED, error, None)
+                return rejected(job, error)
+            case Reject():
+                log.failed(job, error, expected=True)
+                self._tell_failure(call, error)
+                self.after(call, REJECTED, error, None)
+                return self._failure(job, error, call.started)
+        return None
+
+    def _raised(self, call: Call, error: BaseException) -> Outcome:
+        job, task = call.job, call.task
+        log.failed(job, error, expected=isinstance(error, task.throws))
+        einfo = ExceptionInfo(error)
+        if task.has_hooks:
+            task.on_failure(error, job.id, call.args, call.kwargs, einfo)
+        self._tell_failure(call, error, einfo)
+        self.after(call, FAILURE, error, error)
+        return self._failure(job, error, call.started)
+
+    def _tell_failure(self, call: Call, error: BaseException, einfo: ExceptionInfo | None = None) -> None:
+        signals.task_failure.send(
+            call.task,
+            task_id=call.job.id,
+            exception=error,
+            args=call.args,
+            kwargs=call.kwargs,
+            traceback=error.__traceback__,
+            einfo=einfo or ExceptionInfo(error),
+        )
+
+    def _retry(self, call: Call, retry: Retry) -> Outcome:
+        job, task = call.job, call.task
+        cause = retry.exc if isinstance(retry.exc, BaseException) else retry
+        error, traceback = codec.describe_exception(cause, max_bytes=self._options.max_payload_bytes)
+        log.retried(job, retry)
+        einfo = ExceptionInfo(retry, cause)
+        if task.has_hooks:
+            task.on_retry(retry.exc, job.id, call.args, call.kwargs, einfo)
+        signals.task_retry.send(task, request=call.request, reason=retry, einfo=einfo)
+        self.after(call, RETRY, retry, retry)
+        options = self._options
+        changes = changed_columns(job, retry, call.request, max_bytes=options.max_payload_bytes, signer=options.signer)
+        eta = retry.when.isoformat() if isinstance(retry.when, datetime) else None
+        delay = 0.0 if eta or retry.when is None else float(retry.when)  # type: ignore[arg-type]
+        seconds = time.monotonic() - call.started
+        return Retried(job.id, job.lease, error, traceback, seconds, delay, eta, **changes)
+
+    def _failure(self, job: ClaimedJob, error: BaseException, started: float) -> Failed:
+        text, traceback = codec.describe_exception(error, max_bytes=self._options.max_payload_bytes)
+        return Failed(job.id, job.lease, text, traceback, time.monotonic() - started)
+
+    def close(self) -> None:
+        """End this thread's event loop, if there is one."""
+        runner: asyncio.Runner | None = getattr(self._runners, "runner", None)
+        if runner is not None:
+            del self._runners.runner
+            if self.transactions is not None:
+                runner.run(self.transactions.leave_loop())
+            runner.close()
+
+    def _here(self, step: Any) -> Any:
+        """What a step of a run's transaction gives: on this thread, or on its event loop where it is a coroutine."""
+        return self._loop().run(step) if inspect.iscoroutine(step) else step
+
+    def _loop(self) -> asyncio.Runner:
+        """This thread's event loop: one for all its jobs, so that clients bound to it stay usable."""
+        runner: asyncio.Runner | None = getattr(self._runners, "runner", None)
+        if runner is None:
+            runner = self._runners.runner = asyncio.Runner()
+        return runner

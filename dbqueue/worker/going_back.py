@@ -1,0 +1,41 @@
+"""What a job's row becomes where its own task puts it back: by a retry, or by rejecting it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from dbqueue import codec
+from dbqueue.codec import payloads
+from dbqueue.context import Context
+from dbqueue.errors import Reject, Retry
+from dbqueue.jobs import REJECTIONS, ClaimedJob, Released
+from dbqueue.signing import Signer
+from dbqueue.worker import log
+
+FIRST_REJECT_SECONDS: Final = 0.1
+LAST_REJECT_SECONDS: Final = 60.0
+"""The pause after `Reject(requeue=True)`: it doubles each time, from the first to the last."""
+
+
+def rejected(job: ClaimedJob, reason: Reject) -> Released:
+    """Back to the queue, as Celery's: the same job for any worker, however often; but never in a hot circle."""
+    options = codec.loads(job.options) if job.options else {}
+    count = int(options.get(REJECTIONS) or 0)
+    pause = min(LAST_REJECT_SECONDS, FIRST_REJECT_SECONDS * 2 ** min(count, 30))
+    log.rejected(job, reason, pause)
+    text = json.dumps({**options, REJECTIONS: count + 1})
+    return Released(job.id, job.lease, job.ready_at, delay_seconds=pause, options=text)
+
+
+def changed_columns(
+    job: ClaimedJob, retry: Retry, request: Context, *, max_bytes: int, signer: Signer | None
+) -> dict[str, Any]:
+    """The columns that the retry changes, in the form in which the row has them."""
+    changes = dict(retry.changes)
+    if "args" in changes or "kwargs" in changes:
+        args, kwargs = changes.pop("args", request.args), changes.pop("kwargs", request.kwargs)
+        changes |= payloads.rewritten(job, args, kwargs, max_bytes=max_bytes)
+    if "options" in changes:
+        changes["options"] = json.dumps(changes["options"])
+    return changes if signer is None else signer.changed(job, changes)

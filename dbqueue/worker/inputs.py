@@ -1,0 +1,114 @@
+"""What a job's predecessors left for it, put among its arguments (`workflows.Edge.place` says where)."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from typing import Any, Final
+
+from dbqueue import codec
+from dbqueue.codec import payloads
+from dbqueue.context import Context
+from dbqueue.errors import InvalidTaskError, SerializationError
+from dbqueue.jobs import ClaimedJob
+from dbqueue.workflows import ERRBACK
+
+_POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def placed(
+    job: ClaimedJob, task: Any, args: list[Any], kwargs: dict[str, Any], accept: Collection[str]
+) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments with the inputs among them.
+
+    Raises InvalidTaskError where the inputs are too large or a place is none, DecodeError and ContentDisallowed
+    for a result that cannot be read.
+    """
+    if not isinstance(job.inputs, tuple):
+        raise InvalidTaskError(
+            f"the results that it takes from other jobs are {job.inputs} bytes long in all, more than max_input_bytes: "
+            "let them return keys of data that is stored elsewhere, or raise the setting"
+        )
+    first: list[Any] = []
+    items: dict[tuple[int, ...], Any] = {}
+    for place, text, content in job.inputs:
+        if place == ERRBACK:
+            call = json.loads(text or "{}")
+            wide = takes_failed_call(task, args, kwargs)
+            first = _failed_call(call, content, accept) if wide else [call.get("id")]
+            continue
+        where = codec.loads(place)
+        value = payloads.read_result(text, content, accept)
+        if isinstance(where, str):
+            kwargs = kwargs | {where: value}
+        elif isinstance(where, list) and all(type(index) is int and index >= 0 for index in where):
+            if where:
+                items[tuple(where)] = value
+            else:
+                first = [value]
+        else:
+            raise InvalidTaskError(f"an edge leads to the place {place!r}, which is none")
+    if items:
+        first = [_nested(items)]
+    return [*first, *args], kwargs
+
+
+def _nested(items: dict[tuple[int, ...], Any]) -> list[Any]:
+    """A list of what has one index, and lists of what has more, each in its place."""
+    parts: dict[int, Any] = {}
+    deeper: dict[int, dict[tuple[int, ...], Any]] = {}
+    for where, value in items.items():
+        if len(where) == 1:
+            parts[where[0]] = value
+        else:
+            deeper.setdefault(where[0], {})[where[1:]] = value
+    parts |= {index: _nested(inner) for index, inner in deeper.items()}
+    return [parts.get(index) for index in range(max(parts) + 1)]
+
+
+def _failed_call(call: dict[str, Any], content: bytes | None, accept: Collection[str]) -> list[Any]:
+    """Request, exception and traceback of a call that has failed."""
+    exception = codec.rebuild_exception(json.dumps(call.get("error")), call.get("traceback"))
+    return [_request(call, content, accept), exception, call.get("traceback")]
+
+
+def takes_failed_call(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether the task's function takes more than one positional argument beside those that it has already.
+
+    As in Celery a bound task, or one that is written as a class, is called with the id in any case.
+    """
+    if not isinstance(inspect.getattr_static(type(task), "run", None), staticmethod) or task.bind:
+        return False
+    for function in (partial(task.run, *args, **kwargs), task.run):
+        with contextlib.suppress(TypeError, ValueError):
+            kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
+            return inspect.Parameter.VAR_POSITIONAL in kinds or sum(kind in _POSITIONAL for kind in kinds) > 1
+    return False
+
+
+def _request(call: dict[str, Any], content: bytes | None, accept: Collection[str]) -> Context:
+    args, kwargs = call.get("args"), call.get("kwargs")
+    try:
+        if content is None:
+            args, kwargs = codec.loads(json.dumps(args)), codec.loads(json.dumps(kwargs))
+        else:
+            args, kwargs = codec.decode(call.get("content_type") or "", content, accept)
+    except SerializationError:
+        args, kwargs = None, None  # the failure itself tells of it
+    return Context(
+        id=call.get("id"),
+        task=call.get("task"),
+        args=args,
+        kwargs=kwargs,
+        retries=call.get("retries") or 0,
+        headers=call.get("headers"),
+        parent_id=call.get("parent_id"),
+        root_id=call.get("root_id") or call.get("id"),
+        group=call.get("group_id"),
+        delivery_info={"exchange": "", "routing_key": call.get("queue"), "priority": call.get("priority")},
+        correlation_id=call.get("id"),
+        called_directly=False,
+    )

@@ -1,0 +1,100 @@
+"""The session of the rounds, opened anew as often as its connection breaks, and what is then to be put right.
+
+A broken connection leaves three doubts. The reply to a claim may have been lost: those jobs are nobody's, and are
+handed back. Such a claim may even commit after the new connection has been made: they are handed back again, for
+a while. And the server may have crashed and forgotten a claim: its jobs are another's to run.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from dbqueue.errors import OperationalError
+from dbqueue.jobs import STARTED, SUCCESS
+from dbqueue.store.base import Store
+from dbqueue.store.sessions import WorkSession
+from dbqueue.worker import log
+from dbqueue.worker.holding import Holding
+
+T = TypeVar("T")
+
+FIRST_RETRY_SECONDS: Final = 0.1
+LAST_RETRY_SECONDS: Final = 5.0
+LATE_COMMIT_SECONDS: Final = 120.0
+"""How long after a broken connection its last claim may still commit: a statement's time-out, and some."""
+
+
+class LastingSession:
+    """Used by the thread of the rounds; `lost_leases` is read by the supervisor."""
+
+    def __init__(self, store: Store, label: str, holding: Holding, *, restored: Callable[[], None]) -> None:
+        """`label` is the name of the worker; `restored` is called when a connection has been made anew."""
+        self._store, self._label, self._holding, self._restored = store, label, holding, restored
+        self.current: WorkSession | None = None
+        self._reconnected_at: float | None = None
+        self.lost_leases: deque[str] = deque()
+        """Jobs that are held here and whose leases a crash of the server has undone."""
+
+    @property
+    def has_broken(self) -> bool:
+        """Whether it has been opened anew, ever."""
+        return self._reconnected_at is not None
+
+    def surely(self, operation: Callable[[WorkSession], T]) -> T:
+        """Run an operation until the database has answered, over new connections if need be."""
+        pause, said = FIRST_RETRY_SECONDS, ""
+        handed_back: int | None = None
+        while True:
+            try:
+                if self.current is None:
+                    handed_back = (handed_back or 0) + self._reconnect()
+                assert self.current is not None
+                result = operation(self.current)
+            except OperationalError as error:
+                if str(error) != said:
+                    said = str(error)
+                    log.logger.warning("%s. Trying again; finished jobs are kept until they are written.", said)
+                self.close()
+            else:
+                # Not before: a connection to a database whose disk is full is soon made, and of no use.
+                if handed_back is not None:
+                    log.logger.warning(
+                        "The database works again; %d jobs of a lost claim were handed back", handed_back
+                    )
+                return result
+            time.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(pause * 2, LAST_RETRY_SECONDS)
+
+    def hand_back_late_claims(self, session: WorkSession) -> None:
+        """Give back what a claim took that had reached the server before the connection broke, and committed later."""
+        if self._reconnected_at is not None and time.monotonic() < self._reconnected_at + LATE_COMMIT_SECONDS:
+            session.hand_back(self._holding.worker_id, self._holding.leases)
+
+    def _reconnect(self) -> int:
+        """Open a session anew; returns how many jobs were handed back."""
+        holding = self._holding
+        session = self._store.work_session(self._label)
+        # A claim's reply may have been lost with the connection: those jobs are nobody's.
+        count = session.hand_back(holding.worker_id, holding.leases)
+        # The server may have crashed and forgotten a claim: such a job is another's to run. (One that is
+        # SUCCESS under its lease has written that itself, and its child is about to say so.)
+        recorded = session.recorded(holding.leases)
+        done = {outcome.job_id for outcome in list(holding.outcomes)}
+        self.lost_leases.extend(
+            job_id
+            for job_id, lease in holding.leases.items()
+            if job_id not in done and recorded.get(job_id) not in ((STARTED, lease), (SUCCESS, lease))
+        )
+        self.current = session
+        self._reconnected_at = time.monotonic()
+        self._restored()
+        return count
+
+    def close(self) -> None:
+        if self.current is not None:
+            self.current.close()
+            self.current = None

@@ -1,0 +1,175 @@
+"""Every line that the worker logs about a job, in one place, in Celery's words where it has them.
+
+Each record carries `task_id`, `task_name`, `queue` and `attempt` as fields for structured logs.
+Arguments appear at DEBUG only; a result is the task's own word and appears as in Celery, shortened.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any, Final
+
+from dbqueue.jobs import ClaimedJob
+
+logger: Final = logging.getLogger("dbqueue.worker")
+task_logger: Final = logging.getLogger("dbqueue.app.trace")
+
+MAX_RESULT_CHARACTERS: Final = 200
+
+
+def _fields(job: ClaimedJob) -> dict[str, Any]:
+    return {"task_id": job.id, "task_name": job.task, "queue": job.queue, "attempt": job.retries + job.losses + 1}
+
+
+def received(jobs: Iterable[ClaimedJob]) -> None:
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    for job in jobs:
+        logger.info("Task %s[%s] received", job.shown_name, job.id, extra=_fields(job))
+        logger.debug("Task %s[%s] args=%s kwargs=%s", job.shown_name, job.id, job.args, job.kwargs, extra=_fields(job))
+
+
+def succeeded(job: ClaimedJob, seconds: float, value: object) -> None:
+    if task_logger.isEnabledFor(logging.INFO):
+        task_logger.info(
+            "Task %s[%s] succeeded in %.6fs: %s", job.shown_name, job.id, seconds, shortened(value), extra=_fields(job)
+        )
+
+
+def failed(job: ClaimedJob, error: BaseException, *, expected: bool) -> None:
+    """A task that raised; `expected` are the classes in its `throws`: a line without a traceback."""
+    if expected:
+        task_logger.info("Task %s[%s] raised expected: %s", job.shown_name, job.id, printed(error), extra=_fields(job))
+        return
+    message, arguments = "Task %s[%s] raised unexpected: %s", (job.shown_name, job.id, printed(error))
+    try:
+        task_logger.error(message, *arguments, exc_info=error, extra=_fields(job))
+    except BaseException:  # noqa: BLE001 - the traceback of an exception whose own attributes raise
+        task_logger.error(message, *arguments, extra=_fields(job))  # noqa: TRY400 - it is that which failed
+
+
+def replaced(job: ClaimedJob, jobs: int) -> None:
+    task_logger.info(
+        "Task %s[%s] is replaced by a workflow of %d jobs, which ends under its id",
+        job.task,
+        job.id,
+        jobs,
+        extra=_fields(job),
+    )
+
+
+def retried(job: ClaimedJob, reason: object) -> None:
+    task_logger.info("Task %s[%s] retry: %s", job.shown_name, job.id, printed(reason), extra=_fields(job))
+
+
+def ignored(job: ClaimedJob) -> None:
+    task_logger.info("Task %s[%s] ignored", job.shown_name, job.id, extra=_fields(job))
+
+
+def rejected(job: ClaimedJob, reason: object, pause: float) -> None:
+    task_logger.info(
+        "Task %s[%s] gave itself back: %s; it runs again after %.3gs",
+        job.shown_name,
+        job.id,
+        printed(reason),
+        pause,
+        extra=_fields(job),
+    )
+
+
+def unregistered(job: ClaimedJob) -> None:
+    task_logger.error(
+        "Received unregistered task %r[%s]: no module that this worker imported defines it. It ends as FAILURE "
+        "(NotRegistered). Add its module to `include`, or check the task's name for a typing error.",
+        job.task,
+        job.id,
+        extra=_fields(job),
+    )
+
+
+def refused(job: ClaimedJob, error: BaseException) -> None:
+    task_logger.error("Task %s[%s] cannot be run: %s", job.shown_name, job.id, error, extra=_fields(job))
+
+
+def unstorable(job: ClaimedJob, error: BaseException) -> None:
+    task_logger.error("Task %s[%s] ran, but its result is lost: %s", job.shown_name, job.id, error, extra=_fields(job))
+
+
+def copy_ends(job: ClaimedJob) -> None:
+    task_logger.warning(
+        "Task %s[%s] has forked, and both processes came back from it: the copy ends here, the pool process goes on. "
+        "Use multiprocessing or subprocess, or end the new process with os._exit",
+        job.shown_name,
+        job.id,
+        extra=_fields(job),
+    )
+
+
+def discarded(job: ClaimedJob, why: str) -> None:
+    """`why` is `revoked` or `expired`."""
+    logger.info("Discarding %s task: %s[%s]; it ends as REVOKED", why, job.shown_name, job.id, extra=_fields(job))
+
+
+def terminated(job: ClaimedJob, signal: str) -> None:
+    logger.info("Terminating %s[%s] (%s): it ends as REVOKED", job.shown_name, job.id, signal, extra=_fields(job))
+
+
+def soft_limit(job: ClaimedJob, seconds: float) -> None:
+    logger.warning("Soft time limit (%gs) exceeded for %s[%s]", seconds, job.shown_name, job.id, extra=_fields(job))
+
+
+def hard_limit(job: ClaimedJob, seconds: float) -> None:
+    logger.error(
+        "Hard time limit (%gs) exceeded for %s[%s]: its process is ended, and it ends as FAILURE",
+        seconds,
+        job.shown_name,
+        job.id,
+        extra=_fields(job),
+    )
+
+
+def lease_lost(job: ClaimedJob, error: object) -> None:
+    logger.warning(
+        "Job %s lost its lease while it ran here: what it wrote is rolled back and its outcome is dropped, for it is "
+        "another's by now (%s)",
+        job.id,
+        error,
+        extra=_fields(job),
+    )
+
+
+def not_committed(job: ClaimedJob, error: object, *, again: bool) -> None:
+    next_step = "it runs again, as after a lost run" if again else "it ends as FAILURE: it may not run again"
+    logger.error("Task %s[%s]: %s; %s", job.shown_name, job.id, error, next_step, extra=_fields(job))
+
+
+def lost(job: ClaimedJob, pid: int, how: str, *, runs: int, cap: int, again: bool) -> None:
+    if again:
+        next_step = f"it runs again (loss {runs} of at most {cap})"
+    elif runs > cap:
+        next_step = f"it ends as FAILURE: this is loss {runs}, and task_max_losses is {cap}"
+    else:
+        next_step = "it ends as FAILURE: the task may not run again once it has started"
+    logger.error(
+        "Pool process %s %s while it ran task %s[%s]; %s",
+        pid,
+        how,
+        job.shown_name,
+        job.id,
+        next_step,
+        extra=_fields(job),
+    )
+
+
+def shortened(value: object) -> str:
+    text = printed(value)
+    return text if len(text) <= MAX_RESULT_CHARACTERS else text[: MAX_RESULT_CHARACTERS - 3] + "..."
+
+
+def printed(value: object) -> str:
+    """`repr`, or the type's name where `repr` itself raises: a log line must never fail a job."""
+    try:
+        return str(value) if type(value).__name__ == "Retry" else repr(value)
+    except BaseException as error:  # noqa: BLE001 - whatever a task's own class does
+        return f"<unprintable {type(value).__qualname__}: {type(error).__name__} in its __repr__>"

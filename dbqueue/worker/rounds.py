@@ -1,0 +1,390 @@
+"""The thread that talks to the jobs table: a round completes what has ended and claims what is wanted.
+
+There is no timer that collects a batch: while one round is under way the next one's outcomes
+pile up, so batches are as large as the load makes them, and an idle queue has no added delay.
+
+Outcomes stay here until the database has answered for them. After a broken connection they are
+sent again; the fence (id, lease, STARTED) makes that safe, and reading the row tells an outcome
+that was committed before the reply was lost from one whose lease is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
+from typing import Final, TypeVar
+from uuid import uuid4
+
+from dbqueue.errors import DBQueueError
+from dbqueue.jobs import ClaimedJob, Outcome, Progress, Released
+from dbqueue.limits import TASK_KEYS
+from dbqueue.store.base import Store
+from dbqueue.store.records import Claim, HeldClaim, WorkerInfo
+from dbqueue.store.sessions import WorkSession
+from dbqueue.worker import log
+from dbqueue.worker.claim_clock import ClaimClock
+from dbqueue.worker.config import WorkerConfig
+from dbqueue.worker.doorbell import Doorbell
+from dbqueue.worker.held_jobs import HeldJobs
+from dbqueue.worker.holding import Holding
+from dbqueue.worker.lasting_session import LastingSession
+from dbqueue.worker.queue_choice import QueueChoice
+from dbqueue.worker.rates import TaskRates
+from dbqueue.worker.reports import ProgressBoard
+from dbqueue.worker.settling import settle
+from dbqueue.worker.upkeep import Upkeep
+from dbqueue.worker.watch import boot_clock
+
+C = TypeVar("C", Claim, HeldClaim)
+
+PARK_ROWS: Final = 1000
+"""How far to look ahead for jobs of a task that may start no more: a backlog of it must not keep others waiting."""
+
+
+class Rounds:
+    """Runs on a thread of its own between `start` and `stop`; the supervisor calls the other methods."""
+
+    def __init__(
+        self,
+        store: Store,
+        config: WorkerConfig,
+        *,
+        rates: TaskRates,
+        notify: Callable[[], None],
+        registered: Callable[[str, float], None],
+    ) -> None:
+        """`notify` wakes the supervisor; `registered` is called with a new worker id and when it was sent."""
+        self._store, self._config, self._notify, self._registered = store, config, notify, registered
+        self._lock = threading.Lock()
+        self._bell = Doorbell()
+        self._claimed: deque[ClaimedJob] = deque()
+        self._board = ProgressBoard()
+        self._wanted = 0
+        self._claiming = False
+        self._stopping = False
+        self._clock = ClaimClock(config, must_poll=store.must_poll)
+        self._upkeeper = Upkeep(config, every_seconds=1.0 if store.sees_deaths else config.heartbeat_seconds)
+        self._queues = QueueChoice(config)
+        self._held = HeldJobs(config, rates)
+        self._holding = Holding()
+        self._session = LastingSession(store, config.name, self._holding, restored=self._restored)
+        self._new_info: WorkerInfo | None = None
+        self._passed_over = False
+        self.thread = threading.Thread(target=self._run, name="rounds", daemon=True)
+        self.lost_leases = self._session.lost_leases
+        """Jobs that are held here and whose leases a crash of the server has undone."""
+        self.failed: BaseException | None = None
+        """What ended the thread, if it did not end by being stopped."""
+
+    # called by the supervisor
+
+    def start(self, session: WorkSession, worker_id: str) -> None:
+        """Begin to claim for this worker, which is registered."""
+        self._session.current, self._holding.worker_id = session, worker_id
+        self._claiming = True
+        self._bell.open()
+        self.thread.start()
+
+    def complete(self, outcome: Outcome) -> None:
+        self._holding.outcomes.append(outcome)
+        self._bell.ring()
+
+    def report(self, report: Progress) -> None:
+        """A running job shows how far it has got."""
+        self._board.put(report)
+        self._bell.ring()
+
+    def want(self, count: int) -> None:
+        """How many jobs the supervisor can take, beyond those that `take_claimed` has given it."""
+        with self._lock:
+            self._wanted = count
+        if count > 0:
+            self._bell.ring()
+
+    def take_claimed(self) -> list[ClaimedJob]:
+        with self._lock:
+            jobs = list(self._claimed)
+            self._claimed.clear()
+            self._wanted = 0  # until the supervisor has counted these
+        return jobs
+
+    def woken(self) -> None:
+        """There may be new jobs, of which the database does not tell this thread: SQLite, or jobs put back."""
+        self._clock.at_once()
+        self._held.woken()
+        self._bell.ring()
+
+    def rates_changed(self) -> None:
+        """A task may start more of its jobs now, or fewer."""
+        self._held.changed()
+        self._bell.ring()
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """Where jobs are claimed from, as the worker was told: names and patterns."""
+        return self._queues.chosen
+
+    def consume(self, queues: Iterable[str]) -> None:
+        """Claim from these queues, from the next claim on."""
+        self._queues.consume(queues)
+        self.woken()
+
+    def stop_claiming(self) -> None:
+        self._claiming = False
+
+    def resume_claiming(self) -> None:
+        self._claiming = True
+        self.woken()
+
+    def register_anew(self, info: WorkerInfo) -> None:
+        """Take a new identity, for the old one was declared dead; then go on claiming."""
+        self._claiming = False
+        self._new_info = info
+        self._bell.ring()
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Write the outcomes that are left, and end; whether it ended within the time."""
+        self._claiming, self._stopping = False, True
+        self._bell.ring()
+        self.thread.join(timeout)
+        return not self.thread.is_alive()
+
+    # the thread
+
+    def _run(self) -> None:
+        try:
+            while not (self._stopping and not self._holding.outcomes):
+                if time.monotonic() >= self._upkeeper.due_at and not self._stopping:
+                    self._session.surely(self._upkeep)  # here, for under load there is no pause
+                self._write_reports()
+                if not self._step():
+                    self._sleep(self._pause())
+                self._bell.answer()
+        except BaseException as error:  # noqa: BLE001 - the supervisor decides what becomes of the worker
+            self.failed = error
+        finally:
+            self._say_goodbye()
+            self._bell.close()
+            self._notify()
+
+    def _sleep(self, seconds: float) -> None:
+        """Until the bell rings, the time has come, or (where the database can say so) there are new jobs."""
+        if seconds > 0 and self._session.surely(lambda session: session.wait(seconds, self._bell)):
+            self._clock.at_once()
+            self._held.woken()
+
+    def _say_goodbye(self) -> None:
+        """Close the worker's row, unless outcomes are left: nobody rescues the jobs of a closed row."""
+        if self._held.freed:
+            self._store.wake()
+        if self._session.current is not None:
+            with contextlib.suppress(DBQueueError):  # a heartbeat that stays away says the same, later
+                if self.failed is None:
+                    # A claim was under way when the supervisor stopped: it never saw these jobs.
+                    unseen = [Released(job.id, job.lease, job.ready_at) for job in self.take_claimed()]
+                    if unseen:
+                        self._session.current.round(unseen, None)
+                    for released in unseen:
+                        self._holding.leases.pop(released.job_id, None)
+                    if self._session.has_broken and not self._holding.leases:
+                        self._session.current.hand_back(self._holding.worker_id, ())
+                    # With a lease left, the row stays open: the rescue looks only at open ones.
+                    if not self._holding.leases:
+                        self._session.current.close_worker(self._holding.worker_id)
+            self._session.close()
+
+    def _step(self) -> bool:
+        """One round, if there is anything to do; whether there was."""
+        if self._new_info is not None:
+            self._register(self._new_info)
+        outcomes = self._holding.next_outcomes()
+        self._held.ended(outcomes)
+        able = self._claiming and self._room > 0
+        # What waits for a job may run as soon as this round has ended it, and the claim comes after that.
+        linked = not self._holding.linked.isdisjoint(each.job_id for each in outcomes)
+        claim = (self._claim_freed() if able and not linked else None) or self._claim(now=linked)
+        # Nothing waited lately that needs no permit: first the claim that was passed over for those that do.
+        alone = self._passed_over and claim is not None and bool(self._held.quick_keys())
+        look = able and self._held.due() and not alone and not (claim and claim.keys)
+        self._passed_over = bool(claim and claim.keys) and self._clock.due
+        if not outcomes and claim is None and not look:
+            if self._held.gives_up():
+                self._store.wake()
+            return False
+        if look and outcomes:  # first, for they free permits
+            self._complete_and_claim(outcomes, None)
+            outcomes = []
+        if look and self._claim_held(yielding=claim is not None) and claim is not None:
+            claim = replace(claim, limit=self._room) if self._room > 0 else None
+            if claim is None:
+                self._clock.at_once()
+        if outcomes or claim is not None:
+            self._complete_and_claim(outcomes, claim)
+        if self._claimed:
+            self._notify()
+        return True
+
+    def _claim_freed(self) -> Claim | None:
+        """The claim of permits that these outcomes free, in their own round.
+
+        It goes before a claim that is due only where that one found nothing lately, and not twice in turn.
+        """
+        if self._clock.due and (not self._clock.empty_claims or self._passed_over):
+            return None
+        keys = self._held.quick_keys()
+        queues = self._queue_order(held=True) if keys else []
+        if not queues:
+            return None
+        return self._new_claim(queues, self._room, keys)
+
+    def _complete_and_claim(self, outcomes: list[Outcome], claim: Claim | None) -> None:
+        # A claim whose reply was lost may have been granted, and handed back: the next has a lease of its own.
+        linked = self._holding.linked
+        result = self._session.surely(lambda session: settle(session, outcomes, claim and _anew(claim), linked))
+        self._clock.round_ended()
+        self._holding.written(outcomes)
+        if claim and claim.keys:
+            self._held.took(result.claimed, claim.limit)
+            self._hand_over(result.claimed)
+        elif claim:
+            self._clock.claim_found(len(result.claimed), claim.limit)
+            if result.claimed:
+                self._take_on(result.claimed, claim)
+        if result.released:
+            self._clock.at_once()
+            self._held.woken()
+
+    def _take_on(self, jobs: Sequence[ClaimedJob], claim: Claim) -> None:
+        """Let the supervisor have the jobs, but for those whose tasks may not start more now."""
+        started, parked = self._held.sort_out(jobs)
+        self._hand_over(started)
+        if parked:
+            self._holding.take(parked)
+            tasks = {job.task for job in parked}
+            self._holding.outcomes.extend(
+                Released(job.id, job.lease, job.ready_at, hold=TASK_KEYS + job.task) for job in parked
+            )
+            self._session.surely(lambda session: session.park(tasks, claim.queues, most=PARK_ROWS))
+            self._held.park(tasks)
+            self._clock.at_once()  # what they stood before
+
+    def _hand_over(self, jobs: Sequence[ClaimedJob]) -> None:
+        self._holding.take(jobs)
+        with self._lock:
+            self._claimed.extend(jobs)
+
+    def _claim_held(self, *, yielding: bool) -> bool:
+        """Start jobs that waited for permits; whether there were any."""
+        queues = self._queue_order(held=True)
+        if not queues:
+            return False
+        wakes = self._held.wakes
+        claim = self._held.claim(self._holding.worker_id, queues, self._room, yielding=yielding)
+        found = self._session.surely(lambda session: session.claim_held(_anew(claim)))
+        if self._held.learned(claim, found, wakes):
+            self._store.wake()  # others have jobs that wait for what is left
+        self._hand_over(found.claimed)
+        return bool(found.claimed)
+
+    def _write_reports(self) -> None:
+        """The progress of running jobs, in a transaction of its own: what is wrong with it harms no outcome."""
+        reports = self._board.take_due(time.monotonic(), self._holding.leases)
+        if reports:
+            try:
+                self._session.surely(lambda session: session.report(reports))
+            except DBQueueError:
+                raise
+            except Exception as error:  # noqa: BLE001 - the next report may do better
+                log.logger.warning("The progress of %d jobs cannot be written and is dropped: %s", len(reports), error)
+
+    def _register(self, info: WorkerInfo) -> None:
+        sent_at = 0.0
+
+        def register(session: WorkSession) -> None:
+            nonlocal sent_at
+            sent_at = boot_clock()
+            session.register(info)
+
+        self._session.surely(register)
+        self._new_info, self._holding.worker_id = None, info.id
+        self._registered(info.id, sent_at)
+        self.resume_claiming()
+
+    def _claim(self, *, now: bool = False) -> Claim | None:
+        """The claim that is due: there may be more than the last one took, or a wake-up came, or the time has.
+
+        A round that only completes is done twice as soon as one that looks for work as well. With
+        `now` it is due in any case.
+        """
+        if not self._claiming:
+            return None
+        wanted = self._room
+        if wanted <= 0 or not (now or self._clock.due):
+            return None
+        self._clock.claim_begins()
+        queues = self._queue_order()
+        if not queues:  # all are paused, or a pattern fits none yet
+            self._clock.at = self._queues.look_at
+            return None
+        return self._new_claim(queues, wanted)
+
+    def _new_claim(self, queues: Sequence[str], limit: int, keys: Collection[str] = ()) -> Claim:
+        once, max_input_bytes = tuple(self._config.once), self._config.max_input_bytes
+        return Claim(self._holding.worker_id, str(uuid4()), queues, limit, once, max_input_bytes, keys)
+
+    @property
+    def _room(self) -> int:
+        """How many more jobs the supervisor can take."""
+        with self._lock:
+            return self._wanted - len(self._claimed)
+
+    def _queue_order(self, *, held: bool = False) -> list[str]:
+        """The queues of the next claim, after a look at what is paused and what is held if the last is too old."""
+        if time.monotonic() >= self._queues.look_at:
+            self._session.surely(self._look)
+        return self._queues.next_order(held=held)
+
+    def _look(self, session: WorkSession) -> None:
+        self._queues.look(session)
+        self._held.seen(session.anything_held())
+
+    def _pause(self) -> float:
+        """Seconds to sleep when there is nothing to do."""
+        now = time.monotonic()
+        if self._clock.at is None and self._claiming:
+            settling = self._clock.settling_seconds(now)
+            if settling > 0:
+                return settling
+            self._clock.asking(now, no_later_than=self._queues.look_at if self._queues.restless else None)
+            seconds, held = self._session.surely(lambda session: session.outlook(self._queues.names))
+            self._held.seen(held)
+            self._clock.told(seconds)
+        wake_at = self._upkeeper.due_at
+        reports_at = self._board.due_at()
+        if reports_at is not None:
+            wake_at = min(wake_at, reports_at)
+        times = [self._held.gives_up_at]
+        if self._claiming and self._room > 0:
+            times += [self._clock.at, self._held.due_at]
+        wake_at = min([wake_at, *(at for at in times if at is not None)])
+        return max(0.0, wake_at - time.monotonic()) if not self._bell.rung else 0.0
+
+    def _restored(self) -> None:
+        """A connection was made anew: there may be work, and leases that are lost."""
+        self._clock.at_once()
+        self._notify()
+
+    def _upkeep(self, session: WorkSession) -> None:
+        if time.monotonic() >= self._upkeeper.rescue_at:
+            self._session.hand_back_late_claims(session)
+        if self._upkeeper.run(session, self._holding.worker_id):
+            self.woken()
+
+
+def _anew(claim: C) -> C:
+    """The claim with a lease that no other has had."""
+    return replace(claim, lease=str(uuid4()))

@@ -1,0 +1,125 @@
+"""What beat does with one row of the table of schedules: plan it, fire it, or say what is wrong with it.
+
+    step(row, now)          from the row and the database's time to a Step, or None: nothing to do
+
+A due time that passed long ago was *missed* (no beat ran, or the database was away), and the row's
+`misfire` says what becomes of it:
+
+    skip   nothing, unless it is less than SKIP_GRACE_SECONDS ago; later due times go on as planned
+    once   one job, for the latest of those that were missed (the default)
+    all    a job for each of them, in order
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from itertools import islice
+from typing import Final
+from uuid import UUID, uuid5
+from zoneinfo import ZoneInfo
+
+from dbqueue.errors import ImproperlyConfigured
+from dbqueue.jobs import NewJob
+from dbqueue.schedules import BaseSchedule, crontab, from_text
+from dbqueue.store.schedules import ScheduleRow, Step
+
+SKIP_GRACE_SECONDS: Final = 60.0
+"""How late a firing may be that the policy `skip` still lets go: a beat's restart is no downtime."""
+MAX_JOBS: Final = 1000
+"""Most jobs of one step; the policy `all` goes on in the next."""
+
+_IDS: Final = UUID("6b1c7c0e-5d0f-4f3b-9a37-1f4b3a1f6c55")
+"""The namespace of the ids of scheduled jobs (RFC 9562, version 5)."""
+
+MakeJob = Callable[[ScheduleRow, datetime, str], NewJob]
+"""From a row, its due time and the job's id to the job; what it raises is the row's problem."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """`zone` is for rows that name none; `deadline_seconds` is how late a crontab may fire, None is for ever."""
+
+    make_job: MakeJob
+    zone: str = "UTC"
+    deadline_seconds: float | None = None
+
+    def step(self, row: ScheduleRow, now: datetime) -> Step | None:
+        """What to do with the row at this time."""
+        if not wanted(row, now):
+            return None
+        if not row.enabled:
+            return Step(None, None)
+        try:
+            schedule, zone = from_text(row.schedule), _zone(row.timezone or self.zone)
+        except (ValueError, ImproperlyConfigured) as error:
+            return Step(None, origin(row), problem=str(error))
+        if row.next_due_at is None or row.planned_from != origin(row):
+            return _plan(row, schedule, zone, now)
+        return self._fire(row, row.next_due_at, schedule, zone, now)
+
+    def _fire(self, row: ScheduleRow, first: datetime, schedule: BaseSchedule, zone: tzinfo, now: datetime) -> Step:
+        fired = list(islice(_missed(row, first, schedule, zone, now), MAX_JOBS))
+        until = fired[-1] if fired else schedule.latest(first, now, zone)
+        following = schedule.next_after(until, zone)
+        if self.deadline_seconds is not None and isinstance(schedule, crontab):
+            earliest = now - timedelta(seconds=self.deadline_seconds)
+            fired = [due for due in fired if due >= earliest]
+        problem = None if following else f"{row.schedule!r} is never due again"
+        try:
+            jobs = [self.make_job(row, due, job_id(row.name, due)) for due in fired]
+        except Exception as error:  # noqa: BLE001 - a row may hold anything; it must not keep others from firing
+            return Step(following, origin(row), problem=f"{type(error).__name__}: {error}")
+        return Step(following, origin(row), problem, jobs, last_due_at=fired[-1] if fired else None)
+
+
+def wanted(row: ScheduleRow, now: datetime) -> bool:
+    """Whether there is anything to do with the row: to be asked before it is locked."""
+    if not row.enabled:
+        return row.next_due_at is not None  # forgotten, so that a row which is enabled again is planned anew
+    if row.planned_from != origin(row):
+        return True
+    if row.next_due_at is None:
+        return row.problem is None
+    return row.next_due_at <= now
+
+
+def origin(row: ScheduleRow) -> str:
+    """What the row's next due time is reckoned from."""
+    return json.dumps([row.schedule, row.timezone], ensure_ascii=False)
+
+
+def job_id(name: str, due: datetime) -> str:
+    """The id of the job of an entry's due time: the same whoever makes it."""
+    return str(uuid5(_IDS, f"{name}\n{due.astimezone(UTC).isoformat()}"))
+
+
+def _plan(row: ScheduleRow, schedule: BaseSchedule, zone: tzinfo, now: datetime) -> Step:
+    due = schedule.next_after(row.last_due_at or now, zone)
+    if due is not None and due <= now:
+        due = schedule.next_after(now, zone)
+    return Step(due, origin(row), problem=None if due else f"{row.schedule!r} is never due")
+
+
+def _missed(
+    row: ScheduleRow, first: datetime, schedule: BaseSchedule, zone: tzinfo, now: datetime
+) -> Iterator[datetime]:
+    """The due times for which there is to be a job."""
+    if row.misfire == "all":
+        yield from schedule.due_between(first, now, zone)
+        return
+    latest = schedule.latest(first, now, zone)
+    if row.misfire != "skip" or now - latest <= timedelta(seconds=SKIP_GRACE_SECONDS):
+        yield latest
+
+
+def _zone(name: str) -> tzinfo:
+    """Raises ValueError for a zone that there is not."""
+    if name.upper() == "UTC":
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):  # OSError: the name is a folder's
+        raise ValueError(f"there is no time zone {name!r}") from None

@@ -1,0 +1,61 @@
+"""A round that always settles its outcomes: what the database refuses, and what has lost its lease, is seen to here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from dbqueue.codec import describe_exception
+from dbqueue.errors import AccessDenied, EncodeError, OperationalError, SchemaError
+from dbqueue.jobs import TERMINAL, Failed, Outcome, Settled
+from dbqueue.store.records import Claim, Round
+from dbqueue.store.sessions import WorkSession
+from dbqueue.worker import log
+
+
+def settle(session: WorkSession, outcomes: list[Outcome], claim: Claim | None, linked: Collection[str]) -> Round:
+    """One round with the database; others wait for the jobs `linked`. Raises OperationalError and SchemaError."""
+    outcomes = [outcome for outcome in outcomes if type(outcome) is not Settled]
+    try:
+        result = session.round(outcomes, claim, linked=linked)
+    except (OperationalError, SchemaError, AccessDenied):
+        raise
+    except Exception as error:  # one bad row must not poison a batch
+        if not outcomes:
+            raise
+        if claim is not None:
+            return settle(session, outcomes, None, linked)
+        _bisect(session, outcomes, error, linked)
+        return Round(released=bool(linked))
+    missing = [outcome for outcome in outcomes if outcome.job_id not in result.settled]
+    if missing:
+        _explain(session, missing)
+    return result
+
+
+def _bisect(session: WorkSession, outcomes: list[Outcome], error: Exception, linked: Collection[str]) -> None:
+    """Find the outcome that the database refuses; it ends as a FAILURE that says so."""
+    if len(outcomes) > 1:
+        half = len(outcomes) // 2
+        settle(session, outcomes[:half], None, linked)
+        settle(session, outcomes[half:], None, linked)
+        return
+    (outcome,) = outcomes
+    log.logger.error("The outcome of job %s cannot be stored and ends as FAILURE: %s", outcome.job_id, error)
+    text, _ = describe_exception(EncodeError(f"the outcome cannot be stored: {error}"), max_bytes=4096)
+    session.round([Failed(outcome.job_id, outcome.lease, text, None, 0.0)], None, linked=linked)
+
+
+def _explain(session: WorkSession, missing: list[Outcome]) -> None:
+    """Say what became of outcomes that matched no row; they are never forced."""
+    recorded = session.recorded([outcome.job_id for outcome in missing])
+    for outcome in missing:
+        status, lease = recorded.get(outcome.job_id, (None, None))
+        if lease == outcome.lease and status in TERMINAL:
+            continue  # an earlier try had committed, and only its reply was lost
+        what = "its row was deleted" if status is None else f"it is {status} by another hand now"
+        log.logger.warning(
+            "Job %s lost its lease while it ran here: its outcome (%s) is dropped, %s",
+            outcome.job_id,
+            type(outcome).__name__,
+            what,
+        )

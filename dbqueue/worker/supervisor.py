@@ -1,0 +1,381 @@
+"""The worker's one loop: children's sockets, signals and clocks. It never calls the database.
+
+Two threads do that, `Rounds` and `Watch`; what they bring is fetched here when they wake the loop.
+So a stalled COMMIT stops neither a signal nor a child's answer nor the worker's own fence.
+
+What it does with each child's message is here; how it ends is in `shutdown`, what keeps its lease in
+`fence`, and what becomes of a dead child's jobs in `losses`.
+"""
+
+from __future__ import annotations
+
+import selectors
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from dbqueue import signals
+from dbqueue.jobs import ClaimedJob, Failed, Outcome, Progress, Released
+from dbqueue.pools import wire
+from dbqueue.pools.nursery import Died, describe_exit
+from dbqueue.store.base import Store
+from dbqueue.store.limits import declare
+from dbqueue.worker import log
+from dbqueue.worker.autoscale import Autoscaler
+from dbqueue.worker.children import Child
+from dbqueue.worker.config import WorkerConfig
+from dbqueue.worker.control import WorkerState
+from dbqueue.worker.crew import Crew
+from dbqueue.worker.desk import Desk
+from dbqueue.worker.dispatch import HAND_BACK_SECONDS, STALL_SECONDS, Dispatcher
+from dbqueue.worker.events import EventSender
+from dbqueue.worker.fence import Fence
+from dbqueue.worker.limits import TimeLimits
+from dbqueue.worker.losses import Losses, killed, tell_failure
+from dbqueue.worker.rates import TaskRates
+from dbqueue.worker.revoker import Revoker, request_of
+from dbqueue.worker.rounds import Rounds
+from dbqueue.worker.shutdown import GOODBYE_SECONDS, Request, Shutdown, State
+from dbqueue.worker.wakeup import WakeUp
+from dbqueue.worker.watch import Watch, boot_clock
+
+TICK_SECONDS: Final = 0.05
+"""How often the loop looks at its clocks while jobs run; an idle loop sleeps longer."""
+IDLE_TICK_SECONDS: Final = 1.0
+LOOK_AFTER_SECONDS: Final = 0.01
+"""How often the loop sees to what has a clock, unless it is woken: not after each answer of a child."""
+GATHER_SECONDS: Final = 0.001
+"""While all children have jobs ahead, the loop lets answers gather before it looks at them: a turn
+costs as much as ten answers, and the children do not wait for it."""
+GATHER_JOBS: Final = 32
+SWITCH_SECONDS: Final = 0.0005
+"""The interpreter's switch interval: at its default of 5 ms the loop and the rounds wait for each other."""
+
+
+class Supervisor:
+    """`run` is the worker's life; `request_stop` may be called from any thread."""
+
+    def __init__(
+        self,
+        store: Store,
+        config: WorkerConfig,
+        crew: Crew,
+        *,
+        limits: TimeLimits,
+        rates: TaskRates | None = None,
+        app: Any = None,
+        autoscaler: Autoscaler | None = None,
+        on_ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`app` is what commands are told about: its `tasks`, its `conf`."""
+        self._store, self._config, self._crew = store, config, crew
+        self._limits = limits
+        self._on_ready = on_ready
+        self._dispatcher = Dispatcher(config.slots, shared=crew.shared)
+        self._wakeup = WakeUp()
+        self.wake = self._wakeup.wake
+        self._stop_requests: list[Request] = []
+        self._ahead = False
+        rates = TaskRates({}) if rates is None else rates
+        self._woken = False
+        self._look_after_at = 0.0
+        self._events = EventSender(config)
+        self._rounds = Rounds(store, config, rates=rates, notify=self.wake, registered=self._registered)
+        self._ending = Shutdown(config, crew, self._rounds, killed)
+        self._losses = Losses(config, self._dispatcher, self._complete)
+        tasks = {} if app is None else app.tasks
+        self._revoker = Revoker(config.pool, crew, self._dispatcher, limits, self._complete, tasks, self._events)
+        self._control = WorkerState(
+            app,
+            store,
+            config,
+            crew,
+            self._dispatcher,
+            self._rounds,
+            limits,
+            rates,
+            self._revoker,
+            self._events,
+            autoscaler,
+            request_stop=self.request_stop,
+            started_at=time.monotonic(),
+        )
+        self._desk = Desk(self._control, wake=self.wake)
+        self._watch = Watch(
+            store,
+            config,
+            desk=self._desk,
+            events=self._events,
+            woken=self._rounds.woken,
+            declared_dead=self._on_declared_dead,
+        )
+        self._fence = Fence(config, crew, self._dispatcher, self._rounds, self._watch, self._ending)
+
+    # from other threads and signal handlers
+
+    def request_stop(self, how: str = "warm") -> None:
+        """Ask for a shutdown: `warm`, or `cold`. A second warm request is a cold one."""
+        self._stop_requests.append(Request(how))
+        self.wake()
+
+    def handle_signals(self) -> None:
+        """Let TERM, INT, HUP and QUIT ask for a shutdown. Call it on the main thread."""
+        self._wakeup.take_signals(self._stop_requests.append)
+
+    def close(self) -> None:
+        """Give the process's wake-up descriptor back, when `run` has ended; on the thread of `handle_signals`."""
+        self._wakeup.close()
+
+    def _on_declared_dead(self) -> None:
+        self._fence.declared_dead = True
+        self.wake()
+
+    def _registered(self, worker_id: str, sent_at: float) -> None:
+        self._watch.beat_for(worker_id, sent_at)
+        self.wake()
+
+    # the life of a worker
+
+    def run(self) -> int:
+        """Serve until told to stop; the exit code: 0 after a warm shutdown, 1 after any other."""
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_SECONDS)
+        try:
+            self._start()
+            while not self._ending.finished:
+                self._turn()
+        except BaseException:
+            self._abandon()
+            raise
+        finally:
+            self._end()
+            sys.setswitchinterval(interval)
+        return self._ending.exit_code
+
+    def _abandon(self) -> None:
+        """An error of the loop's own: end the children and hand their jobs back before the worker's row is closed."""
+        self._ending.abandon()
+        for child in self._crew:
+            self._losses.settle(child, "was ended with its worker", own=True)
+
+    def _start(self) -> None:
+        info = self._config.new_info()
+        if self._config.policies:
+            declare(self._store, self._config.policies)
+        watch = self._store.watch_session(self._config.name)  # listens before the first claim looks
+        try:
+            session = self._store.work_session(self._config.name)
+        except BaseException:
+            watch.close()
+            raise
+        registered_at = boot_clock()
+        try:
+            session.register(info)
+        except BaseException:
+            session.close()
+            watch.close()
+            raise
+        self._crew.selector.register(self._wakeup.reader, selectors.EVENT_READ, self._wakeup)
+        self._crew.start()
+        self._watch.start(watch, info.id, registered_at)
+        self._rounds.start(session, info.id)
+        self._rounds.want(self._config.slots)
+        self._events.online()
+        log.logger.debug("Registered as worker %s", info.id)
+
+    def _end(self) -> None:
+        for job in (*self._dispatcher.take_waiting(), *self._rounds.take_claimed()):
+            self._give_back(job)
+        if self._rounds.thread.ident is not None and not self._say_goodbye():
+            self._ending.exit_code = 1
+            log.logger.warning("The database did not take the last outcomes: their jobs will be rescued and run again")
+        self._desk.flush()
+        self._events.offline()
+        self._watch.stop()
+        self._crew.close()
+
+    def _say_goodbye(self) -> bool:
+        """Wait until the last outcomes are written; after a cold shutdown, or a second signal, not for long."""
+        deadline = None
+        while not self._rounds.stop(TICK_SECONDS):
+            if deadline is None and (self._ending.exit_code != 0 or self._stop_requests):
+                deadline = time.monotonic() + GOODBYE_SECONDS
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+        return True
+
+    def _turn(self) -> None:
+        """One turn of the loop: wait for a sign, hear all of them, then give out work."""
+        busy = any(child.held for child in self._crew.children.values())
+        if self._ahead:
+            time.sleep(GATHER_SECONDS)
+        for key, _ in self._crew.selector.select(TICK_SECONDS if busy else IDLE_TICK_SECONDS):
+            source = key.data
+            if isinstance(source, Child):
+                if not source.closed:  # it may have been buried just now, by an earlier key of this turn
+                    self._serve(source)
+            elif source is self._wakeup:
+                self._wakeup.drain()
+            else:
+                self._bury(self._crew.nursery_events())
+        self._fence.keep()
+        self._fence.drop_lost_leases()
+        self._receive_claims()
+        self._give_out()
+        # The rest may wait for a moment: a child that waits for work should not wait for it too.
+        now = time.monotonic()
+        if self._woken or now >= self._look_after_at:
+            self._woken, self._look_after_at = False, now + LOOK_AFTER_SECONDS
+            self._look_after()
+
+    def _look_after(self) -> None:
+        """See to requests, to the threads, and to everything that has a clock."""
+        while self._stop_requests:
+            self._ending.ask(self._stop_requests.pop(0))
+        self._ending.keep()
+        if self._watch.thread.ident is not None and not self._watch.thread.is_alive():
+            self._give_up("The thread that sends heartbeats has ended")
+        if self._rounds.failed is not None:
+            self._give_up(f"The thread that serves the database failed: {self._rounds.failed!r}")
+        self._desk.work()
+        self._limits.enforce(self._crew, self._complete)
+        self._crew.end_doomed()
+        self._revoker.keep()
+        self._relieve_stalled()
+        self._events.keep(self._crew)
+
+    def _complete(self, outcome: Outcome, pid: int | None = None, *, job: ClaimedJob | None = None) -> None:
+        """Write what came of a job, and tell the monitors.
+
+        `pid` is the process that ran it; `job` is given where no process is left that could tell of its failure.
+        """
+        self._events.ended(outcome, pid)
+        if job is not None and isinstance(outcome, Failed):
+            tell_failure(self._control.app, job, outcome)
+        self._rounds.complete(outcome)
+
+    # children's messages
+
+    def _serve(self, child: Child) -> None:
+        messages = child.receive()
+        if messages is None:
+            self._crew.hang_up(child)
+            if self._config.pool == "solo":
+                self._crew.remove(child, replace=False)
+            return
+        for message in messages:
+            self._hear(child, message)
+        child.flush()
+        self._crew.watch(child)
+
+    def _hear(self, child: Child, message: tuple[Any, ...]) -> None:
+        match message:
+            case (wire.DONE, kind, fields):
+                self._answered(child, wire.read_outcome(kind, fields))
+            case (wire.PROGRESS, fields):
+                self._rounds.report(Progress._make(fields))
+            case (wire.RECALLED, ids):
+                child.recalling = False
+                jobs = [child.held.pop(job_id) for job_id in ids if job_id in child.held]
+                self._dispatcher.put_back(jobs)
+            case (wire.RETIRE,):
+                log.logger.info("Pool process %s has grown past worker_max_memory_per_child: replaced", child.pid)
+                self._retire(child)
+            case (wire.READY,):
+                child.ready = True
+                if self._ending.state is State.RUNNING and all(each.ready for each in self._crew):
+                    self._ready()
+
+    def _ready(self) -> None:
+        on_ready, self._on_ready = self._on_ready, lambda: None
+        on_ready()
+
+    def _answered(self, child: Child, outcome: Outcome) -> None:
+        job = child.held.pop(outcome.job_id, None)
+        now = time.monotonic()
+        child.last_answer_at = self._dispatcher.progress_at = now
+        child.answered += 1
+        if job is not None:
+            self._control.total[job.task] += 1
+            seconds = getattr(outcome, "seconds", None)
+            expected = self._dispatcher.expected_seconds(job.task)
+            child.backlog_seconds = max(0.0, child.backlog_seconds - (expected or 0.0)) if child.held else 0.0
+            if seconds is not None:
+                self._dispatcher.measured(job.task, seconds)
+        self._complete(outcome, child.pid)
+        if child.left <= 0 and not child.held:
+            self._retire(child)
+
+    def _retire(self, child: Child) -> None:
+        """Let another process take this one's place once its running jobs have ended."""
+        if self._ending.state is State.RUNNING:
+            self._crew.retire(child)
+
+    def _bury(self, deaths: list[Died] | None) -> None:
+        if deaths is None:
+            self._give_up("The process that starts pool processes is gone")
+            return
+        for death in deaths:
+            child = self._crew.by_pid(death.pid)
+            if child is None:
+                continue
+            for message in [] if child.closed else child.last_words():
+                self._hear(child, message)
+            own = self._ending.state in (State.ENDING, State.FENCED)
+            self._losses.settle(child, describe_exit(death.status), own=own)
+            self._crew.remove(child, replace=self._ending.claims)
+
+    # giving out work
+
+    def _receive_claims(self) -> None:
+        for job in self._rounds.take_claimed():
+            if job.expired or self._revoker.refuses(job):
+                self._revoker.refuse(job, "expired" if job.expired and not job.revoked else "revoked")
+            elif self._ending.state is not State.RUNNING:
+                self._give_back(job)
+            else:
+                self._dispatcher.add([job])
+
+    def _give_back(self, job: ClaimedJob) -> None:
+        self._rounds.complete(Released(job.id, job.lease, job.ready_at))
+
+    def _relieve_stalled(self) -> None:
+        """Recall what waits in a child behind a long job; hand back what waits here for too long."""
+        now = time.monotonic()
+        for child in self._crew.children.values():
+            behind = len(child.held) > child.slots
+            if behind and now - child.last_answer_at > STALL_SECONDS:
+                self._crew.recall(child)
+        too_long = now - self._dispatcher.progress_at > HAND_BACK_SECONDS
+        if too_long and all(child.held for child in self._crew.children.values()):
+            for job in self._dispatcher.take_waiting():
+                self._give_back(job)
+
+    def _give_out(self) -> None:
+        if self._ending.state is State.RUNNING:
+            self._control.autoscale()
+            self._crew.bear_missing()
+            self._crew.provide_alone(len(self._dispatcher.suspects))
+            for child, jobs in self._dispatcher.assign(self._crew):
+                log.received(jobs)
+                self._events.received(jobs)
+                if signals.task_received.has_listeners():
+                    for job in jobs:
+                        signals.task_received.send(self._config.name, request=request_of(job))
+                child.send_jobs(jobs)
+                self._crew.watch(child)
+            held = len(self._dispatcher) + sum(len(child.held) for child in self._crew.children.values())
+            self._ahead = all(len(child.held) > GATHER_JOBS * child.slots for child in self._crew.children.values())
+            self._rounds.want(max(0, self._dispatcher.wanted(held, time.monotonic())))
+        elif len(self._dispatcher):
+            for job in self._dispatcher.take_waiting():
+                self._give_back(job)
+
+    def _give_up(self, why: str) -> None:
+        if self._ending.state is not State.ENDING:
+            log.logger.critical("%s: the worker ends, and its jobs go back", why)
+            self._ending.end()
+            for child in self._crew:
+                self._losses.settle(child, "was ended with its worker", own=True)
+                self._crew.remove(child, replace=False)

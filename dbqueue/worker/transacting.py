@@ -1,0 +1,160 @@
+"""The end of a run whose outcome is written together with what it wrote, rather than by the worker's rounds.
+
+    returned ─► finished (encode, on_success) ─► commit ─┬─ committed ─► told ─► Settled
+    Ignore, Replace ─────────────────────────► commit ───┤
+    raised ─► rollback ─► fail (hooks, signals) ─► Failed | Retried | Released, by the rounds
+                                                         ├─ LeaseLost ─► Settled, dropped and logged
+                                                         └─ NotCommitted ─► Released: it runs again
+
+Written once as steps, of which each is run here or awaited on an event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+from collections.abc import Callable, Coroutine, Generator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from dbqueue.codec import describe_exception
+from dbqueue.errors import Ignore, LeaseLost, NotCommitted, WorkerLostError
+from dbqueue.jobs import ClaimedJob, Failed, Outcome, Released, Replaced, Settled, Succeeded
+from dbqueue.worker import log
+from dbqueue.worker.ended import Ended
+
+if TYPE_CHECKING:
+    from dbqueue.worker.executor import Executor
+    from dbqueue.worker.runnable import Call
+
+
+class Unit(Protocol):
+    """A transaction in which a job ends; its methods give coroutines where it `is_async`."""
+
+    is_async: bool
+
+    def open(self) -> Any: ...
+
+    def commit(self, outcome: Succeeded | Replaced) -> Any:
+        """Commit with the outcome in it: what is left to be said of the job, `Settled` or the outcome itself."""
+
+    def rollback(self) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Transactions:
+    """How an application's transactional tasks are run."""
+
+    begin: Callable[[ClaimedJob, bool], Unit]
+    """Makes the unit of a run; told whether the task is a coroutine."""
+    leave_loop: Callable[[], Coroutine[Any, Any, None]]
+    """Closes what such runs have left open on the event loop that is about to end."""
+    max_losses: int
+    """How often a run of a job may have been lost and the job run again."""
+
+
+Steps: TypeAlias = Generator[Callable[[], Any], Any, Outcome]
+
+
+def run(executor: Executor, call: Call, ended: Ended, here: Callable[[Any], Any]) -> Outcome:
+    """End the run on this thread."""
+    steps = _steps(executor, call, ended)
+    done: Ended | None = None
+    try:
+        while True:
+            step = next(steps) if done is None else _go_on(steps, done)
+            try:
+                done = Ended(here(step()))
+            except BaseException as error:  # noqa: BLE001 - the steps know what it means
+                done = Ended(None, error)
+    except StopIteration as end:
+        outcome: Outcome = end.value
+        return outcome
+
+
+async def arun(executor: Executor, call: Call, ended: Ended) -> Outcome:
+    """End the run on the event loop: a function's steps in a thread of its pool."""
+    steps = _steps(executor, call, ended)
+    done: Ended | None = None
+    try:
+        while True:
+            step = next(steps) if done is None else _go_on(steps, done)
+            try:
+                if call.request._unit.is_async:
+                    done = Ended(await step())
+                else:
+                    context = contextvars.copy_context()
+                    loop = asyncio.get_running_loop()
+                    done = Ended(await loop.run_in_executor(None, context.run, step))
+            except BaseException as error:  # noqa: BLE001
+                done = Ended(None, error)
+    except StopIteration as end:
+        outcome: Outcome = end.value
+        return outcome
+
+
+def _go_on(steps: Steps, done: Ended) -> Callable[[], Any]:
+    return steps.send(done.value) if done.error is None else steps.throw(done.error)
+
+
+def _steps(executor: Executor, call: Call, ended: Ended) -> Steps:
+    unit, job = call.request._unit, call.job
+    completed: Succeeded | None = getattr(unit, "outcome", None)
+    value = ended.value if completed is None else unit.value
+    try:
+        outcome = _outcome(executor, call, ended, value)
+        if isinstance(outcome, (Succeeded, Replaced)):
+            settled: Outcome = yield partial(unit.commit, outcome if completed is None else completed)
+            call.request._unit = None
+            return _told(executor, call, value, settled) if ended.error is None else settled
+        yield unit.rollback  # a result that cannot be stored
+        return outcome
+    except BaseException as error:  # noqa: BLE001 - of the task, or of the database about what it wrote
+        try:
+            yield unit.rollback
+        except Exception as second:  # noqa: BLE001 - a connection that is broken has nothing to undo
+            log.logger.debug("The rollback of job %s failed: %s", job.id, second)
+        call.request._unit = None  # what the hooks enqueue now is not to be lost with it
+        if isinstance(error, (LeaseLost, NotCommitted)):
+            return _dropped(executor, call, error)
+        return executor.fail(call, error)
+
+
+def _outcome(executor: Executor, call: Call, ended: Ended, value: Any) -> Outcome:
+    """What is to be committed; raises what is to be rolled back."""
+    if ended.error is None:
+        return executor.finished(call, value)
+    if isinstance(ended.error, Ignore):
+        return executor.fail(call, ended.error)
+    raise ended.error
+
+
+def _told(executor: Executor, call: Call, value: Any, outcome: Outcome) -> Outcome:
+    """Tell of a success that stands, whatever those who hear of it raise."""
+    if not isinstance(outcome, (Succeeded, Settled)):
+        return outcome
+    try:
+        return executor.told(call, value, outcome)
+    except BaseException as error:  # noqa: BLE001 - a receiver's or a hook's
+        if isinstance(outcome, Succeeded):  # it stands for nothing yet: as in any other task
+            return executor.fail(call, error)
+        log.failed(call.job, error, expected=False)
+        return outcome
+
+
+def _dropped(executor: Executor, call: Call, error: LeaseLost | NotCommitted) -> Outcome:
+    """The outcome of a run that has succeeded in vain; no hook is told, as of any run that is lost."""
+    job = call.job
+    with contextlib.suppress(Exception):  # receivers that free what they took at task_prerun
+        executor.after(call, "IGNORED", error, None)
+    if isinstance(error, LeaseLost):
+        log.lease_lost(job, error)
+        return Settled(job.id, job.lease, 0.0, succeeded=False)
+    again = job.redeliver and executor.transactions is not None and job.losses < executor.transactions.max_losses
+    log.not_committed(job, error, again=again)
+    if again:  # as one that was lost with its process
+        return Released(job.id, job.lease, job.ready_at, lost=True)
+    text, _ = describe_exception(WorkerLostError(f"{error}, and it may not run again"), max_bytes=4096)
+    return Failed(job.id, job.lease, text, None, 0.0)

@@ -1,0 +1,70 @@
+"""What each worker does for all: dead workers' jobs are taken back, and what has expired is deleted."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Final
+
+from dbqueue.store.sessions import WorkSession
+from dbqueue.worker import log
+from dbqueue.worker.config import WorkerConfig
+
+PRUNE_EVERY_SECONDS: Final = 60.0
+PRUNE_ROWS: Final = 1000
+NEXT_ROWS_SECONDS: Final = 0.05
+"""Pause where there was something to delete: up to 20,000 rows a second, beside the rounds."""
+NEXT_PAGES_SECONDS: Final = 1.0
+"""Pause where there was nothing, and the table has not been seen to its end."""
+
+
+class Upkeep:
+    """Its times are spread at random, so that workers which were started together do not all look at once."""
+
+    def __init__(self, config: WorkerConfig, *, every_seconds: float) -> None:
+        self._config, self._every = config, every_seconds
+        self.rescue_at = 0.0
+        """When to look for dead workers next, on the monotonic clock."""
+        self._prune_at = time.monotonic() + PRUNE_EVERY_SECONDS * random.random()
+        self._pruning = False
+
+    @property
+    def due_at(self) -> float:
+        """When to run next, on the monotonic clock."""
+        return min(self.rescue_at, self._prune_at)
+
+    def run(self, session: WorkSession, worker_id: str) -> bool:
+        """Rescue, and prune if this worker is the eldest; whether jobs wait again because of it."""
+        rescued = time.monotonic() >= self.rescue_at and self._rescue(session)
+        if time.monotonic() >= self._prune_at:
+            self._prune_at = time.monotonic() + PRUNE_EVERY_SECONDS
+            if self._pruning or session.eldest_worker() == worker_id:
+                self._prune(session)
+        return rescued
+
+    def _rescue(self, session: WorkSession) -> bool:
+        self.rescue_at = time.monotonic() + self._every * random.uniform(0.8, 1.2)
+        dead = session.rescue(max_losses=self._config.max_losses)
+        for rescued in dead:
+            log.logger.warning(
+                "Worker %s is dead: %d of its jobs wait again, %d may not run again and end as FAILURE",
+                rescued.worker_id,
+                rescued.requeued,
+                rescued.failed,
+            )
+        return bool(dead)
+
+    def _prune(self, session: WorkSession) -> None:
+        """Delete what has expired or is too much; soon again if there may be more of it."""
+        expires, keep = self._config.result_expires_seconds, self._config.result_max_kept
+        if not self._pruning:
+            session.prune_limits()
+        rows = 0
+        if expires is not None or keep is not None:
+            rows = session.prune(older_than_seconds=expires, keep=keep, limit=PRUNE_ROWS)
+        self._pruning = rows >= PRUNE_ROWS or session.is_pruning
+        if not self._pruning:
+            keys = session.prune_keys(limit=PRUNE_ROWS)
+            rows, self._pruning = rows + keys, keys >= PRUNE_ROWS
+        if self._pruning:
+            self._prune_at = time.monotonic() + (NEXT_ROWS_SECONDS if rows else NEXT_PAGES_SECONDS)

@@ -1,0 +1,178 @@
+"""Row S1: SQLite under kills, many processes, a lock that is held, a full disk and a fork."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from dbqueue.failpoints import POINTS
+from tests.chaos.campaign import Campaign, pool_processes, wait_gone
+from tests.chaos.conftest import Judge, Tries
+from tests.waiting import wait_until
+
+JOBS = 60
+CHUNK = 30
+
+
+def is_whole(it: Campaign) -> None:
+    with it.store.connect() as connection:
+        assert connection.execute(sa.text("PRAGMA integrity_check")).scalar_one() == "ok"
+
+
+@pytest.fixture
+def kind() -> str:
+    return "sqlite"
+
+
+@pytest.mark.chaos("S1")
+@pytest.mark.parametrize("point", [point for point in POINTS if not point.startswith(("enqueue", "beat", "commit"))])
+def test_a_kill_at_every_point(campaign: Judge, tries: Tries, kind: str, point: str) -> None:
+    for _ in tries.until(short=1, full=100):
+        with campaign() as it:
+            it.enqueue_many(JOBS, 0.01)
+            it.workflows(3, failing=True)
+            first = it.start_worker()
+            second = it.start_worker(failpoints=f"{point}=kill@{1 if point.startswith('rescue') else 3}")
+            it.producing(0.02)
+            it.wait_running(4)
+            if point.startswith("rescue"):
+                it.fault("SIGKILL of the supervisor", first)
+                first.kill()
+            it.wait_points(1, feed=lambda it=it: it.workflows(1, failing=True))  # type: ignore[misc]
+            second.end()
+            it.start_worker()
+            it.heal()
+            is_whole(it)
+            it.stop_workers()
+
+
+@pytest.mark.chaos("S1")
+def test_eight_processes(campaign: Judge, tries: Tries, kind: str) -> None:
+    """Four workers and their children, killed now and then; nobody is ever refused the lock, which all hold briefly."""
+    for left in tries.until(short=2, full=1000):
+        with campaign() as it:
+            workers = [it.start_worker(concurrency=1) for _ in range(4)]
+            it.enqueue_many(JOBS * 2, 0.01)
+            it.producing(0.01)
+            for _ in range(min(left, CHUNK)):
+                it.wait_running(random.randint(2, 10))
+                it.kill_child(workers[0], pool_processes(workers[0])[0])
+            it.heal()
+            is_whole(it)
+            assert not [event for event in it.events() if event.kind == "unknown"], "an enqueue was refused the lock"
+            for worker in workers:
+                assert "Trying again" not in worker.log, worker.log[-3000:]
+            it.stop_workers()
+
+
+@pytest.mark.chaos("S1")
+def test_all_killed_in_mid_write(campaign: Judge, tries: Tries, kind: str) -> None:
+    for left in tries.until(short=2, full=1000):
+        with campaign() as it:
+            it.enqueue_many(JOBS, 0.002)
+            it.producing(0.002)
+            for _ in range(min(left, CHUNK)):
+                worker = it.start_worker()
+                it.wait_running(random.randint(4, 20))
+                it.fault("SIGKILL of all", worker)
+                worker.end()
+                wait_gone(worker)
+                is_whole(it)
+            it.start_worker()
+            it.heal()
+            is_whole(it)
+            it.stop_workers()
+
+
+@pytest.mark.chaos("S1")
+def test_a_lock_that_is_held_too_long(campaign: Judge, tries: Tries, kind: str, tmp_path: Path) -> None:
+    """Another program keeps the write lock past the time-out: work waits, and goes on."""
+    for _ in tries.until(short=1, full=20):
+        with campaign(worker_lease_seconds=60.0) as it:
+            worker = it.start_worker()
+            it.enqueue_many(JOBS, 0.02)
+            it.wait_running(4)
+            holder = sqlite3.connect(str(sa.make_url(it.url).database), isolation_level=None)
+            it.fault("a lock", worker)
+            holder.execute("BEGIN IMMEDIATE")
+            worker.says("kept the SQLite file locked")
+            holder.execute("ROLLBACK")
+            holder.close()
+            it.heal()
+            it.stop_workers()
+
+
+@contextlib.contextmanager
+def small_disk(megabytes: int, folder: Path) -> Iterator[Path]:
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=777", "none", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("a disk of a given size can be mounted by root alone")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+        folder.rmdir()
+
+
+@pytest.mark.chaos("S1")
+def test_a_full_disk(campaign: Judge, tries: Tries, kind: str, fresh_sqlite: Callable[[], str], tmp_path: Path) -> None:
+    for number in tries.until(short=1, full=20):
+        with small_disk(8, tmp_path / f"disk-{number}") as disk:
+            path = disk / "jobs.db"
+            path.write_bytes(Path(str(sa.make_url(fresh_sqlite()).database)).read_bytes())
+            with campaign(f"sqlite:///{path}", worker_lease_seconds=60.0) as it:
+                worker = it.start_worker()
+                it.enqueue_many(JOBS, 0.05)
+                it.wait_running(4)
+                ballast = disk / "ballast"
+                it.fault("a full disk", worker)
+                with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+                    while True:
+                        file.write(b"x" * 4096)
+                worker.says("Trying again")
+                ballast.unlink()
+                it.heal()
+                is_whole(it)
+                it.stop_workers()
+
+
+@pytest.mark.chaos("S1")
+def test_a_connection_carried_over_a_fork(campaign: Judge, tries: Tries, kind: str) -> None:
+    """The forked process opens its own; what its parent had stays whole, and in use."""
+    for _ in tries.until(short=1, full=20):
+        with campaign() as it:
+            worker = it.start_worker()
+            it.enqueue(JOBS, 0.02)
+            it.wait_running(2)
+            it.fault("a fork", worker)
+            pid = os.fork()
+            if pid == 0:
+                with contextlib.suppress(BaseException):
+                    it.enqueue(10, 0.0)
+                    os._exit(0)
+                os._exit(1)
+            it.enqueue(10, 0.0)
+            status: list[int] = []
+            wait_until(lambda pid=pid, status=status: ended(pid, status), what="the forked process")  # type: ignore[misc]
+            assert os.waitstatus_to_exitcode(status[0]) == 0
+            sent = [event.job for event in it.events() if event.kind == "invoke"]
+            it.know([job for job in sent if it.app.AsyncResult(job).exists()])
+            it.heal()
+            is_whole(it)
+            it.stop_workers()
+
+
+def ended(pid: int, status: list[int]) -> bool:
+    found, code = os.waitpid(pid, os.WNOHANG)
+    if found:
+        status.append(code)
+    return bool(found)

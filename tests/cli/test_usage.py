@@ -1,0 +1,145 @@
+"""What is typed wrongly gets one clear error and its exit code, and help is cheap."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+from dbqueue import DBQueue, __version__
+from dbqueue.cli.root import COMMANDS
+from tests.cli.commands import CHECKOUT, Commands
+
+
+def test_help_names_the_commands(dbqueue_sqlite: Commands) -> None:
+    done = dbqueue_sqlite.run("--help")
+    assert done.returncode == 0
+    assert all(f"\n  {name} " in done.stdout for name in COMMANDS)
+
+
+def test_help_imports_neither_the_database_nor_a_command() -> None:
+    script = (
+        "import sys; from dbqueue.cli.run import run; assert run(argv=['--help']) == 0; "
+        "print(sorted(name for name in sys.modules if name.split('.')[0] in {'sqlalchemy', 'alembic', 'psycopg'} "
+        "or name in {'dbqueue.app', 'dbqueue.cli.worker'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_in_the_module_of_its_name(name: str) -> None:
+    command = import_module(f"dbqueue.cli.{name.replace('-', '_')}").command
+    assert (command.name, bool(command.help)) == (name, True)
+
+
+def test_a_module_of_settings_in_the_place_of_an_application(dbqueue_sqlite: Commands) -> None:
+    """`celery --config=celeryconfig worker`: Celery's option."""
+    (dbqueue_sqlite.folder / "conf.py").write_text(f"broker_url = {dbqueue_sqlite.url!r}\ntask_default_queue = 'own'\n")
+    done = dbqueue_sqlite.run("--config", "conf", "report")
+    assert "task_default_queue: 'own' (code)" in done.stdout, done.stderr
+    done = dbqueue_sqlite.run("--config", "absent", "report")
+    assert (done.returncode, "absent" in done.stderr) == (2, True)
+
+
+def test_version(dbqueue_sqlite: Commands) -> None:
+    assert dbqueue_sqlite.ok("--version") == f"dbqueue {__version__}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["-A", "nonexist", "worker"], "nonexist"),
+        (["-A", "nonexist.app", "worker"], "nonexist"),
+        (["-A", "", "worker"], "'' is no module's name"),
+        (["-A", "..", "worker"], "'..' is no module's name"),
+        (["-A", "./cele.py", "worker"], "it is 'cele', without .py"),
+        (["-A", "cele.py:app", "worker"], "it is 'cele', without .py"),
+        (["-A", "cele:nothing", "worker"], "the module 'cele' has no 'nothing'"),
+        (["-A", "cele:add", "worker"], "cele.add is no DBQueue application, but of type add"),
+        (["-A", "without_app", "worker"], "has no application"),
+        (["-A", "redis_app", "worker"], "(redis_app.py, line 3)"),
+        (["-A", "two_databases", "worker"], "name different databases"),
+        (["worker"], "Missing option '-A'"),
+        (["-A", "cele", "worker", "-l", "loud"], "'debug', 'info', 'warning', 'error', 'critical'"),
+        (["-A", "cele", "worker", "-P", "nope"], "prefork, threads, asyncio, solo"),
+        (["-A", "cele", "worker", "-P", "gevent"], "use threads or asyncio"),
+        (["-A", "cele", "worker", "-c", "0"], "'-c'"),
+        (["-A", "cele", "worker", "-X", "celery"], "no queue is left"),
+        (["-A", "cele", "graph"], "not in this version"),
+        (["-A", "cele", "worker", "--max-tasks-per-child", "none"], "'--max-tasks-per-child'"),
+        (["-A", "cele", "worker", "--time-limit", "0"], "'--time-limit'"),
+        (["-A", "cele", "beat", "--max-interval", "0"], "'--max-interval'"),
+        (["-A", "cele", "amqp"], "not in this version"),
+        (["-A", "cele", "wroker"], "there is no command 'wroker': did you mean 'worker'?"),
+        (["-A", "cele", "xyzzy"], "`dbqueue --help` lists them"),
+        (["worker", "-A", "cele"], "before the command"),
+        (["jobs", "list"], "Which database?"),
+        (["--database", "redis://localhost", "queues"], "redis:// is no database"),
+        (["-A", "cele", "call", "cele.add", "-a", "1"], "must be a JSON array"),
+        (["-A", "cele", "call", "cele.add", "-a", "[1"], "no JSON"),
+        (["-A", "cele", "call", "cele.add", "-a", "[1]"], "missing 1 required positional argument: 'y'"),
+        (["-A", "cele", "call", "cele.add", "-a", "[1, 2]", "--eta", "soon"], "'soon'"),
+    ],
+)
+def test_usage_errors(dbqueue_sqlite: Commands, arguments: list[str], text: str) -> None:
+    folder = dbqueue_sqlite.folder
+    (folder / "without_app.py").write_text("x = 1\n")
+    (folder / "redis_app.py").write_text(
+        "from dbqueue import DBQueue\n\napp = DBQueue('x', broker='redis://localhost')\n"
+    )
+    (folder / "two_databases.py").write_text(
+        "from dbqueue import DBQueue\n\napp = DBQueue('x', broker='sqlite:///a.db', backend='sqlite:///b.db')\n"
+    )
+    done = dbqueue_sqlite.run(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_module_may_have_py_in_its_name(dbqueue_sqlite: Commands) -> None:
+    """`my.pyramid:app`: only an ending of .py is a file's."""
+    package = dbqueue_sqlite.folder / "shop"
+    package.mkdir()
+    (package / "pyramid.py").write_text("from cele import app as queue\n")
+    assert dbqueue_sqlite.run("-A", "shop.pyramid:queue", "call", "cele.add", "-a", "[1, 2]").returncode == 0
+
+
+def test_an_error_in_the_application_is_shown_as_its_own(dbqueue_sqlite: Commands) -> None:
+    (dbqueue_sqlite.folder / "broken.py").write_text("import nosuchthing\n")
+    done = dbqueue_sqlite.run("-A", "broken", "worker")
+    assert done.returncode == 1
+    first, second, *_ = done.stderr.splitlines()
+    assert first.startswith("Traceback")
+    assert second.endswith('broken.py", line 1, in <module>')
+    assert "No module named 'nosuchthing'" in done.stderr
+
+
+def test_reading_makes_no_sqlite_file(dbqueue_sqlite: Commands) -> None:
+    for arguments in (["jobs", "list"], ["queues"], ["status"], ["doctor"], ["migrate", "--check"]):
+        done = dbqueue_sqlite.run("--database", "sqlite:///mistyped.db", *arguments)
+        assert done.returncode == 1
+        assert "no SQLite file" in done.stdout + done.stderr
+    assert not (dbqueue_sqlite.folder / "mistyped.db").exists()
+
+
+def test_a_program_runs_the_command_line_for_its_own_application(
+    capsys: pytest.CaptureFixture[str], sqlite_url: str
+) -> None:
+    with DBQueue("own", broker=sqlite_url, set_as_current=False) as app:
+        assert app.start(["report"]) == 0
+        assert sqlite_url in capsys.readouterr().out
+        assert app.start(["status"]) == 69
+        assert app.worker_main(["-P", "nope"]) == 2
+        assert "prefork" in capsys.readouterr().err
+
+
+def test_colour_only_where_it_is_wanted(dbqueue_sqlite: Commands) -> None:
+    assert "\033[" not in dbqueue_sqlite.ok("call", "cele.add", "-a", "[1, 2]") + dbqueue_sqlite.ok("jobs", "list")
+
+
+def test_completion(dbqueue_sqlite: Commands) -> None:
+    done = dbqueue_sqlite.run(_DBQUEUE_COMPLETE="bash_complete", COMP_WORDS="dbqueue wor", COMP_CWORD="1")
+    assert done.stdout.split() == ["plain,worker"]

@@ -1,0 +1,235 @@
+"""Results of canvases: GroupResult and ResultSet, parents, children and graphs.
+
+Celery's pages: "Canvas", the section "Group Results" and "Graphs", and the reference of `celery.result`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from typing import Any
+
+import pytest
+
+from dbqueue import DBQueue, chord, group
+from dbqueue.errors import TaskRevokedError
+from dbqueue.errors import TimeoutError as ResultTimeout
+from dbqueue.result import AsyncResult, GroupResult, IncompleteStream, ResultSet, allow_join_result, result_from_tuple
+from dbqueue.services.periodic import new_entry
+
+
+def get(result: Any) -> Any:
+    return result.get(timeout=60)
+
+
+class TestWaiting:
+    """Without a worker."""
+
+    def test_states(self, lone: Any) -> None:
+        result = group(lone.add.s(1, 1), lone.add.s(2, 2)).delay()
+        assert isinstance(result, GroupResult)
+        assert (result.ready(), result.waiting(), result.successful(), result.failed()) == (False, True, False, False)
+        assert result.completed_count() == 0
+        with pytest.raises(ResultTimeout):
+            result.get(timeout=0.01)
+
+    def test_revoking_a_group_revokes_all(self, lone: Any) -> None:
+        result = group(lone.add.s(1, 1), group(lone.add.s(2, 2)), lone.add.s(1, 1) | lone.add.s(2)).delay()
+        result.revoke()
+        assert [each.state for each in result] == ["REVOKED"] * 3
+        with pytest.raises(TaskRevokedError):
+            get(result)
+
+    def test_incomplete_graphs(self, lone: Any) -> None:
+        result = (lone.add.s(1, 1) | lone.add.s(2)).delay()
+        with pytest.raises(IncompleteStream):
+            result.parent.graph  # noqa: B018 - the property raises
+        assert list(result.parent.build_graph(intermediate=True)) == [result.parent]
+
+
+@pytest.mark.usefixtures("canvas_worker")
+class TestGroupResult:
+    def test_in_order(self, t: Any) -> None:
+        result = group(t.add.s(i, i) for i in range(20)).delay()
+        assert get(result) == [2 * i for i in range(20)]
+        assert result.join(timeout=1) == result.join_native() == list(result.iterate()) == get(result)
+        assert (result.ready(), result.successful(), result.failed(), result.waiting()) == (True, True, False, False)
+        assert result.completed_count() == len(result) == 20
+        assert [get(each) for each in result] == get(result)
+        assert get(result[3]) == 6
+        assert result.supports_native_join
+
+    def test_errors(self, t: Any) -> None:
+        result = group(t.add.s(1, 1), t.fail.s()).delay()
+        with pytest.raises(ValueError, match="bad"):
+            get(result)
+        value, error = result.get(propagate=False)
+        assert (value, str(error)) == (2, "bad")
+        assert (result.ready(), result.successful(), result.failed()) == (True, False, True)
+        assert result.completed_count() == 1
+        with pytest.raises(ValueError, match="bad"):
+            result.maybe_throw()
+
+    def test_callbacks(self, t: Any) -> None:
+        result = group(t.add.s(1, 1), t.add.s(2, 2)).delay()
+        seen: list[Any] = []
+        ready: list[Any] = []
+        result.then(ready.append)
+        assert result.get(timeout=60, callback=lambda task_id, value: seen.append((task_id, value))) is None
+        assert seen == [(result[0].id, 2), (result[1].id, 4)]
+        assert ready == [result]
+        assert result.join(callback=lambda *_: None) == []
+        result[0].then(ready.append)
+        assert ready == [result, result[0]]
+
+    def test_save_and_restore(self, canvas_app: DBQueue, t: Any) -> None:
+        result = (t.add.s(1, 1) | group(t.add.s(1), t.add.s(2) | group(t.add.s(3), t.add.s(4)))).delay()
+        result.save()
+        result.save()
+        restored = GroupResult.restore(result.id, app=canvas_app)
+        assert restored == result
+        assert get(restored) == [3, [7, 8]]
+        result.delete()
+        assert GroupResult.restore(result.id) is None
+
+    def test_as_data(self, canvas_app: DBQueue, t: Any) -> None:
+        result = (t.add.s(1, 1) | group(t.add.s(1), t.add.s(2)) | t.tsum.s()).delay()
+        first, header = result.parent.parent, result.parent
+        members = [((each.id, None), None) for each in header]
+        assert result.as_tuple() == ((result.id, ((header.id, ((first.id, None), None)), members)), None)
+        assert result.as_list() == [result.id, header[0].id, header[1].id, first.id]
+        back = result_from_tuple(json.loads(json.dumps(result.as_tuple())), canvas_app)
+        assert (back, back.parent, back.parent.parent) == (result, header, first)
+        assert get(back) == 7
+        assert result_from_tuple(back) is back
+        again = pickle.loads(pickle.dumps(result))
+        assert (again, again.parent) == (result, header)
+
+    def test_returned_by_a_task(self, canvas_app: DBQueue, t: Any) -> None:
+        """A result is awaitable, but no task waits for one that it returns: a worker of one child would hang."""
+        back = result_from_tuple(get(t.sends.delay(t.add.s(1, 1) | group(t.add.s(1), t.add.s(2)))), canvas_app)
+        assert get(back) == [3, 4]
+        assert isinstance(t.sends.apply(args=(t.add.s(1, 1),)).get(), AsyncResult)
+
+    def test_printed(self) -> None:
+        result = GroupResult("g", [AsyncResult("a"), AsyncResult("b")])
+        assert repr(result) == "<GroupResult: g [a, b]>"
+        assert str(result) == "g"
+        assert repr(ResultSet([AsyncResult("a")])) == "<ResultSet: [a]>"
+
+    def test_forget(self, t: Any) -> None:
+        result = (t.add.s(1, 1) | t.add.s(2)).delay()
+        assert get(result) == 4
+        result.forget()
+        assert not result.exists()
+        assert not result.parent.exists()
+
+    def test_not_within_a_task(self, canvas_app: DBQueue, t: Any) -> None:
+        result = group(t.add.s(1, 1)).delay()
+
+        @canvas_app.task(name="tasks.waits")
+        def waits() -> Any:
+            return result.get(timeout=60)
+
+        @canvas_app.task(name="tasks.may_wait")
+        def may_wait() -> Any:
+            with allow_join_result():
+                return result.get(timeout=60)
+
+        with pytest.raises(RuntimeError, match="Never call"):
+            waits.apply(throw=True)
+        assert may_wait.apply().get() == [2]
+
+
+@pytest.mark.usefixtures("canvas_worker")
+class TestResultSet:
+    def test_members(self, t: Any) -> None:
+        one, two = t.add.delay(1, 1), t.add.delay(2, 2)
+        results = ResultSet([one])
+        results.add(two)
+        results.add(two)
+        assert len(results) == 2
+        assert get(results) == [2, 4]
+        results.remove(one)
+        with pytest.raises(KeyError):
+            results.remove(one)
+        results.discard(one)
+        results.update([one, two])
+        assert results == ResultSet([two, one])
+        results.clear()
+        assert get(results) == []
+
+    def test_asynchronously(self, t: Any) -> None:
+        import asyncio
+
+        result = group(t.add.s(1, 1), t.add.s(2, 2)).delay()
+        assert asyncio.run(result.aget(timeout=60)) == [2, 4]
+
+
+@pytest.mark.usefixtures("canvas_worker")
+class TestTree:
+    def test_parents_and_children(self, t: Any) -> None:
+        result = (t.add.s(1, 1) | t.add.s(2) | t.add.s(3)).delay()
+        assert get(result) == 7
+        middle, first = result.parent, result.parent.parent
+        assert get(first) == 2
+        assert (first.children, middle.children, result.children) == ([middle], [result], [])
+        assert [value for _, value in first.collect()] == [2, 4, 7]
+        assert first.get_leaf() == 7
+
+    def test_graph(self, t: Any) -> None:
+        result = (t.add.s(1, 1) | group(t.add.s(1), t.add.s(2)) | t.tsum.s()).delay()
+        assert get(result) == 7
+        header, first = result.parent, result.parent.parent
+        graph = first.graph
+        (node,) = graph[first]
+        assert (node.id, graph[node]) == (header.id, list(header))
+        assert graph[header[1]] == [result]
+        assert graph.topsort().index(result) < graph.topsort().index(first)
+        text = io.StringIO()
+        graph.to_dot(text)
+        assert f'"{first.id}" -> "{header.id}"' in text.getvalue()
+
+    def test_collect_what_tasks_send(self, t: Any) -> None:
+        result = t.spawn.delay(3)
+        get(result)
+        leaves = [child.id for child, _ in _settled(result) if not child.children]
+        assert len(leaves) == 4
+
+    def test_results_that_a_task_returns_are_data(self, canvas_app: DBQueue, t: Any) -> None:
+        sent = get(t.sends.delay(t.add.s(1, 1) | group(t.add.s(3), t.add.s(4))))
+        assert len(sent) == 2
+        result = result_from_tuple(sent, canvas_app)
+        assert get(result) == [5, 6]
+        assert get(result.parent) == 2
+
+    def test_a_canvas_as_the_task_of_a_schedule(self, canvas_app: DBQueue, t: Any) -> None:
+        for canvas, value in (
+            (t.add.s(1, 1) | t.add.s(2), 4),
+            (group(t.add.s(1, 1), t.add.s(2, 2)), [2, 4]),
+            (chord([t.add.s(1, 1)], t.tsum.s()), 2),
+        ):
+            _, entry = new_entry(60, canvas, (), None, None, {})
+            sent = get(canvas_app.send_task(entry["task"], entry["args"], entry["kwargs"]))
+            assert get(result_from_tuple(sent, canvas_app)) == value
+
+    def test_errbacks_are_children(self, t: Any) -> None:
+        result = t.fail.s().on_error(t.record.si(1)).on_error(t.record.si(2)).delay()
+        with pytest.raises(ValueError, match="bad"):
+            get(result)
+        (errbacks,) = result.children
+        assert get(errbacks) == [[1], [2]]
+
+    def test_parent_of_a_chord_is_its_header(self, t: Any) -> None:
+        result = (group(t.add.s(1, 1), t.add.s(2, 2)) | t.tsum.s() | t.add.s(1)).delay()
+        assert isinstance(result.parent, GroupResult)
+        assert get(result.parent) == [2, 4]
+        assert chord([t.add.s(1, 1)], t.tsum.s()).delay().parent.get(timeout=60) == [2]
+
+
+def _settled(result: Any) -> list[tuple[Any, Any]]:
+    """The results of the tree, once all have ended."""
+    for child in result.children:
+        get(child)
+    return list(result.collect())

@@ -1,0 +1,82 @@
+"""Celery's user guide, "Tasks", section "Custom states" (`update_state`); "Calling Tasks", section "Serializers"."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from dbqueue import DBQueue
+from dbqueue.errors import ImproperlyConfigured
+from dbqueue.jobs import Progress, Succeeded
+from tests.stores import TestWorker
+
+
+@pytest.fixture
+def app(database_url: str) -> Iterator[DBQueue]:
+    with DBQueue("compat", broker=database_url, set_as_current=False) as app:
+        yield app
+
+
+def test_a_custom_state_and_its_meta(app: DBQueue) -> None:
+    """`self.update_state(state='PROGRESS', meta={'current': i, 'total': len(filenames)})`, seen by the caller."""
+
+    @app.task(bind=True)
+    def upload_files(self: Any, filenames: list[str]) -> None:
+        for number, _ in enumerate(filenames):
+            if not self.request.called_directly:
+                self.update_state(state="PROGRESS", meta={"current": number, "total": len(filenames)})
+
+    upload_files(["a", "b"])
+    result = upload_files.delay(["a", "b"])
+    worker = TestWorker(app.database.store)
+    job = worker.claim_one()
+    assert (result.state, result.info) == ("STARTED", {"pid": None, "hostname": "worker@test"})
+    worker.session.report([Progress(job.id, job.lease, "PROGRESS", '{"current": 1, "total": 2}')])
+    assert (result.state, result.status, result.info) == ("PROGRESS", "PROGRESS", {"current": 1, "total": 2})
+    assert (result.ready(), result.successful(), result.failed()) == (False, False, False)
+    assert result.result == {"current": 1, "total": 2}
+    worker.settle(Succeeded(job.id, job.lease, "3", 0.1))
+    assert (result.state, result.info) == ("SUCCESS", 3)
+    worker.close()
+
+
+def test_the_serializer_of_a_call(app: DBQueue) -> None:
+    """`add.apply_async((10, 10), serializer='json')`; the call's, then the task's, then `task_serializer`."""
+
+    @app.task
+    def add(x: Any, y: Any) -> Any:
+        return x + y
+
+    @app.task(serializer="msgpack")
+    def packed(x: Any) -> Any:
+        return x
+
+    def content_type(result: Any) -> str | None:
+        record = app.database.record(result.id)
+        assert record is not None
+        return record.content_type
+
+    assert content_type(add.apply_async((10, 10), serializer="json")) is None
+    assert content_type(add.apply_async((10, dt.date(2026, 1, 2)), serializer="yaml")) == "application/x-yaml"
+    assert content_type(packed.delay(1)) == "application/x-msgpack"
+    assert content_type(packed.apply_async((1,), serializer="json")) is None
+    with pytest.raises(ImproperlyConfigured, match="no serializer 'jason'"):
+        add.apply_async((1, 2), serializer="jason")
+
+
+def test_compression(app: DBQueue) -> None:
+    """`add.apply_async((2, 2), compression='zlib')`: taken; JSON stays text."""
+
+    @app.task
+    def add(x: Any, y: Any) -> Any:
+        return x + y
+
+    plain = app.database.record(add.apply_async((2, 2), compression="zlib").id)
+    packed = app.database.record(add.apply_async((2, 2), compression="zlib", serializer="yaml").id)
+    assert plain is not None
+    assert packed is not None
+    assert (plain.content_type, plain.args) == (None, "[2,2]")
+    assert packed.content_type == "application/x-yaml; compression=zlib"

@@ -1,0 +1,146 @@
+"""Claims beside a transaction that stays open: they begin where the last one ended, and miss nothing for long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from dbqueue.jobs import Released, Succeeded
+from dbqueue.store import open_store
+from dbqueue.store.postgres.store import PostgresStore
+from dbqueue.store.postgres.work_session import PostgresWorkSession
+from tests.servers import libpq_url
+from tests.stores import TestWorker, new_job
+
+LOOKS_AGAIN = "dbqueue.store.postgres.floors.PATIENCE"
+
+
+@pytest.fixture
+def store(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgresStore]:
+    """Each look from the bottom counts as slow, and the next one is a minute off."""
+    monkeypatch.setattr("dbqueue.store.postgres.floors.SLOW_SECONDS", 0.0)
+    monkeypatch.setattr("dbqueue.store.postgres.floors.SLOW_SECONDS_A_ROW", 0.0)
+    monkeypatch.setattr(LOOKS_AGAIN, 1e9)
+    store = open_store(postgres_url, shown_url="")
+    assert isinstance(store, PostgresStore)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def worker(store: PostgresStore) -> Iterator[TestWorker]:
+    worker = TestWorker(store, queues=("celery", "mail"))
+    assert ids(worker) + ids(worker) == []  # two slow looks
+    yield worker
+    worker.close()
+
+
+def from_the_bottom(worker: TestWorker) -> None:
+    assert isinstance(worker.session, PostgresWorkSession)
+    worker.session._floors._bottom_at = 0.0
+
+
+def ids(worker: TestWorker, limit: int = 100) -> list[str]:
+    return [job.id for job in worker.claim(limit)]
+
+
+def test_claims_go_on_in_order(store: PostgresStore, worker: TestWorker) -> None:
+    """Also among jobs that were enqueued together, and have one time."""
+    store.enqueue([new_job(f"a{n:02}", queue="celery") for n in range(30)])
+    assert ids(worker, 7) == [f"a{n:02}" for n in range(7)]
+    assert ids(worker, 7) == [f"a{n:02}" for n in range(7, 14)]
+    store.enqueue([new_job(f"b{n}", queue="celery") for n in range(3)])
+    assert ids(worker) == [f"a{n:02}" for n in range(14, 30)] + ["b0", "b1", "b2"]
+    assert ids(worker) == []
+
+
+def test_other_priorities_and_queues_are_seen_at_once(store: PostgresStore, worker: TestWorker) -> None:
+    store.enqueue([new_job("first", priority=3), new_job("second", priority=3)])
+    assert ids(worker, 1) == ["first"]
+    store.enqueue([new_job("low", priority=-1), new_job("mail", queue="mail")])
+    store.enqueue([new_job("high", priority=9), new_job("between", priority=1)])
+    assert ids(worker) == ["high", "second", "between", "low", "mail"]
+
+
+def test_a_job_that_is_not_due_hides_none_of_lower_priority(store: PostgresStore, worker: TestWorker) -> None:
+    store.enqueue([new_job("later", priority=9, delay_seconds=3600.0)])
+    assert ids(worker) == []
+    store.enqueue([new_job("middle", priority=5), new_job("low", priority=0)])
+    assert ids(worker) == ["middle", "low"]
+
+
+def test_what_comes_below_is_found_by_the_next_look(store: PostgresStore, worker: TestWorker) -> None:
+    """Late commits, and jobs that were handed back: for those the hint is wrong."""
+    store.enqueue([new_job(f"job{n}") for n in range(3)])
+    jobs = worker.claim(3)
+    worker.settle(*(Released(job.id, job.lease, job.ready_at) for job in jobs[:2]))
+    assert ids(worker) == []
+    seconds, _ = worker.session.outlook(["celery"])
+    assert seconds is not None  # the next look is told of, so that a worker does not sleep through it
+    from_the_bottom(worker)
+    assert ids(worker, 1) == ["job0"]
+    assert ids(worker) == ["job1"]  # a look that found more than it took has moved the floor down
+
+
+def entries_read(driver: psycopg.Connection[Any], store: PostgresStore) -> int:
+    driver.execute("SELECT pg_stat_force_next_flush()")
+    with store.connect() as connection:
+        query = "SELECT idx_tup_read FROM pg_stat_all_indexes WHERE indexrelname = 'dbqueue_jobs_claim'"
+        return int(connection.exec_driver_sql(query).scalar_one())
+
+
+def test_dead_entries_are_not_read_again_and_again(postgres_url: str, store: PostgresStore, worker: TestWorker) -> None:
+    assert isinstance(worker.session, PostgresWorkSession)
+    driver = worker.session._driver
+    with psycopg.connect(libpq_url(postgres_url)) as snapshot:
+        snapshot.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        snapshot.execute("SELECT count(*) FROM dbqueue_jobs")
+        for _ in range(4):
+            store.enqueue([new_job() for _ in range(500)])
+            while jobs := worker.claim(250):
+                worker.settle(*(Succeeded(job.id, job.lease, "1", 0.0) for job in jobs))
+        read = []
+        for bottom in (False, True):
+            store.enqueue([new_job() for _ in range(10)])
+            if bottom:
+                from_the_bottom(worker)
+            before = entries_read(driver, store)
+            assert len(worker.claim(10)) == 10
+            read.append(entries_read(driver, store) - before)
+    assert read[1] > 2000  # the fault is there
+    assert read[0] < 100
+
+
+def test_one_slow_look_may_be_a_chance(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk was slow, or a lock was waited for: no reason not to see late commits for a minute."""
+    store = open_store(postgres_url, shown_url="")
+    worker = TestWorker(store)
+    store.enqueue([new_job(f"job{n}") for n in range(3)])
+    with monkeypatch.context() as patch:
+        patch.setattr("dbqueue.store.postgres.floors.SLOW_SECONDS", -1e9)
+        patch.setattr(LOOKS_AGAIN, 1e9)
+        (job,) = worker.claim(1)
+    with monkeypatch.context() as patch:
+        patch.setattr("dbqueue.store.postgres.floors.SLOW_SECONDS", 1e9)
+        worker.settle(Released(job.id, job.lease, job.ready_at))
+        assert ids(worker) == ["job0", "job1", "job2"]
+    worker.close()
+    store.close()
+
+
+def test_a_look_that_is_quick_is_made_each_time(postgres_url: str) -> None:
+    store = open_store(postgres_url, shown_url="")
+    worker = TestWorker(store)
+    assert isinstance(worker.session, PostgresWorkSession)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dbqueue.store.postgres.floors.SLOW_SECONDS", 1e9)
+        store.enqueue([new_job(f"job{n}") for n in range(3)])
+        (job,) = worker.claim(1)
+        worker.settle(Released(job.id, job.lease, job.ready_at))
+        assert ids(worker) == ["job0", "job1", "job2"]
+        assert worker.session.outlook(["celery"])[0] is None
+    worker.close()
+    store.close()

@@ -1,0 +1,185 @@
+"""What PostgreSQL may say at any time: a caller's operation is tried again, or ends with one clear error in time."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from dbqueue import urls
+from dbqueue.errors import OperationalError
+from dbqueue.jobs import new_job_id
+from dbqueue.store import open_store, trouble
+from dbqueue.store.postgres.store import PostgresStore
+from tests.servers import libpq_url
+from tests.stores import count, enqueued, new_job
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def store(postgres_url: str) -> Iterator[PostgresStore]:
+    store = open_store(postgres_url, shown_url="", pool_size=2)
+    assert isinstance(store, PostgresStore)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def other(postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(libpq_url(postgres_url)) as connection:
+        yield connection
+
+
+def waits_for_a_lock(connection: psycopg.Connection[Any]) -> bool:
+    query = (
+        "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database WHERE NOT granted AND datname = %s"
+    )
+    row = connection.execute(query, [connection.info.dbname]).fetchone()
+    return row is not None and row[0] > 0
+
+
+def test_an_enqueue_waits_for_an_applications_lock(store: PostgresStore, other: psycopg.Connection[Any]) -> None:
+    other.execute("LOCK TABLE dbqueue_jobs")
+    job_id = new_job_id()
+    thread = threading.Thread(target=store.enqueue, args=([new_job(job_id)],))
+    thread.start()
+    wait_until(lambda: waits_for_a_lock(other))
+    other.commit()
+    thread.join(60)
+    assert count(store, f"id = '{job_id}'") == 1
+
+
+def test_a_lock_that_is_held_on_ends_the_enqueue_in_time(
+    postgres_url: str, other: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dbqueue.store.engine.LOCK_SECONDS", 0.05)
+    store = open_store(postgres_url, shown_url="")
+    other.execute("LOCK TABLE dbqueue_jobs")
+    with pytest.raises(OperationalError, match="lock timeout"):
+        store.enqueue([new_job()])
+    other.rollback()
+    enqueued(store)
+    assert count(store) == 1
+    store.close()
+
+
+def test_the_roles_own_lock_timeout_is_kept(postgres_url: str) -> None:
+    store = open_store(f"{postgres_url}?options=-c%20lock_timeout%3D7s", shown_url="")
+    with store.connect() as connection:
+        assert connection.scalar(sa.text("SHOW lock_timeout")) == "7s"
+    store.close()
+    store = open_store(postgres_url, shown_url="")
+    with store.connect() as connection:
+        assert connection.scalar(sa.text("SHOW lock_timeout")) == "10s"
+    store.close()
+
+
+def test_the_victim_of_a_deadlock_runs_again(store: PostgresStore, other: psycopg.Connection[Any]) -> None:
+    first, second = enqueued(store), enqueued(store)
+    other.execute("SET deadlock_timeout = '1min'")  # it is not to be the victim
+    lock = "SELECT id FROM dbqueue_jobs WHERE id = %s FOR UPDATE"
+    other.execute(lock, [first])
+    rival = threading.Thread(target=other.execute, args=(lock, [second]))
+    tries: list[str] = []
+
+    def operation(driver: psycopg.Connection[Any]) -> str:
+        if tries:
+            rival.join(60)
+            other.rollback()
+        with driver.transaction():
+            driver.execute(lock, [second])
+            if not tries:
+                rival.start()
+            tries.append("try")
+            driver.execute(lock, [first])
+        return "done"
+
+    assert store._run(operation) == "done"
+    assert len(tries) == 2
+
+
+def test_a_primary_that_has_become_a_standby_is_left(store: PostgresStore) -> None:
+    """Its pooled connections stand, and take no writes: they are closed, and the next goes to whoever does."""
+    enqueued(store)
+    pooled = store.engine.raw_connection()
+    driver: Any = pooled.driver_connection
+    driver.execute("SET default_transaction_read_only = on")
+    pid = driver.info.backend_pid
+    pooled.close()
+    enqueued(store)
+    assert count(store) == 2
+    assert driver.closed
+    with store.connect() as connection:
+        assert connection.scalar(sa.text("SELECT pg_backend_pid()")) != pid
+
+
+def test_a_database_that_takes_no_writes_says_so(store: PostgresStore, other: psycopg.Connection[Any]) -> None:
+    other.execute(f"ALTER DATABASE {other.info.dbname} SET default_transaction_read_only = on")
+    other.commit()
+    with pytest.raises(OperationalError, match="read-only"):
+        store.enqueue([new_job()])
+
+
+def test_a_connection_that_is_not_free_is_waited_for(store: PostgresStore, other: psycopg.Connection[Any]) -> None:
+    """Not for ever: the limit of connections is the operator's, and the error tells of it."""
+    other.execute("DROP ROLE IF EXISTS dbqueue_crowded")
+    other.execute("CREATE ROLE dbqueue_crowded LOGIN SUPERUSER")
+    other.execute("ALTER ROLE dbqueue_crowded NOSUPERUSER CONNECTION LIMIT 1")
+    other.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO dbqueue_crowded")
+    other.commit()
+    url = store.engine.url.set(username="dbqueue_crowded").render_as_string(hide_password=False)
+    crowded = open_store(url, shown_url="")
+    with psycopg.connect(libpq_url(url)) as only:
+        with pytest.raises(OperationalError, match="too many connections for role"):
+            crowded.enqueue([new_job()])
+        failed = threading.Event()
+        retried = trouble.Tries.again
+
+        def again(self: trouble.Tries, what: trouble.Trouble | None) -> bool:
+            if not failed.is_set():
+                failed.set()
+                only.close()
+            return retried(self, what)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trouble.Tries, "again", again)
+            crowded.enqueue([new_job()])
+        assert failed.is_set()
+    assert count(store) == 1
+    crowded.close()
+    wait_until(lambda: not others_of(other), what="the end of its sessions")
+    other.execute("DROP OWNED BY dbqueue_crowded")
+    other.execute("DROP ROLE dbqueue_crowded")
+    other.commit()
+
+
+def others_of(connection: psycopg.Connection[Any]) -> bool:
+    row = connection.execute("SELECT count(*) FROM pg_stat_activity WHERE usename = 'dbqueue_crowded'").fetchone()
+    return row is not None and row[0] > 0
+
+
+def test_several_hosts_are_tried_in_turn(postgres_url: str) -> None:
+    url = sa.make_url(postgres_url)
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        dead = nobody.getsockname()[1]
+    several = f"postgresql://{url.username or ''}@127.0.0.1:{dead},{url.host}:{url.port}/{url.database}"
+    store = open_store(urls.normalise_url(several), shown_url="")
+    assert isinstance(store, PostgresStore)
+    enqueued(store)
+    assert count(store) == 1
+    session = store.work_session("test")
+    assert session.eldest_worker() is None
+    session.close()
+    store.close()
+
+
+def test_unexpected_errors_are_not_tried_again() -> None:
+    tries = trouble.Tries(3)
+    assert not tries.again(trouble.trouble_of(psycopg.errors.UniqueViolation("")))
+    assert not tries.again(trouble.trouble_of(ValueError()))
+    assert [tries.again(trouble.Trouble.LOST) for _ in range(4)] == [True, True, True, False]

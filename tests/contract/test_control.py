@@ -1,0 +1,206 @@
+"""Revoking by id, and the table of commands: what the rows promise on every database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from dbqueue.errors import DuplicateTaskId
+from dbqueue.jobs import Released, Retried, Succeeded
+from dbqueue.store import changes, control, revoking
+from dbqueue.store.base import Store
+from dbqueue.store.control import Reply
+from dbqueue.store.sessions import Sign, WatchSession
+from dbqueue.worker.doorbell import Doorbell
+from tests.stores import TestWorker, count, enqueued, new_job, row, run_sql
+from tests.waiting import wait_until
+
+LATER = timedelta(hours=1)
+ERROR = json.dumps({"exc_type": "ValueError", "exc_message": [], "exc_module": "builtins"})
+
+
+@pytest.fixture
+def watch(store: Store) -> Iterator[WatchSession]:
+    session = store.watch_session("test")
+    yield session
+    session.close()
+
+
+def hears_a_command(session: WatchSession) -> bool:
+    """Whether a command was announced, or may have been."""
+    return Sign.COMMANDS in session.wait(0.1)
+
+
+class TestRevoke:
+    def test_what_waits_ends_at_once(self, store: Store, worker: TestWorker) -> None:
+        job_id = enqueued(store)
+        later = enqueued(store, delay_seconds=3600)
+        other = enqueued(store)
+        found = revoking.revoke(store, [job_id, later])
+        assert (found.ended, found.running) == ({job_id: "shop.pack", later: "shop.pack"}, frozenset())
+        for each in (job_id, later):
+            record = store.finished([each])[each]
+            assert record.status == "REVOKED"
+            error = json.loads(record.result or "")
+            assert (error["exc_type"], error["exc_message"]) == ("TaskRevokedError", ["revoked"])
+        assert [job.id for job in worker.claim(now=datetime.now(UTC) + LATER)] == [other]
+
+    def test_what_has_ended_stays_as_it_is(self, store: Store, worker: TestWorker) -> None:
+        job_id = enqueued(store)
+        job = worker.claim_one()
+        worker.settle(Succeeded(job_id, job.lease, "1", 0.0))
+        before = row(store, job_id)
+        assert revoking.revoke(store, [job_id]) == revoking.Revoked({}, frozenset())
+        assert row(store, job_id) == before
+
+    def test_a_running_job_goes_on_and_may_succeed(self, store: Store, worker: TestWorker) -> None:
+        job_id = enqueued(store)
+        job = worker.claim_one()
+        assert revoking.revoke(store, [job_id]).running == {job_id}
+        assert row(store, job_id)["status"] == "STARTED"
+        assert worker.settle(Succeeded(job_id, job.lease, "1", 0.0)).settled == {job_id}
+        assert row(store, job_id)["status"] == "SUCCESS"
+
+    @pytest.mark.parametrize("back", ["retry", "release", "loss", "rescue"])
+    def test_no_other_run_begins(self, store: Store, new_worker: Callable[..., TestWorker], back: str) -> None:
+        """It comes back, and the claim says that it was revoked."""
+        worker, rescuer = new_worker(lease_seconds=5), new_worker(lease_seconds=3600)
+        job_id = enqueued(store)
+        job = worker.claim_one()
+        assert not job.revoked
+        revoking.revoke(store, [job_id])
+        if back == "retry":
+            worker.settle(Retried(job_id, job.lease, ERROR, None, 0.0))
+        elif back == "rescue":
+            rescuer.session.rescue(max_losses=3, now=datetime.now(UTC) + timedelta(seconds=60))
+        else:
+            worker.settle(Released(job_id, job.lease, job.ready_at, lost=back == "loss"))
+        again = rescuer.claim_one(now=datetime.now(UTC) + LATER)
+        assert (again.id, again.revoked) == (job_id, True)
+
+    def test_a_revoke_is_kept_for_an_id_that_is_not_enqueued_yet(self, store: Store, worker: TestWorker) -> None:
+        assert revoking.revoke(store, ["early", "early"]) == revoking.Revoked({}, frozenset())
+        store.enqueue([new_job("early")])
+        store.enqueue([new_job("early"), new_job("other")])
+        assert [job.id for job in worker.claim()] == ["other"]
+        assert store.finished(["early"])["early"].status == "REVOKED"
+        assert revoking.revoked_ids(store) == ["early"]
+
+    def test_such_an_id_is_refused_in_the_callers_transaction_too(self, store: Store, worker: TestWorker) -> None:
+        from dbqueue.store.transactions.joining import enqueue_in
+
+        revoking.revoke(store, ["early"])
+        with store.engine.connect() as connection, connection.begin():
+            enqueue_in(store, connection, [new_job("early")])
+        assert worker.claim() == []
+
+    def test_it_goes_with_the_results_that_have_expired(self, store: Store, worker: TestWorker) -> None:
+        revoking.revoke(store, ["early"])
+        worker.session.prune(older_than_seconds=60, limit=10, now=datetime.now(UTC) + LATER)
+        store.enqueue([new_job("early")])
+        assert [job.id for job in worker.claim()] == ["early"]
+
+    def test_another_call_of_an_id_in_use_is_still_an_error(self, store: Store) -> None:
+        store.enqueue([new_job("a")])
+        revoking.revoke(store, ["a"])
+        with pytest.raises(DuplicateTaskId):
+            store.enqueue([new_job("a", args="[1]")])
+
+    def test_an_operators_retry_forgets_it(self, store: Store, worker: TestWorker) -> None:
+        job_id = enqueued(store)
+        revoking.revoke(store, [job_id])
+        assert changes.retry(store, [job_id]) == {job_id}
+        assert not worker.claim_one(now=datetime.now(UTC) + LATER).revoked
+
+    def test_many_at_once(self, store: Store, worker: TestWorker) -> None:
+        ids = [enqueued(store) for _ in range(20)]
+        running = {job.id for job in worker.claim(limit=5)}
+        found = revoking.revoke(store, [*ids, "absent"])
+        assert set(found.ended) == set(ids) - running
+        assert found.running == running
+        assert set(revoking.revoked_ids(store)) == {*ids, "absent"}
+
+
+class TestCommands:
+    def test_a_command_and_its_reply(self, store: Store, worker: TestWorker, watch: WatchSession) -> None:
+        command_id = control.send(store, "greet", '{"name": "ü"}', '{"workers": ["worker@test"]}')
+        wait_until(lambda: hears_a_command(watch), what="the announcement")
+        (command,) = control.pending(watch, worker.id)
+        assert (command.id, command.method, json.loads(command.arguments)) == (command_id, "greet", {"name": "ü"})
+        assert control.addressed(command.destination, "worker@test")
+        assert control.replies(store, command_id) == []
+        reply = Reply(command_id, worker.id, '{"ok": "ü"}')
+        control.answer(watch, reply)
+        assert control.replies(store, command_id) == [reply]
+        assert control.replies(store, command_id, seen={worker.id}) == []
+        assert control.replies(store, "other") == []
+
+    def test_a_worker_that_starts_later_passes_over_it(
+        self, store: Store, worker: TestWorker, watch: WatchSession
+    ) -> None:
+        control.send(store, "shutdown", "{}")
+        run_sql(store, "UPDATE dbqueue_workers SET started_at = '2999-01-01 00:00:00.000'")
+        assert control.pending(watch, worker.id) == []
+
+    def test_what_has_expired_is_ignored_and_deleted(
+        self, store: Store, worker: TestWorker, watch: WatchSession
+    ) -> None:
+        command_id = control.send(store, "ping", "{}")
+        control.answer(watch, Reply(command_id, worker.id, "{}"))
+        run_sql(store, "UPDATE dbqueue_control SET expires_at = '2001-01-01 00:00:00.000'")
+        assert control.pending(watch, worker.id) == []
+        second = control.send(store, "ping", "{}")
+        assert [command.id for command in control.pending(watch, worker.id)] == [second]
+        assert run_sql(store, "DELETE FROM dbqueue_control") == 1
+
+    def test_an_enqueue_is_no_command(self, postgres_url: str) -> None:
+        """Where the database notifies, the connection that claims hears of jobs, and that of commands does not."""
+        from tests.stores import opened
+
+        with opened(postgres_url) as store:
+            watch, work = store.watch_session("test"), store.work_session("test")
+            bell = Doorbell()
+            bell.open()
+            try:
+                enqueued(store)
+                wait_until(lambda: work.wait(0.1, bell))
+                assert watch.wait(0.0) == Sign.NONE
+                bell.ring()
+                assert not work.wait(30, bell)
+            finally:
+                bell.close()
+                watch.close()
+                work.close()
+
+    def test_a_workers_row_follows_what_it_was_told(
+        self, store: Store, worker: TestWorker, watch: WatchSession
+    ) -> None:
+        from dbqueue.store import queries
+
+        control.describe(watch, worker.id, queues=["a", "ü"], concurrency=7)
+        (found,) = queries.open_workers(store)
+        assert (found.queues, found.concurrency) == (("a", "ü"), 7)
+
+    def test_jobs_are_left_alone(self, store: Store, worker: TestWorker) -> None:
+        enqueued(store)
+        control.send(store, "ping", "{}")
+        assert count(store) == 1
+
+
+@pytest.mark.parametrize(
+    ("destination", "found"),
+    [
+        (None, True),
+        ('{"workers": ["a@h"]}', True),
+        ('{"workers": ["b@h"]}', False),
+        ('{"pattern": "a@*", "matcher": "glob"}', True),
+        ('{"pattern": "b@*", "matcher": "glob"}', False),
+        ('{"pattern": "^a@", "matcher": "pcre"}', True),
+        ('{"pattern": "^b@", "matcher": "pcre"}', False),
+    ],
+)
+def test_whom_a_command_is_for(destination: str | None, found: bool) -> None:
+    assert control.addressed(destination, "a@h") is found

@@ -1,0 +1,410 @@
+"""PostgreSQL's plans of the hot statements, under every kind of wrong statistics.
+
+The table of a queue is never what it was when it was analysed. Each statement must keep to the
+claim index, the primary key and row addresses whatever the planner believes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, cast
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from dbqueue.jobs import Released, Succeeded
+from dbqueue.store import open_store
+from dbqueue.store.inserts import pyformat
+from dbqueue.store.postgres import held as held_sql
+from dbqueue.store.postgres import pruning
+from dbqueue.store.postgres import sql as postgres_sql
+from dbqueue.store.postgres.floors import Floors
+from dbqueue.store.postgres.store import PostgresStore
+from dbqueue.store.postgres.work_session import PostgresWorkSession, _claim_parameters, _columns
+from dbqueue.store.records import Claim
+from dbqueue.store.rows import Finish, Requeue, split
+from dbqueue.store.workflows import sql as workflow_sql
+from tests.servers import libpq_url
+from tests.stores import TestWorker
+
+ROWS = 20_000
+
+PARAMETER = re.compile(r"%\((\w+)\)s")
+
+FILL = """
+INSERT INTO dbqueue_jobs (id, task, queue, priority, args)
+SELECT 'job-' || n, 'shop.pack', 'q' || n %% 5, n %% 3, '[1]' FROM generate_series(1, %s) n"""
+
+HOLD_HALF = """
+UPDATE dbqueue_jobs SET ready_at = NULL, held_at = now(), blocked_reason = 'limit', limit_key = 'k' || priority
+WHERE substr(id, 5)::int % 2 = 0"""
+
+FINISH_HALF = """
+UPDATE dbqueue_jobs
+SET status = 'SUCCESS', ready_at = NULL, finished_at = now(), lease = gen_random_uuid(), worker = 'w'
+WHERE substr(id, 5)::int % 2 = 0"""
+
+
+@pytest.fixture
+def session(postgres_url: str) -> Iterator[PostgresWorkSession]:
+    store = cast(PostgresStore, open_store(postgres_url, shown_url=""))
+    session = store.work_session("plans")
+    yield session
+    session.close()
+    store.close()
+
+
+STATISTICS = ["never", "empty", "emptied", "full", "vacuumed", "half done", "tiny"]
+"""When the planner last looked: before the first row, after the last was deleted, ..."""
+
+
+def fill(url: str, table: str, rows: str, statistics: str) -> None:
+    """Fill a table, with statistics from another time."""
+    number = [3 if statistics == "tiny" else ROWS]
+    with psycopg.connect(libpq_url(url), autocommit=True) as connection:
+        # The server's own look, which may come at any moment, would make each run another.
+        connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+        if statistics == "empty":
+            connection.execute(f"ANALYZE {table}")
+        connection.execute(rows, number)
+        if statistics == "emptied":  # pages, but no rows on them: plans cost nothing then, whatever they read
+            connection.execute(f"DELETE FROM {table}")
+            connection.execute(f"ANALYZE {table}")
+            connection.execute(rows, number)
+        if statistics in ("tiny", "full"):
+            connection.execute(f"ANALYZE {table}")
+        if statistics == "vacuumed":
+            connection.execute(f"VACUUM ANALYZE {table}")
+
+
+def prepare(url: str, statistics: str) -> None:
+    """Fill the table of jobs, with statistics from another time."""
+    fill(url, "dbqueue_jobs", FILL, statistics)
+    if statistics == "half done":
+        with psycopg.connect(libpq_url(url), autocommit=True) as connection:
+            connection.execute(FINISH_HALF)
+            connection.execute("ANALYZE dbqueue_jobs")
+            connection.execute(
+                "UPDATE dbqueue_jobs SET status = 'PENDING', ready_at = now(), finished_at = NULL,"
+                " lease = NULL WHERE status = 'SUCCESS'"
+            )
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)
+
+
+def explain(session: PostgresWorkSession, template: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
+    """How the tables are read by the plan for these values, and by the one for any, which workers use."""
+    text = pyformat(session._store.text(template))
+    names = list(dict.fromkeys(PARAMETER.findall(text)))
+    numbered = PARAMETER.sub(lambda match: f"${names.index(match[1]) + 1}", text).replace("%%", "%")
+    given = sql.SQL(", ").join(sql.Literal(parameters[name]) for name in names)
+    execute = session._driver.execute
+    execute(f"PREPARE hot AS {numbered}".encode())
+    generic = execute(
+        sql.SQL("EXPLAIN (FORMAT JSON) EXECUTE hot") + (sql.SQL("({})").format(given) if names else sql.SQL(""))
+    )
+    plans = [execute(f"EXPLAIN (FORMAT JSON) {text}", parameters).fetchone(), generic.fetchone()]
+    execute("DEALLOCATE hot")
+    return [
+        node
+        for row in plans
+        if row is not None
+        for node in nodes(row[0][0]["Plan"])
+        if node.get("Relation Name") in ("dbqueue_jobs", "dbqueue_edges")
+    ]
+
+
+def reads(found: list[dict[str, Any]]) -> set[str]:
+    """How the jobs table is read: by which index, or by row address."""
+    return {
+        node.get("Index Name", node["Node Type"])
+        for node in found
+        if node["Node Type"] not in ("ModifyTable", "LockRows")
+    }
+
+
+@pytest.mark.parametrize("queues", [1, 200])
+@pytest.mark.parametrize("statistics", STATISTICS)
+def test_plans_do_not_depend_on_statistics(
+    postgres_url: str, session: PostgresWorkSession, statistics: str, queues: int
+) -> None:
+    prepare(postgres_url, statistics)
+    names = [f"q{n}" for n in range(queues)]
+    claim = Claim("w#1", str(uuid4()), names, 500)
+    assert reads(explain(session, postgres_sql.CLAIM, _claim_parameters(claim, None, durable=True))) == {
+        "dbqueue_jobs_claim",
+        "Tid Scan",
+    }
+    floors = Floors()
+    floors._bottom_at = float("inf")
+    floors._floors = {(name, priority): ("2026-01-01 00:00:00+00", "job-7") for name in names for priority in (0, 2)}
+    hints = floors.hints(names) or {}
+    behind = explain(session, postgres_sql.CLAIM_BEHIND, _claim_parameters(claim, None, durable=True) | hints)
+    after = explain(session, postgres_sql.NEXT_READY_BEHIND, hints | {"now": None})
+    assert reads(behind) == {"dbqueue_jobs_claim", "Tid Scan"}
+    assert reads(after) == {"dbqueue_jobs_claim", "dbqueue_jobs_held"}
+    assert sum("ROW(ready_at, id) > " in node.get("Index Cond", "") for node in behind + after) == 4  # two plans each
+    look = reads(explain(session, postgres_sql.NEXT_READY, {"queues": names, "now": None}))
+    assert look == {"dbqueue_jobs_claim", "dbqueue_jobs_held"}
+    assert reads(explain(session, postgres_sql.ANYTHING_HELD, {})) == {"dbqueue_jobs_held"}
+
+    finish, _ = split([Succeeded(f"job-{n}", str(uuid4()), "1", 0.1) for n in range(500)])
+    assert reads(explain(session, postgres_sql.FINISH, _columns(Finish, finish, None))) == {"dbqueue_jobs_pkey"}
+    _, requeue = split([Released(f"job-{n}", str(uuid4()), "2026-01-01 00:00:00+00") for n in range(500)])
+    assert reads(explain(session, postgres_sql.REQUEUE, _columns(Requeue, requeue, None))) == {"dbqueue_jobs_pkey"}
+    ids = {"ids": [f"job-{n}" for n in range(100)]}
+    assert reads(explain(session, postgres_sql.RECORDED, ids)) == {"dbqueue_jobs_pkey"}
+
+
+@pytest.mark.parametrize("keys", [1, 300])
+@pytest.mark.parametrize("statistics", STATISTICS)
+def test_plans_of_held_jobs(postgres_url: str, session: PostgresWorkSession, statistics: str, keys: int) -> None:
+    prepare(postgres_url, statistics)
+    session._driver.execute(HOLD_HALF)
+    names = [f"k{n}" for n in range(keys)]
+    now = {"now": None}
+    after = {"key": "", "queue": "", "priority": 0, "most": 500}
+    for levels in (
+        explain(session, held_sql.LEVELS, now | after),
+        explain(session, held_sql.LEVELS_OF, now | {"keys": names, "most": 500}),
+    ):
+        assert reads(levels) == {"dbqueue_jobs_held"}
+        assert all("ROW(" in node["Index Cond"] or "limit_key = " in node["Index Cond"] for node in levels)
+    candidates = explain(
+        session,
+        held_sql.CANDIDATES,
+        now
+        | {"keys": names, "running": [10] * keys, "most": [500] * keys, "level_keys": names}
+        | {"queues": ["q0"] * keys, "priorities": [0] * keys, "positions": [0] * keys},
+    )
+    assert reads(candidates) == {"dbqueue_jobs_held", "dbqueue_jobs_permit"}
+    assert all(
+        "limit_key" in node["Index Cond"] or "permit" in node["Index Cond"]
+        for node in candidates
+        if "Index Name" in node
+    )
+    ids = [f"job-{n}" for n in range(500)]
+    lease = str(uuid4())
+    taken = {"worker": "w", "lease": lease, "once": [], "durable": False, "ids": ids, "permits": ids}
+    take = explain(session, held_sql.TAKE, now | taken | {"times": ["2026-01-01 00:00:00+00"] * 500})
+    assert reads(take) == {"dbqueue_jobs_pkey", "Tid Scan"}
+    assert all("Index Cond" in node for node in take if "Index Name" in node)
+    assert reads(explain(session, held_sql.FIRST_DUE, now | {"queues": names})) == {"dbqueue_jobs_claim"}
+
+
+LINK = """
+INSERT INTO dbqueue_edges (predecessor, successor, event, place)
+SELECT 'job-' || n, 'job-' || n + 1, 'success', '[]' FROM generate_series(2, %s) n"""
+
+IDS = [f"job-{n}" for n in range(500)]
+OF_WORKFLOWS: dict[str, dict[str, Any]] = {
+    "INPUTS": {"limit": 1_000_000},
+    "BLOCKED_BELOW": {},
+    "WITH_SUCCESSORS": {},
+    "LOCK_TOGETHER": {},
+    "LOCK_BLOCKED": {},
+    "EDGES_INTO": {},
+    "END": {"status": "FAILURE", "error": "{}", "traceback": "", "now": None},
+    "FREE": {"now": None},
+    "FIRE": {"pairs": json.dumps(dict.fromkeys(IDS, "job-7")), "now": None},
+    "LOWER": {"pairs": json.dumps(dict.fromkeys(IDS, 1))},
+    "UNLINK": {},
+    "UNLINK_FROM": {},
+    "DELETE": {},
+    "DELETE_OF_WORKFLOW": {"workflow": "job-1"},
+    "SUCCESSORS": {},
+    "LAST_PLACE": {"id": "job-7"},
+    "RAISE_COUNT": {"id": "job-7", "more": 1},
+    "NOT_SUCCEEDED": {"workflow": "job-1"},
+    "TO_REPEAT": {},
+    "BLOCKED_SUCCESSORS": {},
+    "RECOUNT": {},
+    "UNFINISHED": {"workflow": "job-1"},
+    "REVOKE_WAITING": {"error": "{}"},
+    "REVOKE_RUNNING": {},
+    "FORGET": {},
+    "STILL_RIPE": {"seconds": 60, "surplus_at": None, "now": None},
+    "DELETE_WORKFLOWS": {},
+}
+"""The statements that begin with ids, and their other parameters."""
+
+OF_WORKFLOW_INDEXES = {
+    "dbqueue_jobs_pkey",
+    "dbqueue_jobs_workflow",
+    "dbqueue_edges_pkey",
+    "dbqueue_edges_successor",
+    "Tid Scan",
+}
+
+TARGETS = {name: {"dbqueue_jobs"} for name in ("FIRE", "LOWER", "RECOUNT")} | {"COMPLETE_POSTGRES": {"s_2"}}
+
+
+@pytest.mark.parametrize("statistics", STATISTICS)
+@pytest.mark.parametrize("analysed", ["never", "empty", "emptied", "full", "vacuumed"])
+def test_plans_of_workflows(postgres_url: str, session: PostgresWorkSession, statistics: str, analysed: str) -> None:
+    prepare(postgres_url, statistics)
+    fill(postgres_url, "dbqueue_edges", LINK, "tiny" if statistics == "tiny" else analysed)
+    finish, _ = split([Succeeded(job_id, str(uuid4()), "1", 0.1) for job_id in IDS])
+    complete = explain(session, workflow_sql.COMPLETE_POSTGRES, _columns(Finish, finish, None))
+    check("COMPLETE_POSTGRES", complete, statistics)
+    for name, more in OF_WORKFLOWS.items():
+        check(name, explain(session, getattr(workflow_sql, name), {"ids": IDS, **more}), statistics)
+
+
+def check(name: str, found: list[dict[str, Any]], statistics: str) -> None:
+    """Nothing is read but what the condition of an index leads to."""
+    assert reads(found) <= OF_WORKFLOW_INDEXES, name
+    bare = {node["Alias"] for node in found if "Index Name" in node and "Index Cond" not in node}
+    if statistics == "tiny":  # an index of three rows may well be read as a whole
+        return
+    # FINISH's own part: for 500 of 20,000 rows either way costs the same.
+    bare -= {"j"} if name == "COMPLETE_POSTGRES" else set()
+    # Rows to update that are joined with their new values: where the table is thought to be empty, either may be first.
+    bare -= TARGETS.get(name, set()) if statistics == "emptied" else set()
+    assert bare == set(), name
+
+
+OF_KEYS = {"keys": [f"k{n}" for n in range(100)]}
+ELSEWHERE: dict[str, tuple[str, dict[str, Any], set[str]]] = {
+    "one outcome": (
+        postgres_sql.FINISH_ONE,
+        {"id": "job-1", "lease": str(uuid4()), "status": "SUCCESS", "result": "1", "traceback": None, "seconds": 0.1}
+        | {"now": None},
+        {"dbqueue_jobs_pkey"},
+    ),
+    "the state of one": (postgres_sql.FETCH_ONE, {"id": "job-1"}, {"dbqueue_jobs_pkey"}),
+    "the state of many": (postgres_sql.FETCH, {"ids": IDS}, {"dbqueue_jobs_pkey"}),
+    "waiting for one": (postgres_sql.FINISHED_ONE, {"id": "job-1"}, {"dbqueue_jobs_pkey"}),
+    "waiting for many": (postgres_sql.FINISHED, {"ids": IDS}, {"dbqueue_jobs_pkey"}),
+    "progress": (
+        postgres_sql.REPORT,
+        # Not 500: for so many of 20,000 rows it costs the same to read them all.
+        {"job_id": IDS[:50], "lease": [str(uuid4())] * 50, "state": ["P"] * 50, "meta": ["{}"] * 50},
+        {"dbqueue_jobs_pkey", "Tid Scan"},
+    ),
+    "waiting queues": (postgres_sql.WAITING_QUEUES, {}, {"dbqueue_jobs_claim"}),
+    "claim of freed permits": (
+        held_sql.CLAIM_KEYS,
+        _claim_parameters(Claim("w#1", str(uuid4()), ["q0", "q1"], 500), None, durable=True) | OF_KEYS,
+        {"dbqueue_jobs_held", "dbqueue_jobs_permit", "Tid Scan"},
+    ),
+    "pruning": (
+        pruning.PRUNE_PAGES,
+        {"first": "(0,0)", "end": "(4096,0)", "seconds": 60, "limit": 1000, "now": None}
+        | {"surplus_at": "2026-01-01", "surplus_id": "job-1"},
+        {"Tid Range Scan", "Tid Scan"},
+    ),
+    "counting what is kept": (
+        pruning.COUNT_PAGES,
+        {"first": "(0,0)", "end": "(4096,0)", "marks": 100},
+        {"Tid Range Scan"},
+    ),
+}
+
+
+@pytest.mark.parametrize("statistics", STATISTICS)
+def test_plans_of_everything_else_that_is_asked_often(
+    postgres_url: str, session: PostgresWorkSession, statistics: str
+) -> None:
+    prepare(postgres_url, statistics)
+    session._driver.execute(HOLD_HALF)
+    for name, (template, parameters, expected) in ELSEWHERE.items():
+        found = explain(session, template, parameters)
+        assert reads(found) == expected, name
+        # The first of all queues is the first of the index. Of a table that is thought to have no rows, or three, the
+        # planner reads all: `store.postgres.plans` sees to that.
+        if name != "waiting queues" and statistics not in ("tiny", "emptied"):
+            assert all("Index Cond" in node for node in found if "Index Name" in node), name
+
+
+@pytest.mark.parametrize("statistics", ["never", "full", "vacuumed", "half done"])
+def test_plans_of_a_callers_statements(postgres_url: str, session: PostgresWorkSession, statistics: str) -> None:
+    """On a pooled connection the planner may do as it likes; what is asked by ids is found by the key."""
+    prepare(postgres_url, statistics)
+    asked: dict[str, dict[str, Any]] = {
+        session._store.inserts.same: {"ids": IDS[:3]},  # after a conflict
+        session._store.text(postgres_sql.FINISHED_ONE): {"id": "job-1"},
+        session._store.text(postgres_sql.FINISHED): {"ids": IDS[:20]},
+    }
+    with psycopg.connect(libpq_url(postgres_url)) as pooled:
+        for text, parameters in asked.items():
+            row = pooled.execute(f"EXPLAIN (FORMAT JSON) {pyformat(text)}".encode(), parameters).fetchone()
+            assert row is not None
+            found = [node for node in nodes(row[0][0]["Plan"]) if node.get("Relation Name") == "dbqueue_jobs"]
+            assert found
+            assert {node["Node Type"] for node in found} <= {"Index Scan", "Bitmap Heap Scan"}, text
+
+
+@pytest.mark.parametrize("statistics", [each for each in STATISTICS if each != "tiny"])
+def test_a_rescue_reads_the_table_once(postgres_url: str, session: PostgresWorkSession, statistics: str) -> None:
+    """It is rare, and has no index: it must not read the table for each job that it finds."""
+    prepare(postgres_url, statistics)
+    parameters = {"workers": ["w#1", "w#2"], "max_losses": 3, "error": "{}"}
+    with session._reading_the_table():
+        found = explain(session, postgres_sql.RESCUE, parameters)
+    assert sorted(node["Node Type"] for node in found if node["Node Type"] not in ("ModifyTable", "LockRows")) in (
+        sorted(["Seq Scan", "Index Scan"] * 2),
+        sorted(["Index Scan"] * 4),
+    )
+
+
+def test_a_claim_comes_in_the_order_of_its_plan(postgres_url: str) -> None:
+    """No ORDER BY stands over the UPDATE: the order is that of the join's outer side."""
+    prepare(postgres_url, "never")
+    store = open_store(postgres_url, shown_url="")
+    worker = TestWorker(store, queues=("q0",))
+    claimed = worker.claim(300)
+    assert [job.priority for job in claimed] == sorted((job.priority for job in claimed), reverse=True)
+    worker.close()
+    store.close()
+
+
+@pytest.mark.parametrize("then", ["three rows", "no rows"])
+def test_plans_that_have_gone_bad_are_made_anew(
+    postgres_url: str, session: PostgresWorkSession, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    """When the planner last looked there was next to nothing; now there is a lot, and each batch would read it all."""
+    monkeypatch.setattr("dbqueue.store.postgres.plans.SLOW_SECONDS", 0.0)
+    monkeypatch.setattr("dbqueue.store.postgres.plans.SLOW_SECONDS_A_ROW", 0.0)
+    monkeypatch.setattr("dbqueue.store.postgres.plans.AGAIN_SECONDS", 0.0)
+    store, worker = session._store, TestWorker(session._store, queues=("q0",))
+    if then == "no rows":
+        prepare(postgres_url, "emptied")
+    else:
+        prepare(postgres_url, "tiny")
+    driver = worker.session._driver  # type: ignore[attr-defined]
+
+    def entries_read() -> int:
+        """Of the primary key, by all so far."""
+        driver.execute("SELECT pg_stat_force_next_flush()")
+        with store.connect() as connection:
+            query = "SELECT idx_tup_read FROM pg_stat_all_indexes WHERE indexrelname = 'dbqueue_jobs_pkey'"
+            return int(connection.exec_driver_sql(query).scalar_one())
+
+    def finish(number: int) -> int:
+        jobs = worker.claim(number)
+        assert len(jobs) == number
+        before = entries_read()
+        worker.settle(*(Succeeded(job.id, job.lease, "1", 0.1) for job in jobs))
+        return entries_read() - before
+
+    if then == "three rows":
+        with psycopg.connect(libpq_url(postgres_url)) as other:
+            other.execute("UPDATE dbqueue_jobs SET queue = 'q0'")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("dbqueue.store.postgres.plans.SLOW_SECONDS", 1e9)
+            finish(2)
+            with psycopg.connect(libpq_url(postgres_url)) as other:
+                other.execute(FILL.replace("'job-'", "'more-'"), [ROWS])
+            assert finish(50) > ROWS / 2  # the fault is there
+    finish(50)
+    assert finish(50) < 1000
+    worker.close()

@@ -1,0 +1,303 @@
+"""The dead: who is one, and what becomes of the jobs that it held."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from dbqueue.jobs import Failed, Released, Succeeded
+from dbqueue.store.base import Store
+from dbqueue.store.kept import Marks
+from tests.stores import TestWorker, count, enqueued, moment, new_job, row, run_sql
+
+NewWorker = Callable[..., TestWorker]
+
+
+def later(seconds: float = 60) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def dead(new_worker: NewWorker) -> TestWorker:
+    return new_worker(lease_seconds=5)
+
+
+@pytest.fixture
+def rescuer(new_worker: NewWorker) -> TestWorker:
+    return new_worker(lease_seconds=3600)
+
+
+def test_nobody_is_dead(store: Store, dead: TestWorker, rescuer: TestWorker) -> None:
+    enqueued(store)
+    dead.claim_one()
+    assert rescuer.session.rescue(max_losses=3) == []
+    assert count(store, "status = 'STARTED'") == 1
+
+
+def test_the_jobs_of_the_dead_wait_again_and_a_loss_is_counted(
+    store: Store, dead: TestWorker, rescuer: TestWorker
+) -> None:
+    job_id = enqueued(store)
+    before = row(store, job_id)
+    dead.claim_one()
+    (rescued,) = rescuer.session.rescue(max_losses=3, now=later())
+    assert (rescued.worker_id, rescued.requeued, rescued.failed) == (dead.id, 1, 0)
+    stored = row(store, job_id)
+    assert (stored["status"], stored["losses"], stored["retries"], stored["lease"]) == ("PENDING", 1, 0, None)
+    assert stored["started_at"] is None
+    assert moment(stored["ready_at"]) == moment(before["created_at"])  # its old place
+    assert rescuer.session.rescue(max_losses=3, now=later()) == []
+    assert rescuer.claim_one().losses == 1
+
+
+def test_only_its_own_and_only_what_is_started(store: Store, dead: TestWorker, rescuer: TestWorker) -> None:
+    for job_id in ("mine", "done", "waiting", "back"):
+        enqueued(store, job_id, queue="q" if job_id == "waiting" else "celery")
+    jobs = {job.id: job for job in dead.claim()}
+    enqueued(store, "theirs")
+    rescuer.claim_one()
+    dead.settle(Succeeded("done", jobs["done"].lease, "1", 0.0))
+    dead.settle(Released("back", jobs["back"].lease, jobs["back"].ready_at))
+    (rescued,) = rescuer.session.rescue(max_losses=3, now=later())
+    assert rescued.requeued == 1
+    statuses = {job_id: row(store, job_id)["status"] for job_id in ("mine", "done", "waiting", "back", "theirs")}
+    assert statuses == {
+        "mine": "PENDING",
+        "done": "SUCCESS",
+        "waiting": "PENDING",
+        "back": "PENDING",
+        "theirs": "STARTED",
+    }
+
+
+def test_a_job_that_may_not_run_again_fails(store: Store, dead: TestWorker, rescuer: TestWorker) -> None:
+    job_id = enqueued(store, task="shop.charge")
+    dead.claim(once=["shop.charge"])
+    (rescued,) = rescuer.session.rescue(max_losses=3, now=later())
+    assert (rescued.requeued, rescued.failed) == (0, 1)
+    record = store.finished([job_id])[job_id]
+    assert record.status == "FAILURE"
+    assert json.loads(record.result or "")["exc_type"] == "WorkerLostError"
+    assert record.finished_at is not None
+
+
+@pytest.mark.parametrize("max_losses", [0, 1, 3])
+def test_the_cap_of_losses(store: Store, new_worker: NewWorker, rescuer: TestWorker, max_losses: int) -> None:
+    job_id = enqueued(store)
+    for loss in range(max_losses + 1):
+        assert row(store, job_id)["status"] == "PENDING"
+        assert row(store, job_id)["losses"] == loss
+        dead = new_worker(lease_seconds=5)
+        dead.claim_one()
+        rescuer.session.rescue(max_losses=max_losses, now=later())
+    assert row(store, job_id)["status"] == "FAILURE"
+    assert row(store, job_id)["losses"] == max_losses + 1
+
+
+def test_an_eta_is_kept(store: Store, dead: TestWorker, rescuer: TestWorker) -> None:
+    eta = datetime(2040, 1, 1, tzinfo=UTC)
+    job_id = enqueued(store, eta=eta)
+    dead.claim_one(now=eta)
+    assert sum(each.requeued for each in rescuer.session.rescue(max_losses=3, now=eta + timedelta(seconds=60))) == 1
+    assert moment(row(store, job_id)["ready_at"]) == eta
+
+
+def test_the_dead_worker_finds_out(store: Store, dead: TestWorker, rescuer: TestWorker) -> None:
+    watch = store.watch_session("test")
+    assert watch.heartbeat(dead.id)
+    rescuer.session.rescue(max_losses=3, now=later())
+    assert not watch.heartbeat(dead.id)
+    assert not watch.heartbeat("nobody")
+    enqueued(store)
+    assert dead.claim() == []
+    assert len(rescuer.claim()) == 1
+    watch.close()
+    watch.close()
+
+
+def test_a_heartbeat_puts_death_off(store: Store, dead: TestWorker, rescuer: TestWorker) -> None:
+    old = (
+        "strftime('%Y-%m-%d %H:%M:%f', 'now', '-4 seconds')" if store.dialect == "sqlite" else "now() - interval '4 s'"
+    )
+    watch = store.watch_session("test")
+    run_sql(store, f"UPDATE dbqueue_workers SET heartbeat_at = {old} WHERE id = :id", id=dead.id)
+    watch.heartbeat(dead.id)
+    assert rescuer.session.rescue(max_losses=3, now=later(4)) == []
+    assert [each.worker_id for each in rescuer.session.rescue(max_losses=3, now=later(7))] == [dead.id]
+    watch.close()
+
+
+def test_a_stopped_worker_is_not_dead(store: Store, dead: TestWorker, rescuer: TestWorker) -> None:
+    dead.session.close_worker(dead.id)
+    assert rescuer.session.rescue(max_losses=3, now=later()) == []
+
+
+def test_the_eldest_lives(store: Store, new_worker: NewWorker) -> None:
+    first, second = new_worker(), new_worker()
+    run_sql(store, "UPDATE dbqueue_workers SET started_at = '2020-01-01 00:00:00.000' WHERE id = :id", id=first.id)
+    assert second.session.eldest_worker() == first.id
+    first.session.close_worker(first.id)
+    assert first.session.eldest_worker() == second.id
+    second.session.close_worker(second.id)
+    assert first.session.eldest_worker() is None
+
+
+class TestHandBack:
+    def test_what_the_worker_does_not_know_of_goes_back(self, store: Store, worker: TestWorker) -> None:
+        for job_id in ("known", "lost"):
+            enqueued(store, job_id)
+        before = row(store, "lost")["ready_at"]
+        jobs = {job.id: job for job in worker.claim()}
+        assert worker.session.hand_back(worker.id, {"known": jobs["known"].lease}) == 1
+        lost = row(store, "lost")
+        assert (lost["status"], lost["losses"], lost["worker"], lost["lease"]) == ("PENDING", 0, None, None)
+        assert moment(lost["ready_at"]) == moment(before)
+        assert row(store, "known")["status"] == "STARTED"
+
+    def test_other_workers_jobs_are_theirs(self, store: Store, worker: TestWorker, new_worker: NewWorker) -> None:
+        other = new_worker()
+        enqueued(store)
+        other.claim_one()
+        assert worker.session.hand_back(worker.id, {}) == 0
+
+
+class TestReading:
+    def test_recorded(self, store: Store, worker: TestWorker) -> None:
+        enqueued(store, "waiting", queue="q")
+        for job_id in ("running", "done"):
+            enqueued(store, job_id)
+        jobs = {job.id: job for job in worker.claim()}
+        worker.settle(Failed("done", jobs["done"].lease, "{}", None, 0.0))
+        recorded = worker.session.recorded(["waiting", "running", "done", "absent"])
+        assert recorded == {
+            "waiting": ("PENDING", None),
+            "running": ("STARTED", jobs["running"].lease),
+            "done": ("FAILURE", jobs["done"].lease),
+        }
+        assert worker.session.recorded([]) == {}
+
+    def test_fetch_and_finished(self, store: Store, worker: TestWorker) -> None:
+        enqueued(store, "done")
+        worker.settle(Succeeded("done", worker.claim_one().lease, "1", 0.0))
+        enqueued(store, "waiting")
+        assert sorted(store.fetch(["waiting", "done", "absent", "done"])) == ["done", "waiting"]
+        assert sorted(store.finished(["waiting", "done", "absent"])) == ["done"]
+        assert store.fetch([]) == {}
+        assert store.finished([]) == {}
+
+    def test_forget(self, store: Store, worker: TestWorker) -> None:
+        enqueued(store, "a")
+        assert not store.forget("a")
+        job = worker.claim_one()
+        assert not store.forget("a")
+        worker.settle(Succeeded("a", job.lease, "1", 0.0))
+        assert store.forget("a")
+        assert not store.forget("a")
+        assert count(store) == 0
+        enqueued(store, "a", args="[9]")  # the id is free again
+
+    def test_prune_takes_what_ended_long_ago(self, store: Store, worker: TestWorker) -> None:
+        now = datetime(2040, 1, 2, tzinfo=UTC)
+        store.enqueue([new_job(f"{n}") for n in range(6)])
+        enqueued(store, "waiting", queue="q")
+        jobs = {job.id: job for job in worker.claim()}
+        for n in range(5):
+            outcome = Succeeded(f"{n}", jobs[f"{n}"].lease, "1", 0.0)
+            worker.settle(outcome, now=now - timedelta(hours=n))
+        prune = worker.session.prune
+        assert prune(older_than_seconds=1.5 * 3600, limit=1, now=now) == 1
+        assert prune(older_than_seconds=1.5 * 3600, limit=10, now=now) == 2
+        assert prune(older_than_seconds=1.5 * 3600, limit=10, now=now) == 0
+        assert sorted(store.fetch([*map(str, range(6)), "waiting"])) == ["0", "1", "5", "waiting"]
+
+    def test_prune_goes_through_a_large_table_in_parts(
+        self, store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dbqueue.store.postgres.pruning.PAGES_AT_ONCE", 2)
+        store.enqueue([new_job(args=f'["{"x" * 500}"]') for _ in range(100)])  # on some ten pages
+        kept = {job.id for job in worker.claim(50)}
+        worker.settle(*(Succeeded(job.id, job.lease, "1", 0.0) for job in worker.claim(50)))
+        prune, now = worker.session.prune, datetime.now(UTC) + timedelta(hours=1)
+        deleted, calls = prune(older_than_seconds=60, limit=30, now=now), 1
+        while worker.session.is_pruning or deleted < 50:
+            deleted += prune(older_than_seconds=60, limit=30, now=now)
+            calls += 1
+        assert (deleted, count(store)) == (50, 50)
+        assert set(store.fetch(list(kept))) == kept
+        assert calls > 3 or store.dialect == "sqlite"
+        assert prune(older_than_seconds=60, limit=30, now=now) == 0
+
+
+class TestKeepingSoMany:
+    """`result_max_kept`: of more finished jobs the oldest go."""
+
+    NOW = datetime(2040, 1, 2, tzinfo=UTC)
+
+    def ended(self, store: Store, worker: TestWorker, jobs: int, *, args: str = "[]") -> list[str]:
+        """Jobs that ended one after another; the last ones of each ten in the same instant. Oldest first."""
+        names = [f"{n:04}" for n in range(jobs)]
+        store.enqueue([new_job(name, args=args) for name in reversed(names)])
+        claimed = {job.id: job for job in worker.claim(jobs)}
+        for first in range(0, jobs, 10):
+            for name in names[first : first + 10]:
+                outcome = Succeeded(name, claimed[name].lease, "1", 0.0)
+                worker.settle(outcome, now=self.NOW + timedelta(seconds=first + min(5, int(name) % 10)))
+        return names
+
+    def prune(self, worker: TestWorker, keep: int, *, limit: int = 30, age: float | None = None) -> int:
+        """All that is to be deleted, in portions; how many were."""
+        session, now = worker.session, self.NOW + timedelta(days=1)
+        deleted = session.prune(older_than_seconds=age, keep=keep, limit=limit, now=now)
+        while session.is_pruning:
+            count = session.prune(older_than_seconds=age, keep=keep, limit=limit, now=now)
+            assert count <= limit
+            deleted += count
+        return deleted
+
+    def test_the_newest_stay(self, store: Store, worker: TestWorker) -> None:
+        names = self.ended(store, worker, 50)
+        enqueued(store, "waiting")
+        assert self.prune(worker, 60) == 0
+        assert self.prune(worker, 50) == 0
+        assert self.prune(worker, 22) == 28  # two of those of one instant
+        assert sorted(store.fetch([*names, "waiting"])) == [*names[-22:], "waiting"]
+        assert self.prune(worker, 22) == 0
+        assert self.prune(worker, 1) == 21
+        assert sorted(store.fetch(names)) == names[-1:]
+
+    def test_age_and_number_together(self, store: Store, worker: TestWorker) -> None:
+        names = self.ended(store, worker, 40)
+        age = timedelta(days=1) - timedelta(seconds=20)  # the first twenty are older
+        assert self.prune(worker, 100, age=age.total_seconds()) == 20
+        assert self.prune(worker, 15, age=age.total_seconds()) == 5
+        assert sorted(store.fetch(names)) == names[-15:]
+
+    def test_a_large_table_is_counted_in_parts_by_some_of_its_rows(
+        self, store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dbqueue.store.postgres.pruning.PAGES_AT_ONCE", 2)
+        monkeypatch.setattr("dbqueue.store.postgres.pruning.COUNTED_AT_ONCE", 2)
+        monkeypatch.setattr("dbqueue.store.sqlite.pruning.ROWS_AT_ONCE", 30)
+        monkeypatch.setattr("dbqueue.store.kept.MARKS", 1)
+        monkeypatch.setattr("dbqueue.store.kept.FEWEST_MARKS", 8)  # for 30 or so rows: each fourth one
+        names = self.ended(store, worker, 300, args=f'["{"x" * 500}"]')
+        kept = 300 - self.prune(worker, 100)
+        assert 90 <= kept <= 100
+        assert sorted(store.fetch(names)) == names[-kept:]
+
+    def test_an_empty_table(self, store: Store, worker: TestWorker) -> None:
+        assert self.prune(worker, 1) == 0
+        assert not worker.session.is_pruning
+
+
+def test_marks_that_stand_for_more_than_may_be_kept() -> None:
+    """Nothing that may be kept is deleted: a second count, of fewer rows, tells more."""
+    marks = Marks(10_000)
+    marks.add([(n, str(n), n, 1000) for n in (*range(11, 1000, 11), 1000)])  # the last one for ten
+    assert marks.newest_surplus(5) == (990, "990")
+    assert marks.newest_surplus(30) == (979, "979")
+    assert marks.newest_surplus(1000) is None
+    assert Marks(1).newest_surplus(1) is None

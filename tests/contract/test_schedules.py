@@ -1,0 +1,426 @@
+"""The table of schedules: each due time fires once, whoever looks, and the table may be edited meanwhile."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from dbqueue.jobs import NewJob
+from dbqueue.store import schedules
+from dbqueue.store.base import Store
+from dbqueue.store.schedules import NewSchedule, ScheduleRow, Step
+from dbqueue.worker.beat import BUSY_SECONDS, Beat
+from dbqueue.worker.schedule_steps import Steps, job_id
+from tests.stores import count, moment, opened, run_sql
+
+NOON = datetime(2031, 5, 5, 12, tzinfo=UTC)
+"""A time at which every test begins: all clocks here are given."""
+RACERS = 4
+
+
+def make_job(row: ScheduleRow, due: datetime, id: str) -> NewJob:
+    if row.task == "broken":
+        raise TypeError("no such argument")
+    return NewJob(id, row.task, "celery", row.args, row.kwargs, headers=json.dumps({"due_at": due.isoformat()}))
+
+
+def new_beat(store: Store, **options: Any) -> Beat:
+    return Beat(lambda: store, Steps(make_job, **options))
+
+
+def add(store: Store, name: str = "tick", schedule: str = "every 60 seconds", **fields: Any) -> None:
+    """Insert a row with plain SQL, as a person does."""
+    values = {"name": name, "task": "shop.tick", "schedule": schedule} | fields
+    run_sql(
+        store,
+        f"INSERT INTO dbqueue_schedules ({', '.join(values)}) VALUES ({', '.join(f':{each}' for each in values)})",
+        **values,
+    )
+
+
+def row(store: Store, name: str = "tick") -> ScheduleRow:
+    found = schedules.find(store, name)
+    assert found is not None
+    return found
+
+
+def settle(beat: Beat, now: datetime) -> float:
+    """Turn until nothing more is to be done at this time."""
+    deadline = time.monotonic() + 60  # not a number of turns: a rival may have to wait for the processor
+    while time.monotonic() < deadline:
+        pause = beat.turn(now=now)
+        if pause not in (0.0, BUSY_SECONDS):
+            return pause
+    raise AssertionError("the beat never comes to rest")
+
+
+def fired(store: Store, task: str = "shop.tick") -> list[datetime]:
+    """The due times of the jobs there are."""
+    import sqlalchemy as sa
+
+    with store.connect() as connection:
+        query = sa.text("SELECT CAST(headers AS TEXT) FROM dbqueue_jobs WHERE task = :task")
+        found = connection.execute(query, {"task": task}).scalars().all()
+    return sorted(datetime.fromisoformat(json.loads(text)["due_at"]) for text in found)
+
+
+def minutes(*numbers: float) -> list[datetime]:
+    return [NOON + timedelta(minutes=number) for number in numbers]
+
+
+def test_a_row_of_plain_sql_is_planned_and_fires(store: Store) -> None:
+    add(store, args='["ü"]')
+    beat = new_beat(store)
+    assert settle(beat, NOON) == pytest.approx(beat.max_interval, abs=0.5)
+    assert row(store).next_due_at == NOON + timedelta(minutes=1)
+    assert fired(store) == []
+    assert settle(beat, NOON + timedelta(seconds=59)) <= 1.0
+    settle(beat, NOON + timedelta(seconds=60))
+    assert fired(store) == minutes(1)
+    after = row(store)
+    assert (after.next_due_at, after.last_due_at, after.total_run_count) == (*reversed(minutes(1, 2)), 1)
+    assert count(store, f"id = '{job_id('tick', minutes(1)[0])}' AND CAST(args AS TEXT) = '[\"ü\"]'") == 1
+
+
+def test_the_clock_is_the_databases(store: Store) -> None:
+    add(store, schedule="every 1 hour")
+    new_beat(store).turn()
+    (left,) = [each.next_due_at for _, rows in [schedules.read(store)] for each in rows]
+    assert left is not None
+    assert abs(left - datetime.now(UTC) - timedelta(hours=1)) < timedelta(minutes=1)
+
+
+def test_intervals_do_not_drift(store: Store) -> None:
+    add(store)
+    beat = new_beat(store)
+    settle(beat, NOON)
+    for late in (0, 7, 20, 59):  # a beat that comes late moves no due time
+        due = row(store).next_due_at
+        assert due is not None
+        settle(beat, due + timedelta(seconds=late))
+    assert fired(store) == minutes(1, 2, 3, 4)
+
+
+def test_zones_of_rows_and_of_the_application(store: Store) -> None:
+    add(store, "theirs", "0 15 * * *", timezone="Europe/Oslo")
+    add(store, "ours", "0 15 * * *")
+    settle(new_beat(store, zone="America/New_York"), NOON)
+    assert row(store, "theirs").next_due_at == NOON + timedelta(hours=1)
+    assert row(store, "ours").next_due_at == NOON + timedelta(hours=7)
+
+
+@pytest.mark.parametrize(("policy", "expected"), [("skip", []), ("once", [180]), ("all", [60, 120, 180])])
+def test_missed_firings_by_policy(store: Store, policy: str, expected: list[int]) -> None:
+    add(store, schedule="0 * * * *", misfire=policy)
+    settle(new_beat(store), NOON)
+    settle(new_beat(store), NOON + timedelta(hours=3, minutes=2))
+    assert fired(store) == minutes(*expected)
+    after = row(store)
+    assert (after.next_due_at, after.total_run_count) == (NOON + timedelta(hours=4), len(expected))
+    settle(new_beat(store), NOON + timedelta(hours=4))
+    assert fired(store) == minutes(*expected, 240)
+
+
+def test_a_firing_that_is_only_late_is_not_skipped(store: Store) -> None:
+    add(store, schedule="0 * * * *", misfire="skip")
+    settle(new_beat(store), NOON)
+    settle(new_beat(store), NOON + timedelta(hours=1, seconds=40))
+    assert fired(store) == minutes(60)
+
+
+def test_all_of_many_missed_firings_in_several_steps(store: Store) -> None:
+    add(store, schedule="every 1 second", misfire="all")
+    settle(new_beat(store), NOON)
+    settle(new_beat(store), NOON + timedelta(seconds=2500))
+    assert fired(store) == [NOON + timedelta(seconds=number) for number in range(1, 2501)]
+
+
+def test_years_of_downtime_are_no_work(store: Store) -> None:
+    add(store, schedule="* * * * *")
+    settle(new_beat(store), NOON)
+    settle(new_beat(store), NOON + timedelta(days=3650))
+    assert fired(store) == [NOON + timedelta(days=3650)]
+
+
+def test_the_deadline_of_crontabs(store: Store) -> None:
+    add(store, schedule="* * * * *", misfire="all")
+    settle(new_beat(store), NOON)
+    settle(new_beat(store, deadline_seconds=150), NOON + timedelta(minutes=10))
+    assert fired(store) == minutes(8, 9, 10)
+
+
+def test_an_edit_of_the_schedule_is_planned_anew(store: Store) -> None:
+    add(store)
+    beat = new_beat(store)
+    settle(beat, NOON)
+    run_sql(store, "UPDATE dbqueue_schedules SET schedule = '*/5 * * * *'")
+    settle(beat, NOON + timedelta(seconds=90))
+    assert fired(store) == []  # the minute that had been planned is no due time of the new schedule
+    assert row(store).next_due_at == NOON + timedelta(minutes=5)
+    run_sql(store, "UPDATE dbqueue_schedules SET timezone = 'Asia/Kolkata', schedule = '0 18 * * *'")
+    settle(beat, NOON + timedelta(seconds=91))
+    assert row(store).next_due_at == NOON + timedelta(minutes=30)
+    run_sql(store, "DELETE FROM dbqueue_schedules")
+    settle(beat, NOON + timedelta(days=2))
+    assert fired(store) == []
+
+
+def test_pause_and_resume(store: Store) -> None:
+    add(store)
+    add(store, "other")
+    beat = new_beat(store)
+    settle(beat, NOON)
+    assert schedules.set_enabled(store, ["tick", "absent"], enabled=False) == {"tick"}
+    settle(beat, NOON + timedelta(minutes=5))
+    assert row(store).total_run_count == 0
+    assert row(store, "other").total_run_count == 1
+    schedules.set_enabled(store, ["tick", "other"], enabled=True)
+    other = row(store, "other").next_due_at
+    assert other is not None
+    settle(beat, NOON + timedelta(minutes=5, seconds=30))
+    assert row(store).total_run_count == 0  # what passed meanwhile is not made up for
+    assert row(store).next_due_at == NOON + timedelta(minutes=6, seconds=30)
+    assert row(store, "other").next_due_at == other
+
+
+def test_a_pause_with_plain_sql(store: Store) -> None:
+    add(store)
+    beat = new_beat(store)
+    settle(beat, NOON)
+    run_sql(store, "UPDATE dbqueue_schedules SET enabled = false")
+    settle(beat, NOON + timedelta(minutes=5))
+    run_sql(store, "UPDATE dbqueue_schedules SET enabled = true")
+    settle(beat, NOON + timedelta(minutes=9))
+    assert fired(store) == []
+    assert row(store).next_due_at == NOON + timedelta(minutes=10)
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"schedule": "every now and then"}, "an interval reads like"),
+        ({"schedule": "61 * * * *"}, "minute of a crontab takes numbers from 0 to 59"),
+        ({"schedule": "0 0 30 2 *"}, "is never due"),
+        ({"timezone": "Mars/Phobos"}, "no time zone 'Mars/Phobos'"),
+    ],
+)
+def test_a_row_that_cannot_be_planned_says_so_and_may_be_corrected(
+    store: Store, fields: dict[str, str], problem: str
+) -> None:
+    add(store, **fields)
+    add(store, "good")
+    beat = new_beat(store)
+    settle(beat, NOON)
+    assert problem in (row(store).problem or "")
+    settle(beat, NOON + timedelta(minutes=1))
+    assert len(fired(store)) == 1
+    run_sql(store, "UPDATE dbqueue_schedules SET schedule = 'every 60 seconds', timezone = NULL")
+    settle(beat, NOON + timedelta(minutes=2))
+    assert row(store).problem is None
+    assert row(store).next_due_at == NOON + timedelta(minutes=3)
+
+
+def test_a_row_whose_job_cannot_be_made_does_not_stop_others(store: Store) -> None:
+    add(store, "bad", task="broken")
+    add(store, "good")
+    beat = new_beat(store)
+    settle(beat, NOON)
+    settle(beat, NOON + timedelta(minutes=1))
+    assert fired(store) == minutes(1)
+    bad = row(store, "bad")
+    assert (bad.problem, bad.next_due_at) == ("TypeError: no such argument", NOON + timedelta(minutes=2))
+    run_sql(store, "UPDATE dbqueue_schedules SET task = 'shop.tick' WHERE name = 'bad'")
+    settle(beat, NOON + timedelta(minutes=2))
+    assert row(store, "bad").problem is None
+    assert fired(store) == minutes(1, 2, 2)
+
+
+def test_a_step_is_all_or_nothing(store: Store) -> None:
+    add(store)
+    settle(new_beat(store), NOON)
+
+    def fail(row: ScheduleRow, now: datetime) -> Step:
+        step = Steps(make_job).step(row, now)
+        assert step is not None
+        return Step(step.next_due_at, step.planned_from, jobs=(*step.jobs, object()))  # type: ignore[arg-type]
+
+    with pytest.raises(AttributeError):
+        schedules.advance(store, "tick", fail, now=NOON + timedelta(minutes=1))
+    assert row(store).next_due_at == NOON + timedelta(minutes=1)
+    assert fired(store) == []
+
+
+def test_a_due_time_that_comes_again_is_one_job(store: Store) -> None:
+    add(store)
+    settle(new_beat(store), NOON)
+    settle(new_beat(store), NOON + timedelta(minutes=1))
+    run_sql(store, "DELETE FROM dbqueue_schedules")
+    add(store, args="[2]")
+    settle(new_beat(store), NOON)
+    settle(new_beat(store), NOON + timedelta(minutes=1))
+    assert fired(store) == minutes(1)
+
+
+def test_a_row_that_another_beat_holds_is_passed_over(store: Store) -> None:
+    if store.dialect == "sqlite":
+        pytest.skip("a beat waits for the file's one lock, and then finds the row moved")
+    add(store)
+    settle(new_beat(store), NOON)
+    later = NOON + timedelta(minutes=1)
+    with store.connect() as connection:
+        import sqlalchemy as sa
+
+        connection.execute(sa.text("SELECT * FROM dbqueue_schedules FOR UPDATE"))
+        assert new_beat(store).turn(now=later) == BUSY_SECONDS
+        assert fired(store) == []
+    settle(new_beat(store), later)
+    assert fired(store) == minutes(1)
+
+
+def test_beats_in_threads_fire_each_due_time_once(store: Store, database_url: str) -> None:
+    for number in range(5):
+        add(store, f"tick{number}", f"every {number + 1} seconds", misfire="all")
+    settle(new_beat(store), NOON)
+    start, errors = threading.Barrier(RACERS), list[BaseException]()
+
+    def race() -> None:
+        try:
+            with opened(database_url) as mine:
+                beat = new_beat(mine)
+                start.wait(30)
+                for second in range(1, 41):
+                    settle(beat, NOON + timedelta(seconds=second))
+        except BaseException as error:  # noqa: BLE001 - shown by the test
+            errors.append(error)
+
+    threads = [threading.Thread(target=race) for _ in range(RACERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert errors == []
+    expected = sorted(NOON + timedelta(seconds=s) for n in range(1, 6) for s in range(n, 41, n))
+    assert fired(store) == expected
+    assert sum(each.total_run_count for each in schedules.read(store)[1]) == len(expected)
+
+
+def race_in_process(url: str, start: Any) -> None:
+    with opened(url) as store:
+        beat = new_beat(store)
+        start.wait(60)
+        for second in range(1, 31):
+            settle(beat, NOON + timedelta(seconds=second))
+
+
+def test_beats_in_processes_fire_each_due_time_once(store: Store, database_url: str) -> None:
+    add(store, "tick", "every 1 second", misfire="all")
+    add(store, "tock", "every 2 seconds", misfire="all")
+    settle(new_beat(store), NOON)
+    context = multiprocessing.get_context("spawn")
+    start = context.Barrier(RACERS)
+    racers = [context.Process(target=race_in_process, args=(database_url, start)) for _ in range(RACERS)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join(120)
+    assert [racer.exitcode for racer in racers] == [0] * RACERS
+    assert fired(store) == sorted(NOON + timedelta(seconds=s) for n in (1, 2) for s in range(n, 31, n))
+    assert sum(each.total_run_count for each in schedules.read(store)[1]) == 45  # a job made twice would count twice
+
+
+# -- the settings -------------------------------------------------------------------------------
+
+
+def entry(name: str, **fields: Any) -> NewSchedule:
+    return NewSchedule(
+        **{"name": name, "task": "shop.tick", "schedule": "every 60 seconds", "timezone": "UTC"} | fields
+    )
+
+
+def names(store: Store) -> list[str]:
+    return [each.name for each in schedules.read(store)[1]]
+
+
+def test_rows_follow_the_settings(store: Store) -> None:
+    add(store, "by hand")
+    assert schedules.synchronise(store, "shop", [entry("a", args='["ü", 1e16]'), entry("b")]) == []
+    assert names(store) == ["a", "b", "by hand"]
+    assert (row(store, "a").args, row(store, "a").source, row(store, "a").app) == ('["ü", 1e16]', "settings", "shop")
+    assert schedules.synchronise(store, "shop", [entry("b", schedule="every 5 seconds", options='{"queue":"q"}')]) == []
+    assert names(store) == ["b", "by hand"]
+    assert (row(store, "b").schedule, row(store, "b").options) == ("every 5 seconds", '{"queue":"q"}')
+    schedules.synchronise(store, "shop", [])
+    assert names(store) == ["by hand"]
+
+
+def test_what_runs_goes_on_when_the_settings_are_the_same(store: Store) -> None:
+    beat = new_beat(store)
+    schedules.synchronise(store, "shop", [entry("tick")])
+    settle(beat, NOON)
+    settle(beat, NOON + timedelta(seconds=61))
+    schedules.set_enabled(store, ["tick"], enabled=False)
+    schedules.set_enabled(store, ["tick"], enabled=True)
+    settle(beat, NOON + timedelta(seconds=62))
+    before = row(store)
+    schedules.synchronise(store, "shop", [entry("tick")])
+    assert row(store) == before
+    schedules.set_enabled(store, ["tick"], enabled=False)
+    schedules.synchronise(store, "shop", [entry("tick", schedule="every 2 seconds")])
+    assert not row(store).enabled  # a pause holds through a deployment
+
+
+def test_names_of_others_are_left_to_them(store: Store) -> None:
+    add(store, "mine", schedule="every 1 hour")
+    schedules.synchronise(store, "shop", [entry("a")])
+    assert schedules.synchronise(store, "mail", [entry("a", task="mail.send"), entry("mine"), entry("c")]) == [
+        "a",
+        "mine",
+    ]
+    assert names(store) == ["a", "c", "mine"]
+    assert (row(store, "a").task, row(store, "mine").schedule) == ("shop.tick", "every 1 hour")
+    schedules.synchronise(store, "mail", [])
+    assert names(store) == ["a", "mine"]
+
+
+def test_two_applications_start_at_once(store: Store, in_threads: Callable[..., None]) -> None:
+    entries = [entry(f"e{number}") for number in range(20)]
+    in_threads(*(lambda: schedules.synchronise(store, "shop", entries) for _ in range(RACERS)))
+    assert len(names(store)) == 20
+
+
+@pytest.fixture
+def in_threads() -> Callable[..., None]:
+    def run(*actions: Callable[[], object]) -> None:
+        errors: list[BaseException] = []
+
+        def guarded(action: Callable[[], object]) -> None:
+            try:
+                action()
+            except BaseException as error:  # noqa: BLE001 - shown by the test
+                errors.append(error)
+
+        threads = [threading.Thread(target=guarded, args=[action]) for action in actions]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert errors == []
+
+    return run
+
+
+def test_times_of_plain_sql_are_read(store: Store) -> None:
+    """A due time that a person writes, in the form of their psql or sqlite3."""
+    add(store)
+    settle(new_beat(store), NOON)
+    run_sql(store, "UPDATE dbqueue_schedules SET next_due_at = '2031-05-05 12:00:10'")
+    assert moment(row(store).next_due_at) == NOON + timedelta(seconds=10)
+    settle(new_beat(store), NOON + timedelta(seconds=10))
+    assert fired(store) == [NOON + timedelta(seconds=10)]

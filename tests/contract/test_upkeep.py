@@ -1,0 +1,70 @@
+"""How often a worker rescues and prunes: soon again while there is more to delete, else once a minute."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from dbqueue.jobs import Succeeded
+from dbqueue.store.base import Store
+from dbqueue.worker.config import WorkerConfig
+from dbqueue.worker.upkeep import NEXT_PAGES_SECONDS, NEXT_ROWS_SECONDS, PRUNE_EVERY_SECONDS, Upkeep
+from tests.stores import TestWorker, count, new_job
+
+
+def test_what_has_expired_goes_soon_and_not_at_once(
+    store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Portions follow each other closely until nothing is left: a thousand rows each ten seconds would not keep up."""
+    monkeypatch.setattr("dbqueue.worker.upkeep.PRUNE_ROWS", 40)
+    monkeypatch.setattr("dbqueue.store.postgres.pruning.PAGES_AT_ONCE", 4)
+    store.enqueue([new_job(args=f'["{"x" * 400}"]') for _ in range(150)])
+    long_ago = datetime.now(UTC) - timedelta(days=2)
+    worker.settle(*(Succeeded(job.id, job.lease, "1", 0.0) for job in worker.claim(150)), now=long_ago)
+    store.enqueue([new_job() for _ in range(3)])
+
+    upkeep = Upkeep(WorkerConfig("w", ("celery",), "solo", 1), every_seconds=1e6)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    pauses: list[float] = []
+    while count(store) > 3 or not pauses or pauses[-1] < PRUNE_EVERY_SECONDS / 2:
+        now = max(now, upkeep.due_at)
+        began = now
+        upkeep.run(worker.session, worker.id)
+        pauses.append(round(upkeep.due_at - began, 3))
+    assert count(store) == 3
+    assert set(pauses[1:-1]) <= {NEXT_ROWS_SECONDS, NEXT_PAGES_SECONDS}
+    assert NEXT_ROWS_SECONDS in pauses
+    assert pauses[-1] == PRUNE_EVERY_SECONDS
+
+
+def test_only_the_eldest_prunes(store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.enqueue([new_job()])
+    long_ago = datetime.now(UTC) - timedelta(days=2)
+    worker.settle(*(Succeeded(job.id, job.lease, "1", 0.0) for job in worker.claim()), now=long_ago)
+    upkeep = Upkeep(WorkerConfig("w", ("celery",), "solo", 1), every_seconds=1.0)
+    now = time.monotonic() + 2 * PRUNE_EVERY_SECONDS
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    upkeep.run(worker.session, "another")
+    assert count(store) == 1
+    now += 2 * PRUNE_EVERY_SECONDS
+    upkeep.run(worker.session, worker.id)
+    assert count(store) == 0
+
+
+def test_no_more_than_so_many_are_kept(store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.enqueue([new_job() for _ in range(30)])
+    worker.settle(*(Succeeded(job.id, job.lease, "1", 0.0) for job in worker.claim(30)))
+    config = WorkerConfig("w", ("celery",), "solo", 1, result_expires_seconds=None, result_max_kept=12)
+    upkeep = Upkeep(config, every_seconds=1e6)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    pause = 0.0
+    while count(store) > 12 or pause < PRUNE_EVERY_SECONDS / 2:
+        now = max(now, upkeep.due_at)
+        began = now
+        upkeep.run(worker.session, worker.id)
+        pause = upkeep.due_at - began
+    assert count(store) == 12

@@ -1,0 +1,129 @@
+"""`WorkSession.wait`: what ends it, and what is not lost before it begins."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import cast
+
+import psycopg
+import pytest
+
+from dbqueue.errors import OperationalError
+from dbqueue.store.postgres.work_session import PostgresWorkSession
+from dbqueue.store.readiness import wait_readable
+from dbqueue.worker.doorbell import Doorbell
+from tests.servers import libpq_url
+from tests.stores import TestWorker, enqueued, opened
+from tests.waiting import wait_until
+
+LONG = 60.0
+
+
+def wait(worker: TestWorker, bell: Doorbell) -> bool:
+    """Wait for long; it must be ended before."""
+    began = time.monotonic()
+    announced = worker.session.wait(LONG, bell)
+    assert time.monotonic() - began < LONG / 2, "nothing ended the wait"
+    return announced
+
+
+@pytest.fixture
+def bell() -> Iterator[Doorbell]:
+    bell = Doorbell()
+    bell.open()
+    yield bell
+    bell.close()
+
+
+@pytest.fixture
+def worker(database_url: str) -> Iterator[TestWorker]:
+    with opened(database_url) as store:
+        worker = TestWorker(store)
+        yield worker
+        worker.close()
+
+
+def test_it_ends_with_its_time(worker: TestWorker, bell: Doorbell) -> None:
+    assert worker.session.wait(0.01, bell) is False
+
+
+def test_a_ring_before_it_and_one_during_it(worker: TestWorker, bell: Doorbell) -> None:
+    bell.ring()
+    assert wait(worker, bell) is False
+    bell.answer()
+    thread = threading.Thread(target=bell.ring)
+    thread.start()
+    assert wait(worker, bell) is False
+    thread.join()
+
+
+def test_a_ring_after_the_look_at_its_flag(worker: TestWorker, bell: Doorbell) -> None:
+    """The wait has begun, and sees the descriptor alone."""
+
+    class Unseen(Doorbell):
+        rung = False
+
+        def fileno(self) -> int:
+            return bell.fileno()
+
+    bell.ring()
+    assert wait(worker, Unseen()) is False
+
+
+def test_a_ring_that_was_answered_half_is_kept(worker: TestWorker, bell: Doorbell) -> None:
+    """Rung while the bell was answered: its byte is read with the others, and its flag stays."""
+    bell.ring()
+    bell._rung = False  # the first half of `answer`
+    bell.ring()
+    assert bell._ends is not None
+    bell._ends[0].recv(4096)  # the second
+    assert not wait_readable([bell], 0)
+    assert wait(worker, bell) is False
+
+
+class TestNotifications:
+    @pytest.fixture
+    def database_url(self, postgres_url: str) -> str:
+        return postgres_url
+
+    def test_before_it_and_during_it(self, worker: TestWorker, bell: Doorbell) -> None:
+        for _ in range(3):
+            enqueued(worker.store)
+            assert wait(worker, bell) is True
+            assert worker.session.wait(0.01, bell) is False
+        thread = threading.Thread(target=enqueued, args=(worker.store,))
+        thread.start()
+        assert wait(worker, bell) is True
+        thread.join()
+
+    def test_one_that_came_with_the_answer_of_a_statement(
+        self, worker: TestWorker, bell: Doorbell, database_url: str
+    ) -> None:
+        session = cast(PostgresWorkSession, worker.session)
+        with psycopg.connect(libpq_url(database_url), autocommit=True) as other:
+            other.execute("NOTIFY dbqueue")
+
+        def announced() -> bool:
+            session.paused_queues()
+            return session._announced
+
+        wait_until(announced, what="the notification beside an answer")
+        assert wait(worker, bell) is True
+        assert session.wait(0.01, bell) is False
+
+    def test_the_end_of_the_connection(self, worker: TestWorker, bell: Doorbell, database_url: str) -> None:
+        with psycopg.connect(libpq_url(database_url), autocommit=True) as other:
+            query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'dbqueue test'"
+            other.execute(query)
+
+        def has_ended() -> bool:
+            try:
+                wait(worker, bell)  # the server's farewell ends one wait
+            except OperationalError:
+                return True
+            return False
+
+        for _ in range(2):  # and it stays ended
+            wait_until(has_ended, what="the error")

@@ -1,0 +1,732 @@
+"""Workflows by hand-built rounds: written whole, released in order, once, with what was left for each job."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from dbqueue.errors import DuplicateTaskId
+from dbqueue.jobs import ClaimedJob, Failed, Replaced, Retried, Succeeded
+from dbqueue.store import changes
+from dbqueue.store.base import Store
+from dbqueue.store.revoking import revoke
+from dbqueue.workflows import APPEND, BODY, ERRBACK, FIRST_ARGUMENT, Edge, Workflow
+from tests.stores import TestWorker, count, new_job, row
+
+NewWorker = Callable[..., TestWorker]
+
+
+def chain(*ids: str, place: str | None = FIRST_ARGUMENT, **fields: Any) -> Workflow:
+    edges = [Edge(before, after, place=place) for before, after in pairwise(ids)]
+    return Workflow.of([new_job(job_id, **fields) for job_id in ids], edges)
+
+
+def chord(headers: Sequence[str], body: str, **fields: Any) -> Workflow:
+    edges = [Edge(header, body, place=f"[{index}]") for index, header in enumerate(headers)]
+    return Workflow.of([new_job(job_id, **fields) for job_id in [*headers, body]], edges)
+
+
+def edges(store: Store) -> int:
+    with store.connect() as connection:
+        return int(connection.exec_driver_sql("SELECT count(*) FROM dbqueue_edges").scalar_one())
+
+
+def done(job: ClaimedJob, result: str | None = "1", content: bytes | None = None) -> Succeeded:
+    return Succeeded(job.id, job.lease, result, 0.0, content)
+
+
+def claimed_ids(worker: TestWorker) -> list[str]:
+    return [job.id for job in worker.claim()]
+
+
+class TestWriting:
+    def test_rows_wait_for_their_predecessors(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chain("a", "b", "c"))
+        assert {name: row(store, "b")[name] for name in ("status", "waits_for", "blocked_reason", "ready_at")} == {
+            "status": "PENDING",
+            "waits_for": 1,
+            "blocked_reason": "predecessors",
+            "ready_at": None,
+        }
+        assert {row(store, job_id)["workflow_id"] for job_id in "abc"} == {"a"}
+        assert [(job.id, job.successors, job.inputs) for job in worker.claim()] == [("a", True, False)]
+
+    def test_without_edges_they_are_plain_jobs(self, store: Store) -> None:
+        store.enqueue_workflow(Workflow((new_job("a"), new_job("b"))))
+        assert row(store, "a")["workflow_id"] is None
+
+    def test_again_changes_nothing(self, store: Store, worker: TestWorker) -> None:
+        workflow = chord(["a", "b"], "c")
+        store.enqueue_workflow(workflow)
+        worker.settle(done(worker.claim()[0]))
+        store.enqueue_workflow(workflow)
+        assert (count(store), edges(store), row(store, "c")["waits_for"]) == (3, 2, 1)
+
+    def test_what_was_dropped_since_does_not_come_back(self, store: Store, worker: TestWorker) -> None:
+        workflow = Workflow.of([new_job("a"), new_job("e")], [Edge("a", "e", "error", ERRBACK)])
+        store.enqueue_workflow(workflow)
+        worker.settle(done(worker.claim_one()))
+        store.enqueue_workflow(workflow)
+        assert (count(store), edges(store)) == (1, 0)
+
+    @pytest.mark.parametrize("taken", ["a", "b", "c"])
+    def test_an_id_of_another_job_refuses_all_of_it(self, store: Store, taken: str) -> None:
+        store.enqueue([new_job(taken, task="other.task")])
+        with pytest.raises(DuplicateTaskId):
+            store.enqueue_workflow(chain("a", "b", "c"))
+        assert (count(store), edges(store)) == (1, 0)
+
+    def test_a_part_that_is_there_already_refuses_all_of_it(self, store: Store, worker: TestWorker) -> None:
+        """A job that waits for what has been would wait for ever."""
+        store.enqueue_workflow(chain("a", "b"))
+        worker.settle(done(worker.claim_one()))
+        before = (count(store), edges(store))
+        for ids in (("c", "a", "d"), ("a", "c"), ("c", "b"), ("b", "c")):
+            with pytest.raises(DuplicateTaskId, match="enqueued before"):
+                store.enqueue_workflow(chain(*ids))
+        assert (count(store), edges(store)) == before
+        store.enqueue_workflow(chain("a", "b"))
+        assert (count(store), edges(store)) == before
+
+    def test_bytes_travel_too(self, store: Store, worker: TestWorker) -> None:
+        workflow = chain("a", "b", content=b"\0\xff", content_type="application/x-python-serialize")
+        store.enqueue_workflow(workflow)
+        worker.settle(done(worker.claim_one()))
+        assert worker.claim_one().content == b"\0\xff"
+
+    def test_a_job_waits_for_one_kind_of_event(self) -> None:
+        with pytest.raises(ValueError, match="one kind of event"):
+            Workflow.of([new_job("a"), new_job("b")], [Edge("a", "b"), Edge("a", "b", "error")])
+
+
+class TestSuccess:
+    def test_a_chain_goes_step_by_step(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chain("a", "b", "c"))
+        worker.settle(done(worker.claim_one(), "1"))
+        second = worker.claim_one()
+        assert (second.id, second.inputs) == ("b", ((FIRST_ARGUMENT, "1", None),))
+        worker.settle(done(second, '{"ü": 1e16}'))
+        third = worker.claim_one()
+        assert (third.id, third.inputs) == ("c", ((FIRST_ARGUMENT, '{"ü": 1e16}', None),))
+        assert not third.successors
+
+    def test_one_round_ends_a_step_and_claims_the_next(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chain("a", "b"))
+        result = worker.settle_and_claim([done(worker.claim_one())])
+        assert [job.id for job in result.claimed] == ["b"]
+
+    def test_a_release_is_told(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chain("a", "b"))
+        assert worker.settle(done(worker.claim_one())).released
+
+    def test_a_body_waits_for_all_headers_and_has_their_results_in_order(
+        self, store: Store, worker: TestWorker
+    ) -> None:
+        store.enqueue_workflow(chord([f"h{n}" for n in range(20)], "body"))
+        jobs = worker.claim()
+        worker.settle(*(done(job, job.id[1:]) for job in jobs[:12]))
+        worker.settle(*(done(job, job.id[1:]) for job in jobs[12:19]))
+        assert worker.claim() == []
+        assert row(store, "body")["waits_for"] == 1
+        worker.settle(done(jobs[19], jobs[19].id[1:]))
+        body = worker.claim_one()
+        assert isinstance(body.inputs, tuple)
+        assert {json.loads(place)[0]: json.loads(text or "") for place, text, _ in body.inputs} == {
+            n: n for n in range(20)
+        }
+
+    def test_nothing_is_passed_without_a_place(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chain("a", "b", place=None))
+        worker.settle(done(worker.claim_one()))
+        assert worker.claim_one().inputs is False
+
+    def test_an_outcome_that_is_sent_again_moves_nothing(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chord(["a", "b", "c"], "body"))
+        first, *_ = worker.claim()
+        for _ in range(3):
+            worker.settle(done(first))
+        assert row(store, "body")["waits_for"] == 2
+
+    def test_another_lease_moves_nothing(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chord(["a", "b"], "body"))
+        first, _ = worker.claim()
+        worker.settle(done(first._replace(lease="00000000-0000-0000-0000-000000000000")))
+        assert row(store, "body")["waits_for"] == 2
+
+    def test_a_retry_is_no_end(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chain("a", "b"))
+        job = worker.claim_one()
+        worker.settle(Retried(job.id, job.lease, "{}", None, 0.0))
+        assert row(store, "b")["waits_for"] == 1
+        worker.settle(done(worker.claim_one()))
+        assert claimed_ids(worker) == ["b"]
+
+    def test_a_retry_keeps_its_inputs_unless_it_has_new_arguments(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chain("a", "b"))
+        worker.settle(done(worker.claim_one(), "7"))
+        job = worker.claim_one()
+        worker.settle(Retried(job.id, job.lease, "{}", None, 0.0))
+        job = worker.claim_one()
+        assert job.inputs == ((FIRST_ARGUMENT, "7", None),)
+        worker.settle(Retried(job.id, job.lease, "{}", None, 0.0, args="[8]", kwargs="{}"))
+        job = worker.claim_one()
+        assert (job.inputs, job.args) == (False, "[8]")
+
+    def test_a_result_that_was_not_kept_is_none(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chain("a", "b"))
+        worker.settle(done(worker.claim_one(), None))
+        assert worker.claim_one().inputs == ((FIRST_ARGUMENT, None, None),)
+
+    def test_results_in_another_serializer(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chain("a", "b"))
+        worker.settle(done(worker.claim_one(), '{"content_type": "x"}', b"\0\x01"))
+        assert worker.claim_one().inputs == ((FIRST_ARGUMENT, '{"content_type": "x"}', b"\0\x01"),)
+
+    def test_an_eta_holds_after_the_release(self, store: Store, worker: TestWorker) -> None:
+        jobs = chain("a", "b").jobs
+        store.enqueue_workflow(
+            Workflow.of([jobs[0], jobs[1]._replace(delay_seconds=3600.0)], [Edge("a", "b")]),
+        )
+        assert not worker.settle_and_claim([done(worker.claim_one())]).claimed
+        assert row(store, "b")["ready_at"] == row(store, "b")["eta"]
+
+    def test_a_limited_job_is_held_after_the_release(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(Workflow.of([new_job("a"), new_job("b", limit_key="k")], [Edge("a", "b")]))
+        worker.settle(done(worker.claim_one()))
+        after = row(store, "b")
+        assert (after["blocked_reason"], after["ready_at"], after["waits_for"]) == ("limit", None, 0)
+        assert after["held_at"] is not None
+
+    def test_one_round_of_many_workflows(self, store: Store, worker: TestWorker) -> None:
+        for n in range(5):
+            store.enqueue_workflow(chain(f"a{n}", f"b{n}"))
+        store.enqueue([new_job(f"plain{n}") for n in range(5)])
+        outcomes = [done(job) for job in worker.claim()]
+        assert len(outcomes) == 10
+        result = worker.settle_and_claim(outcomes)
+        assert result.settled == {outcome.job_id for outcome in outcomes}
+        assert {job.id for job in result.claimed} == {f"b{n}" for n in range(5)}
+
+    def test_inputs_that_are_too_large_are_not_read(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chord(["a", "b"], "body"))
+        worker.settle(*(done(job, json.dumps("x" * 600)) for job in worker.claim()))
+        (body,) = worker.claim(max_input_bytes=1024)
+        assert body.inputs == 1204
+
+    def test_a_batch_reads_no_more_than_it_may(self, store: Store, worker: TestWorker) -> None:
+        for n in range(4):
+            store.enqueue_workflow(chain(f"a{n}", f"b{n}"))
+        worker.settle(*(done(job, json.dumps("x" * 500)) for job in worker.claim()))
+        found = worker.claim(max_input_bytes=1024)
+        assert len(found) == 2
+        assert count(store, "status = 'PENDING' AND losses = 0") == 2
+        worker.settle(*map(done, found))
+        assert len(worker.claim(max_input_bytes=1024)) == 2
+
+
+class TestErrbacks:
+    def test_one_that_nothing_can_reach_is_deleted_with_what_waits_for_it(
+        self, store: Store, worker: TestWorker
+    ) -> None:
+        jobs = [new_job(job_id) for job_id in ("a", "b", "e", "after")]
+        edges_ = [
+            Edge("a", "b"),
+            Edge("a", "e", "error", ERRBACK),
+            Edge("b", "e", "error", ERRBACK),
+            Edge("e", "after", place="[]"),
+        ]
+        store.enqueue_workflow(Workflow.of(jobs, edges_))
+        worker.settle(done(worker.claim_one()))
+        assert row(store, "e")["waits_for"] == 1
+        worker.settle(done(worker.claim_one()))
+        assert count(store) == 2
+        assert edges(store) == 1
+        assert worker.claim() == []
+
+
+ERROR = json.dumps({"exc_type": "ValueError", "exc_message": ["bad", 3], "exc_module": "builtins"})
+
+
+def failed(job: ClaimedJob, status: str = "FAILURE") -> Failed:
+    return Failed(job.id, job.lease, ERROR, "Traceback: ...", 0.0, status=status)
+
+
+def statuses(store: Store, *ids: str) -> list[str]:
+    return [row(store, job_id)["status"] for job_id in ids]
+
+
+class TestReplace:
+    def test_the_row_becomes_the_last_of_the_workflow(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chain("a", "x", "z"))
+        worker.settle(done(worker.claim_one(), "1"))
+        job = worker.claim_one()
+        new = [new_job("n1"), new_job("n2"), new_job("x", task="shop.join", args="[5]", queue="other")]
+        workflow = Workflow.of(new, [Edge("n1", "x", place="[0]"), Edge("n2", "x", place="[1]")])
+        assert worker.settle(Replaced("x", job.lease, workflow, 0.1)).settled == {"x"}
+        after = row(store, "x")
+        assert (after["status"], after["task"], after["queue"], after["waits_for"]) == (
+            "PENDING",
+            "shop.join",
+            "other",
+            2,
+        )
+        assert after["lease"] is None
+        assert {row(store, job_id)["workflow_id"] for job_id in ("a", "x", "z", "n1", "n2")} == {"a"}
+        worker.settle(*(done(each, json.dumps(each.id)) for each in worker.claim()))
+        (tail,) = worker.claim(queues=["other"])
+        assert (tail.args, sorted(tail.inputs)) == ("[5]", [("[0]", '"n1"', None), ("[1]", '"n2"', None)])  # type: ignore[arg-type]
+        worker.settle(done(tail, "9"))
+        assert worker.claim_one().inputs == ((FIRST_ARGUMENT, "9", None),)
+
+    def test_by_one_job(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue([new_job("x", args="[1]")])
+        job = worker.claim_one()
+        worker.settle(Retried("x", job.lease, "{}", None, 0.0))
+        job = worker.claim_one()
+        workflow = Workflow((new_job("x", task="shop.other", args="[2]"),))
+        worker.settle(Replaced("x", job.lease, workflow, 0.1))
+        again = worker.claim_one()
+        assert (again.task, again.args, again.retries) == ("shop.other", "[2]", 0)
+        assert row(store, "x")["workflow_id"] is None
+
+    def test_by_one_job_with_a_callback(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue([new_job("x")])
+        job = worker.claim_one()
+        worker.settle(Replaced("x", job.lease, chain("x", "callback"), 0.1))
+        worker.settle(done(worker.claim_one(), "5"))
+        assert worker.claim_one().inputs == ((FIRST_ARGUMENT, "5", None),)
+
+    def test_a_lost_lease_replaces_nothing(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue([new_job("x")])
+        job = worker.claim_one()
+        worker.settle(Retried("x", job.lease, "{}", None, 0.0))
+        workflow = Workflow.of([new_job("n"), new_job("x", task="shop.other")], [Edge("n", "x")])
+        assert worker.settle(Replaced("x", job.lease, workflow, 0.1)).settled == frozenset()
+        assert (count(store), row(store, "x")["task"]) == (1, "shop.pack")
+
+    def test_sent_again_it_changes_nothing(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue([new_job("x")])
+        job = worker.claim_one()
+        workflow = Workflow.of([new_job("n"), new_job("x", task="shop.other")], [Edge("n", "x")])
+        for expected in ({"x"}, set()):
+            assert worker.settle(Replaced("x", job.lease, workflow, 0.1)).settled == expected
+        assert (count(store), row(store, "x")["waits_for"]) == (2, 1)
+
+    def test_a_failure_before_it_ends_it(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chain("x", "z"))
+        job = worker.claim_one()
+        workflow = Workflow.of([new_job("n"), new_job("x")], [Edge("n", "x", place="[]")])
+        worker.settle(Replaced("x", job.lease, workflow, 0.1))
+        worker.settle(failed(worker.claim_one()))
+        assert statuses(store, "n", "x", "z") == ["FAILURE"] * 3
+
+
+class TestAddHeader:
+    def added(self, name: str = "new") -> Workflow:
+        return Workflow((new_job(name),), (Edge(name, BODY, place=APPEND),))
+
+    def test_the_body_waits_for_it_too(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chord(["a", "b"], "body"))
+        first, second = worker.claim()
+        assert store.add_header(self.added(), first.id, first.lease)
+        assert store.add_header(self.added(), first.id, first.lease)  # again: once
+        assert row(store, "body")["waits_for"] == 3
+        worker.settle(done(first, "1"), done(second, "2"))
+        worker.settle(done(worker.claim_one(), "3"))
+        body = worker.claim_one()
+        assert sorted(body.inputs) == [("[0]", "1", None), ("[1]", "2", None), ("[2]", "3", None)]  # type: ignore[arg-type]
+
+    def test_through_the_rest_of_a_chain(self, store: Store, worker: TestWorker) -> None:
+        jobs = [new_job(name) for name in ("a", "b", "c", "body")]
+        edges_ = [Edge("a", "b", place="[]"), Edge("b", "body", place="[0]"), Edge("c", "body", place="[1]")]
+        store.enqueue_workflow(Workflow.of(jobs, edges_))
+        job = worker.claim_one(limit=1)
+        assert store.add_header(self.added(), job.id, job.lease)
+        assert row(store, "body")["waits_for"] == 3
+        assert row(store, "new")["workflow_id"] == "a"
+
+    def test_a_job_that_does_not_run_adds_nothing(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chord(["a", "b"], "body"))
+        first, _ = worker.claim()
+        worker.settle(done(first))
+        assert not store.add_header(self.added(), first.id, first.lease)
+        assert count(store) == 3
+
+    def test_without_a_chord_there_is_nothing_to_add_to(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chain("a", "b"))
+        job = worker.claim_one()
+        assert not store.add_header(self.added(), job.id, job.lease)
+        assert count(store) == 2
+
+
+def error_of(store: Store, job_id: str) -> tuple[str, list[Any]]:
+    value = row(store, job_id)["result"]
+    value = json.loads(value) if isinstance(value, str) else value
+    return value["exc_type"], value["exc_message"]
+
+
+class TestFailure:
+    def test_the_rest_of_a_chain_ends_with_the_error_itself(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chain("a", "b", "c"))
+        worker.settle(failed(worker.claim_one()))
+        assert statuses(store, "a", "b", "c") == ["FAILURE"] * 3
+        record = store.finished(["c"])["c"]
+        assert (record.result, record.traceback) == (ERROR, "Traceback: ...")
+        assert row(store, "c")["blocked_reason"] is None
+        assert worker.claim() == []
+
+    def test_revoked_stays_revoked_along_a_chain(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chain("a", "b", "c"))
+        worker.settle(failed(worker.claim_one(), "REVOKED"))
+        assert statuses(store, "a", "b", "c") == ["REVOKED"] * 3
+
+    def test_a_body_tells_which_header_failed(self, store: Store, worker: TestWorker) -> None:
+        jobs = [new_job(name) for name in ("a", "b", "body", "after")]
+        edges_ = [Edge("a", "body", place="[0]"), Edge("b", "body", place="[1]"), Edge("body", "after", place="[]")]
+        store.enqueue_workflow(Workflow.of(jobs, edges_))
+        first, second = worker.claim()
+        worker.settle(failed(second))
+        assert error_of(store, "body") == ("ChordError", ["Dependency b raised ValueError('bad', 3)"])
+        assert error_of(store, "after") == error_of(store, "body")
+        assert row(store, "a")["status"] == "STARTED"
+        assert worker.settle(done(first)).settled == {"a"}
+        assert statuses(store, "a", "b", "body", "after") == ["SUCCESS", "FAILURE", "FAILURE", "FAILURE"]
+
+    def test_a_header_that_is_a_chain_fails_by_its_last_job(self, store: Store, worker: TestWorker) -> None:
+        jobs = [new_job(name) for name in ("a1", "a2", "b", "body")]
+        edges_ = [Edge("a1", "a2", place="[]"), Edge("a2", "body", place="[0]"), Edge("b", "body", place="[1]")]
+        store.enqueue_workflow(Workflow.of(jobs, edges_))
+        worker.settle(failed(worker.claim(limit=1)[0]))
+        assert error_of(store, "body")[1] == ["Dependency a2 raised ValueError('bad', 3)"]
+
+    def test_an_outer_body_tells_of_the_inner_one(self, store: Store, worker: TestWorker) -> None:
+        jobs = [new_job(name) for name in ("a", "b", "c", "inner", "outer")]
+        edges_ = [
+            Edge("a", "inner", place="[0]"),
+            Edge("b", "inner", place="[1]"),
+            Edge("inner", "outer", place="[0]"),
+            Edge("c", "outer", place="[1]"),
+        ]
+        store.enqueue_workflow(Workflow.of(jobs, edges_))
+        worker.settle(failed(worker.claim()[0]))
+        (text,) = error_of(store, "outer")[1]
+        assert text.startswith("Dependency inner raised ChordError(")
+
+    @pytest.mark.parametrize("body", [True, False])
+    def test_one_header_that_is_not_passed(self, store: Store, worker: TestWorker, body: bool) -> None:
+        options = '{"join": true}' if body else '{"join": false}'
+        store.enqueue_workflow(Workflow.of([new_job("a"), new_job("b", options=options)], [Edge("a", "b")]))
+        worker.settle(failed(worker.claim_one()))
+        assert error_of(store, "b")[0] == ("ChordError" if body else "ValueError")
+
+    def test_many_headers_that_fail_at_once(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chord([f"h{n:02}" for n in range(20)], "body"))
+        jobs = worker.claim()
+        assert len(worker.settle(*map(failed, jobs[:10]), *map(done, jobs[10:])).settled) == 20
+        assert error_of(store, "body")[1] == ["Dependency h00 raised ValueError('bad', 3)"]
+
+    def test_a_lost_lease_ends_nothing(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chain("a", "b"))
+        job = worker.claim_one()
+        assert worker.settle(failed(job._replace(lease="00000000-0000-0000-0000-000000000000"))).settled == frozenset()
+        assert statuses(store, "a", "b") == ["STARTED", "PENDING"]
+
+    def test_a_strange_error_ends_it_all_the_same(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chord(["a", "b"], "body"))
+        job, _ = worker.claim()
+        worker.settle(Failed(job.id, job.lease, '"odd"', None, 0.0))
+        assert error_of(store, "body")[1] == ["Dependency a raised Exception()"]
+
+    def test_odd_ids(self, store: Store, worker: TestWorker) -> None:
+        name = "a\"\\ü'\n{}%s:x"
+        jobs = [new_job(name), new_job(name + "e", priority=-1), new_job(name + "b")]
+        store.enqueue_workflow(Workflow.of(jobs, [Edge(name, name + "e", "error", ERRBACK), Edge(name, name + "b")]))
+        worker.settle(failed(worker.claim_one()))
+        assert statuses(store, name, name + "b") == ["FAILURE"] * 2
+        assert worker.claim_one().id == name + "e"
+
+
+class TestErrbackCalls:
+    def workflow(self) -> Workflow:
+        jobs = [
+            new_job("a", args="[1]", kwargs='{"k": 2}', headers='{"h": 1}'),
+            new_job("b"),
+            new_job("c"),
+            new_job("e"),
+        ]
+        return Workflow.of(
+            jobs,
+            [
+                Edge("a", "b", place="[]"),
+                Edge("b", "c", place="[]"),
+                *(Edge(name, "e", "error", ERRBACK) for name in "abc"),
+            ],
+        )
+
+    def test_it_runs_once_and_is_told_of_the_failure(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(self.workflow())
+        assert worker.settle(failed(worker.claim_one())).released
+        job = worker.claim_one()
+        assert (job.id, job.parent_id) == ("e", "a")
+        assert isinstance(job.inputs, tuple)
+        ((place, text, content),) = job.inputs
+        assert (place, content) == (ERRBACK, None)
+        call = json.loads(text or "")
+        assert (call["id"], call["task"], call["args"], call["kwargs"]) == ("a", "shop.pack", [1], {"k": 2})
+        assert (call["error"], call["traceback"], call["headers"]) == (json.loads(ERROR), "Traceback: ...", {"h": 1})
+        worker.settle(done(job))
+        assert worker.claim() == []
+
+    def test_it_is_not_told_of_what_a_failure_kept_from_running(self, store: Store, worker: TestWorker) -> None:
+        jobs = [new_job(name) for name in ("a", "b", "e")]
+        store.enqueue_workflow(Workflow.of(jobs, [Edge("a", "b"), Edge("b", "e", "error", ERRBACK)]))
+        worker.settle(failed(worker.claim_one()))
+        assert count(store) == 2
+        assert edges(store) == 1
+
+    def test_a_bodys_errback_is_told_of_the_chord_error(self, store: Store, worker: TestWorker) -> None:
+        edges_ = [*chord(["a", "b"], "body").edges, Edge("body", "e", "error", ERRBACK)]
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "b", "body", "e")], edges_))
+        worker.settle(failed(worker.claim()[0]))
+        job = worker.claim_one()
+        assert isinstance(job.inputs, tuple)
+        call = json.loads(job.inputs[0][1] or "")
+        assert (call["id"], call["error"]["exc_type"], call["traceback"]) == ("body", "ChordError", "Traceback: ...")
+
+    def test_the_errback_of_a_replaced_job_is_told(self, store: Store, worker: TestWorker) -> None:
+        jobs = [new_job(name) for name in ("x", "e")]
+        store.enqueue_workflow(Workflow.of(jobs, [Edge("x", "e", "error", ERRBACK)]))
+        job = worker.claim_one()
+        worker.settle(Replaced("x", job.lease, chain("n", "x"), 0.1))
+        worker.settle(failed(worker.claim_one()))
+        assert (worker.claim_one().id, row(store, "e")["parent_id"]) == ("e", "x")
+
+    def test_after_all_succeeded_it_is_gone(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(self.workflow())
+        for _ in range(3):
+            worker.settle(done(worker.claim_one()))
+        assert (count(store), edges(store)) == (3, 2)
+
+
+class TestEnds:
+    @pytest.mark.parametrize("fails", [(), ("a",), ("a", "b")])
+    def test_a_job_that_waits_for_ends_runs_after_all_of_them(
+        self, store: Store, worker: TestWorker, fails: tuple[str, ...]
+    ) -> None:
+        jobs = [new_job(name) for name in ("a", "b", "after-b", "end")]
+        edges_ = [Edge("b", "after-b"), *(Edge(name, "end", "end") for name in ("a", "b", "after-b"))]
+        store.enqueue_workflow(Workflow.of(jobs, edges_))
+        for _ in range(3):
+            for job in worker.claim():
+                assert row(store, "end")["blocked_reason"] == "predecessors"
+                worker.settle(failed(job) if job.id in fails else done(job))
+            if row(store, "end")["blocked_reason"] is None:
+                break
+        (last,) = worker.claim()
+        assert (last.id, last.inputs) == ("end", False)
+
+
+class TestOtherEnds:
+    """Whatever ends a job sees to what waits for it."""
+
+    def chord_with_errback(self, store: Store) -> None:
+        edges_ = [*chord(["a", "b"], "body").edges, Edge("a", "e", "error", ERRBACK)]
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "b", "body", "e")], edges_))
+
+    def test_revoke_of_a_waiting_job(self, store: Store, worker: TestWorker) -> None:
+        self.chord_with_errback(store)
+        assert revoke(store, ["a"]).ended == {"a": "shop.pack"}
+        assert statuses(store, "a", "b", "body", "e") == ["REVOKED", "PENDING", "FAILURE", "PENDING"]
+        assert error_of(store, "body")[1] == ["Dependency a raised TaskRevokedError('revoked')"]
+        assert claimed_ids(worker) == ["b", "e"]
+
+    def test_revoke_of_a_blocked_job(self, store: Store) -> None:
+        store.enqueue_workflow(chain("a", "b", "c"))
+        revoke(store, ["b"])
+        assert statuses(store, "a", "b", "c") == ["PENDING", "REVOKED", "REVOKED"]
+
+    def test_revoke_before_it_was_enqueued(self, store: Store) -> None:
+        revoke(store, ["b"])
+        store.enqueue_workflow(chain("a", "b", "c"))
+        assert statuses(store, "a", "b", "c") == ["PENDING", "REVOKED", "REVOKED"]
+
+    def test_cancel(self, store: Store) -> None:
+        self.chord_with_errback(store)
+        assert changes.cancel(store, ["a"]) == {"a"}
+        assert statuses(store, "a", "body", "e") == ["REVOKED", "FAILURE", "PENDING"]
+
+    def test_a_job_that_was_lost_too_often(self, store: Store, new_worker: NewWorker) -> None:
+        dead, rescuer = new_worker(lease_seconds=5), new_worker(lease_seconds=3600)
+        self.chord_with_errback(store)
+        assert {job.id for job in dead.claim(limit=1)} == {"a"}
+        rescuer.session.rescue(max_losses=0, now=datetime.now(UTC) + timedelta(seconds=60))
+        assert statuses(store, "a", "b", "body") == ["FAILURE", "PENDING", "FAILURE"]
+        assert error_of(store, "body")[1][0].startswith("Dependency a raised WorkerLostError(")
+
+    def test_purge_deletes_what_waits_in_its_queue_and_revokes_what_hangs_below(self, store: Store) -> None:
+        jobs = [new_job("a"), new_job("b"), new_job("c", queue="other"), new_job("e", queue="other"), new_job("plain")]
+        edges_ = [Edge("a", "b"), Edge("b", "c"), Edge("b", "e", "error", ERRBACK)]
+        store.enqueue_workflow(Workflow.of(jobs, edges_))
+        assert changes.purge(store, queues=["celery"]) == 3
+        assert statuses(store, "c") == ["REVOKED"]
+        assert (count(store), edges(store)) == (1, 0)
+
+    def test_a_result_that_is_still_to_be_read_is_not_forgotten(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chord(["a", "b"], "body"))
+        first, second = worker.claim()
+        worker.settle(done(first))
+        assert not store.forget("a")
+        assert changes.delete(store, ["a"]) == set()
+        worker.settle(done(second))
+        worker.settle(done(worker.claim_one()))
+        assert store.forget("a")
+        assert changes.delete(store, ["b", "body"]) == {"b", "body"}
+        assert (count(store), edges(store)) == (0, 0)
+
+
+class TestPrune:
+    def prune(self, worker: TestWorker, hours: float, limit: int = 100) -> int:
+        now = datetime.now(UTC) + timedelta(hours=hours)
+        return worker.session.prune(older_than_seconds=3600, limit=limit, now=now)
+
+    def test_whole_workflows_go(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chain("a", "b"))
+        store.enqueue_workflow(chain("c", "d", place=None))
+        store.enqueue([new_job("plain")])
+        worker.settle(*map(done, worker.claim()))  # the first of each, and the plain one
+        assert self.prune(worker, 2) == 1
+        worker.settle(done(worker.claim(limit=1)[0]))
+        assert self.prune(worker, 2) == 2
+        assert count(store) == 2
+        worker.settle(done(worker.claim_one()))
+        assert self.prune(worker, 0.5) == 0
+        assert self.prune(worker, 2) == 2
+        assert (count(store), edges(store)) == (0, 0)
+
+    def test_in_portions(self, store: Store, worker: TestWorker) -> None:
+        for n in range(10):
+            store.enqueue_workflow(chain(f"a{n}", f"b{n}"))
+        worker.settle(*map(done, worker.claim()))
+        worker.settle(*map(done, worker.claim()))
+        assert [self.prune(worker, 2, limit=5) for _ in range(5)] == [6, 6, 6, 2, 0]
+        assert edges(store) == 0
+
+    def test_by_number_whole_workflows_go(self, store: Store, worker: TestWorker) -> None:
+        """One that has a job among those that are kept, or one that has not ended, stays whole."""
+        now = datetime.now(UTC) - timedelta(minutes=1)
+        for n in range(3):
+            store.enqueue_workflow(chain(f"a{n}", f"b{n}"))
+        first = {job.id: job for job in worker.claim()}
+        for n in range(3):
+            worker.settle(done(first[f"a{n}"]), now=now + timedelta(seconds=n))
+        second = {job.id: job for job in worker.claim()}
+        worker.settle(done(second["b0"]), now=now + timedelta(seconds=3))
+        worker.settle(done(second["b1"]), now=now + timedelta(seconds=4))
+
+        def prune(keep: int) -> int:
+            count = worker.session.prune(older_than_seconds=None, keep=keep, limit=100)
+            while worker.session.is_pruning:
+                count += worker.session.prune(older_than_seconds=None, keep=keep, limit=100)
+            return count
+
+        assert prune(2) == 0  # b0 and b1 are the newest; a2 runs on
+        assert prune(1) == 2
+        assert sorted(store.fetch(["a0", "b0", "a1", "b1", "a2", "b2"])) == ["a1", "a2", "b1", "b2"]
+        assert edges(store) == 2
+
+
+class TestOperators:
+    def test_a_failed_step_and_what_hangs_below_it_wait_again(self, store: Store, worker: TestWorker) -> None:
+        jobs = [new_job(name) for name in ("a", "b", "c", "body", "after")]
+        edges_ = [
+            Edge("a", "b", place="[]"),
+            Edge("b", "body", place="[0]"),
+            Edge("c", "body", place="[1]"),
+            Edge("body", "after", place="[]"),
+        ]
+        store.enqueue_workflow(Workflow.of(jobs, edges_))
+        first, third = worker.claim()
+        worker.settle(done(first, "7"))
+        worker.settle(failed(worker.claim_one()))
+        assert statuses(store, "b", "body", "after") == ["FAILURE"] * 3
+        assert changes.retry(store, ["b"]) == {"b", "body", "after"}
+        assert [row(store, name)["waits_for"] for name in ("b", "body", "after")] == [0, 2, 1]
+        assert error_free(store, "b", "body", "after")
+        again = worker.claim_one()
+        assert (again.id, again.inputs) == ("b", (("[]", "7", None),))
+        worker.settle(done(again, "8"), done(third, "9"))
+        body = worker.claim_one()
+        assert sorted(body.inputs) == [("[0]", "8", None), ("[1]", "9", None)]  # type: ignore[arg-type]
+        worker.settle(done(body))
+        assert claimed_ids(worker) == ["after"]
+
+    def test_retry_of_what_could_not_run_begins_at_what_failed(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chain("a", "b", "c"))
+        worker.settle(done(worker.claim_one()))
+        worker.settle(failed(worker.claim_one()))
+        assert changes.retry(store, ["c"]) == {"b", "c"}
+        assert claimed_ids(worker) == ["b"]
+        assert row(store, "c")["blocked_reason"] == "predecessors"
+
+    def test_retry_of_a_success_holds_the_body_back(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chord(["a", "b"], "body"))
+        first, second = worker.claim()
+        worker.settle(done(first))
+        assert changes.retry(store, ["a"]) == {"a"}
+        assert row(store, "body")["waits_for"] == 2
+        worker.settle(done(second))
+        worker.settle(done(worker.claim_one()))
+        assert claimed_ids(worker) == ["body"]
+
+    def test_a_whole_workflow_again(self, store: Store, worker: TestWorker) -> None:
+        jobs = [new_job(name) for name in ("a", "b", "c", "body", "e")]
+        edges_ = [*chord(["a", "b", "c"], "body").edges, *(Edge(name, "e", "error", ERRBACK) for name in "abc")]
+        store.enqueue_workflow(Workflow.of(jobs, edges_))
+        first, second, third = worker.claim()
+        worker.settle(done(first), failed(second), failed(third))
+        worker.settle(failed(worker.claim_one()))  # the errback
+        assert changes.retry_workflow(store, "a") == {"b", "c", "body"}
+        assert row(store, "body")["waits_for"] == 2
+        assert row(store, "e")["status"] == "FAILURE"
+        worker.settle(*map(done, worker.claim()))
+        assert claimed_ids(worker) == ["body"]
+
+    def test_an_errback_that_waits_counts_again(self, store: Store, worker: TestWorker) -> None:
+        jobs = [new_job(name) for name in ("a", "b", "e")]
+        store.enqueue_workflow(Workflow.of(jobs, [Edge("a", "e", "error"), Edge("b", "e", "error")]))
+        first, second = worker.claim()
+        worker.settle(done(first))
+        changes.retry(store, ["a"])
+        assert row(store, "e")["waits_for"] == 2
+        worker.settle(done(second))
+        worker.settle(failed(worker.claim_one()))
+        assert claimed_ids(worker) == ["e"]
+
+    def test_cancel_of_a_whole_workflow(self, store: Store, worker: TestWorker) -> None:
+        jobs = [new_job(name) for name in ("a", "b", "body", "e")]
+        edges_ = [*chord(["a", "b"], "body").edges, Edge("a", "e", "error", ERRBACK)]
+        store.enqueue_workflow(Workflow.of(jobs, edges_))
+        store.enqueue([new_job("plain")])
+        (first,) = worker.claim(limit=1)
+        found = changes.cancel_workflow(store, "body")
+        assert set(found.ended) == {"b", "body", "e"}
+        assert found.running == {"a"}
+        assert statuses(store, "a", "b", "body", "e", "plain") == [
+            "STARTED",
+            "REVOKED",
+            "REVOKED",
+            "REVOKED",
+            "PENDING",
+        ]
+        worker.settle(failed(first))
+        assert claimed_ids(worker) == ["plain"]
+
+
+def error_free(store: Store, *ids: str) -> bool:
+    rows = [row(store, job_id) for job_id in ids]
+    return all(each["result"] is None and each["traceback"] is None and each["finished_at"] is None for each in rows)

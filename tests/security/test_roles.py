@@ -1,0 +1,243 @@
+"""Least privilege on PostgreSQL: what each role can do, and what it cannot."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from psycopg import errors as pg_errors
+
+import dbqueue
+from dbqueue import DBQueue
+from dbqueue.cli.run import run
+from dbqueue.errors import AccessDenied, DuplicateTaskId
+from dbqueue.result import GroupResult
+from dbqueue.store import migrate
+from dbqueue.store.postgres import roles
+from dbqueue.store.tables import metadata
+from tests.servers import PostgresServer, libpq_url
+from tests.stores import opened
+from tests.worker.sample import make_app
+
+
+def main(arguments: list[str]) -> int:
+    return run(None, arguments)
+
+
+USERS = {
+    "t_producer": [roles.PRODUCER],
+    "t_reader": [roles.PRODUCER, roles.RESULTS, roles.UNIQUE],
+    "t_worker": [roles.WORKER],
+    "t_inspector": [roles.INSPECTOR],
+    "t_owner": [roles.OWNER],
+}
+
+
+@pytest.fixture(scope="module")
+def users(postgres_server: PostgresServer) -> Iterator[None]:
+    """Roles belong to the whole server: those that were there before stay."""
+    with psycopg.connect(libpq_url(postgres_server.url), autocommit=True) as admin:
+        before = {row[0] for row in admin.execute("SELECT rolname FROM pg_roles").fetchall()}
+        for user in USERS:
+            admin.execute(f"CREATE ROLE {user} LOGIN".encode())
+    yield
+    made = [*USERS, *(role for role in roles.ROLES if role not in before)]
+    postgres_server.execute(*(f"DROP ROLE IF EXISTS {role}" for role in made))
+
+
+@pytest.fixture(params=[None, "Job Queue"])
+def schema(request: pytest.FixtureRequest) -> str | None:
+    name: str | None = request.param
+    return name
+
+
+@pytest.fixture
+def url(users: None, empty_postgres_url: str, schema: str | None) -> str:
+    """A migrated database with the roles applied by the command line, and granted."""
+    engine = sa.create_engine(empty_postgres_url)
+    migrate.upgrade(engine, schema=schema)
+    engine.dispose()
+    database = ["--database", empty_postgres_url]
+    arguments = ["migrate", "--roles", "--apply", *(["--schema", schema] if schema else [])]
+    for _ in range(2):  # again is harmless
+        assert main([*database, *arguments]) == 0
+    with psycopg.connect(libpq_url(empty_postgres_url), autocommit=True) as admin:
+        for user, granted in USERS.items():
+            admin.execute(f"GRANT {', '.join(granted)} TO {user}".encode())
+    return empty_postgres_url
+
+
+def as_user(url: str, user: str) -> str:
+    return sa.make_url(url).set(username=user, password=None).render_as_string(hide_password=False)
+
+
+@contextlib.contextmanager
+def connected(url: str, user: str, schema: str | None) -> Iterator[Any]:
+    with psycopg.connect(libpq_url(as_user(url, user)), autocommit=True) as connection:
+        if schema:
+            connection.execute("SELECT set_config('search_path', %s, false)", [f'"{schema}"'])
+        yield connection
+
+
+def refused(connection: Any, sql: str) -> None:
+    with pytest.raises(pg_errors.InsufficientPrivilege):
+        connection.execute(sql)
+
+
+def producer(url: str, user: str, schema: str | None, **settings: Any) -> DBQueue:
+    return make_app(as_user(url, user), database_schema=schema, **settings)
+
+
+def test_a_producer_can_only_insert(url: str, schema: str | None) -> None:
+    with producer(url, "t_producer", schema) as app:
+        add = app.tasks["sample.add"]
+        sent = add.delay(1, 2)
+        assert len(add.enqueue_many([(n, n) for n in range(500)])) == 500
+        dbqueue.chain(add.s(1, 2), add.s(3)).apply_async()
+        dbqueue.chord([add.s(1, 2), add.s(3, 4)], app.tasks["sample.echo"].s()).apply_async()
+        with pytest.raises(AccessDenied, match="permission denied"):
+            sent.get(timeout=5)
+        with pytest.raises(AccessDenied, match="permission denied"):
+            sent.revoke()
+    with connected(url, "t_producer", schema) as connection:
+        for table in (*metadata.tables, "dbqueue_alembic_version"):
+            refused(connection, f"SELECT * FROM {table}")
+            refused(connection, f"DELETE FROM {table}")
+            refused(connection, f"TRUNCATE {table}")
+        for column in ("status", "result", "lease", "worker", "losses", "finished_at", "permit"):
+            refused(connection, f"INSERT INTO dbqueue_jobs (task, {column}) VALUES ('t', NULL)")
+        refused(connection, "UPDATE dbqueue_jobs SET args = '[]'")
+        refused(connection, "SELECT count(*) FROM dbqueue_jobs")
+        refused(connection, "INSERT INTO dbqueue_jobs (task) VALUES ('t') RETURNING id")
+        refused(connection, "CREATE TABLE mine (id int)")
+        for table in set(metadata.tables) - {"dbqueue_jobs", "dbqueue_edges"}:
+            refused(connection, f"INSERT INTO {table} DEFAULT VALUES")
+
+
+def test_results_and_unique_calls_are_grants_of_their_own(url: str, schema: str | None) -> None:
+    with producer(url, "t_producer", schema) as app, pytest.raises(AccessDenied, match="permission denied"):
+        app.tasks["sample.add"].apply_async([1, 2], unique=True)
+    with producer(url, "t_reader", schema) as app:
+        first = app.tasks["sample.add"].apply_async([1, 2], unique=True)
+        assert app.tasks["sample.add"].apply_async([1, 2], unique=True).id == first.id
+        assert first.status == "PENDING"
+        with pytest.raises(DuplicateTaskId):
+            app.tasks["sample.add"].apply_async([3, 4], task_id=first.id)
+        group = dbqueue.group(app.tasks["sample.add"].s(n, n) for n in range(2)).apply_async()
+        group.save()
+        restored = GroupResult.restore(group.id, app=app)
+        assert restored is not None
+        assert len(restored.results) == 2
+    with connected(url, "t_reader", schema) as connection:
+        refused(connection, "UPDATE dbqueue_jobs SET status = 'SUCCESS'")
+        refused(connection, "DELETE FROM dbqueue_jobs")
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_worker_works(url: str, schema: str | None, start_worker: Callable[..., Any], pool: str) -> None:
+    """All that a worker does, as the worker's role: limits, workflows, retries, beat, events, commands, upkeep."""
+    settings = {"database_schema": schema, "worker_lease_seconds": 30.0}
+    worker = start_worker(as_user(url, "t_worker"), pool=pool, settings=settings, beat=True, task_events=True)
+    with producer(url, "t_reader", schema) as app, producer(url, "t_worker", schema) as operator:
+        add = app.tasks["sample.add"]
+        assert add.delay(1, 2).get(timeout=60) == 3
+        assert dbqueue.chain(add.s(1, 2), add.s(3)).apply_async().get(timeout=60) == 6
+        assert dbqueue.chord([add.s(1, 2), add.s(3, 4)], app.tasks["sample.echo"].s()).apply_async().get(timeout=60)
+        assert app.tasks["sample.backing_off"].apply_async(["x"]).get(timeout=60, propagate=False) is not None
+        assert add.apply_async([1, 1], limit_key="some").get(timeout=60) == 2
+        assert add.apply_async([2, 2], unique=True).get(timeout=60) == 4
+        operator.schedules.set("often", "sample.add", 3600, args=[1, 2])
+        assert operator.schedules.run("often").get(timeout=60) == 3
+        assert [*operator.control.ping(timeout=30, limit=1)]
+        late = add.apply_async([1, 2], countdown=600)
+        operator.control.revoke(late.id)
+        assert late.status == "REVOKED"
+    assert worker.stop() == 0
+    assert "denied" not in worker.log
+    with connected(url, "t_worker", schema) as connection:
+        refused(connection, "CREATE TABLE mine (id int)")
+        refused(connection, "ALTER TABLE dbqueue_jobs ADD COLUMN x int")
+        refused(connection, "DROP TABLE dbqueue_jobs")
+        refused(connection, "TRUNCATE dbqueue_jobs")
+        refused(connection, "UPDATE dbqueue_alembic_version SET version_num = '9999'")
+
+
+def test_an_inspector_sees_no_arguments(
+    url: str, schema: str | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with producer(url, "t_producer", schema) as app:
+        app.tasks["sample.add"].delay("secret", "argument")
+    with connected(url, "t_inspector", schema) as connection:
+        for column in sorted(roles.DATA):
+            refused(connection, f"SELECT {column} FROM dbqueue_jobs")
+        refused(connection, "SELECT * FROM dbqueue_jobs")
+        refused(connection, "SELECT j FROM dbqueue_jobs j")
+        refused(connection, "SELECT 1 FROM dbqueue_jobs WHERE args::text LIKE '%secret%'")
+        for table in ("events", "limits", "schedules", "unique_keys", "groups"):
+            refused(connection, f"SELECT * FROM dbqueue_{table}")
+        refused(connection, "UPDATE dbqueue_jobs SET priority = 1")
+        refused(connection, "INSERT INTO dbqueue_jobs (task) VALUES ('t')")
+        assert connection.execute("SELECT task, status FROM dbqueue_jobs").fetchall() == [("sample.add", "PENDING")]
+    if schema:
+        monkeypatch.setenv("DBQUEUE_DATABASE_SCHEMA", schema)
+    database = ["--database", as_user(url, "t_inspector")]
+    for command in (["queues"], ["migrate", "--check"]):
+        main([*database, *command])
+        shown = capsys.readouterr()
+        assert "denied" not in shown.out + shown.err, command
+    # What is granted, it may.
+    with psycopg.connect(libpq_url(url), autocommit=True) as admin:
+        admin.execute(f"GRANT {roles.RESULTS} TO t_inspector")
+    try:
+        assert main([*database, "jobs", "list"]) == 0
+        assert "sample.add" in capsys.readouterr().out
+    finally:
+        with psycopg.connect(libpq_url(url), autocommit=True) as admin:
+            admin.execute(f"REVOKE {roles.RESULTS} FROM t_inspector")
+
+
+def test_the_owner_migrates(url: str, schema: str | None) -> None:
+    engine = sa.create_engine(as_user(url, "t_owner"))
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"SET ROLE {roles.OWNER}"))
+        migrate.downgrade(connection, schema=schema, revision="base")
+        migrate.upgrade(connection, schema=schema)
+        connection.commit()
+    engine.dispose()
+    with opened(url) as store:
+        assert store.dialect == "postgresql"
+
+
+def test_the_sql_is_printed_and_connects_to_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    nowhere = "postgresql://nobody:secret@127.0.0.1:1/none"
+    assert main(["--database", nowhere, "migrate", "--roles", "--schema", "Job Queue"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("BEGIN;\n")
+    assert shown.endswith("COMMIT;\n")
+    assert 'GRANT INSERT ("id"' in shown or "GRANT INSERT (id" in shown
+    assert '"Job Queue".dbqueue_jobs TO dbqueue_producer' in shown
+    assert "secret" not in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--roles", "--apply"], "roles are PostgreSQL's"),
+        (["--roles"], "roles are PostgreSQL's"),
+        (["--apply"], "--apply goes with --roles"),
+        (["--roles", "--check"], "--roles goes with"),
+    ],
+)
+def test_what_is_refused(sqlite_url: str, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    assert main(["--database", sqlite_url, "migrate", *arguments]) != 0
+    assert said in capsys.readouterr().err
+
+
+def test_who_may_not_is_told_what_to_do(url: str, schema: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["migrate", "--roles", "--apply", *(["--schema", schema] if schema else [])]
+    assert main(["--database", as_user(url, "t_producer"), *arguments]) != 0
+    assert "let an administrator run what `dbqueue migrate --roles` prints" in capsys.readouterr().err

@@ -1,0 +1,285 @@
+"""Signed jobs: what was changed in the table, or written by somebody without a key, is not run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import dbqueue
+from dbqueue import DBQueue, testing
+from dbqueue.errors import BadSignature, ImproperlyConfigured, InvalidTaskError
+from dbqueue.jobs import NewJob
+from dbqueue.services.beats import job_of
+from dbqueue.signing import SIGNATURE, Signer
+from dbqueue.store import changes as operator_changes
+from dbqueue.store.schedules import ScheduleRow
+from dbqueue.task.eager import claimed
+from tests.stores import row, run_sql
+
+OLD, NEW, OTHER = "an old key of 16 bytes", "a new key of 16 bytes or more", "the key of somebody else"
+
+
+@pytest.fixture
+def app(database_url: str) -> Iterator[DBQueue]:
+    with make_app(database_url) as app:
+        yield app
+
+
+def make_app(url: str, keys: Any = (NEW, OLD), **settings: Any) -> DBQueue:
+    app = DBQueue("safe", broker=url, set_as_current=False, task_signing_keys=keys and list(keys), **settings)
+
+    @app.task(name="s.echo", bind=True)
+    def echo(self: Any, *values: Any, retry: Any = None) -> Any:
+        if retry is not None and self.request.retries == 0:
+            raise self.retry(**retry)
+        return list(values)
+
+    @app.task(name="s.replaced", bind=True)
+    def replaced(self: Any) -> Any:
+        self.replace(dbqueue.chain(app.tasks["s.echo"].s(1), app.tasks["s.echo"].s(2)))
+
+    @app.task(name="s.fails")
+    def fails() -> None:
+        raise ValueError("no")
+
+    return app
+
+
+def drained(app: DBQueue) -> dict[str, int]:
+    return testing.drain(app).counts
+
+
+def call(app: DBQueue, *args: Any, **options: Any) -> Any:
+    return app.tasks["s.echo"].apply_async(args, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"headers": {"a": "ü"}},
+        {"expires": 60},
+        {"countdown": -5},
+        {"eta": datetime(2020, 1, 1, 0, 0, 0, 123456, tzinfo=UTC), "expires": datetime(2100, 1, 1, 1, 1, 1, 1, UTC)},
+        {"shadow": "é", "time_limit": 2.5, "ignore_result": False},
+        {"serializer": "pickle"},
+        {"unique": "one", "limit_key": "some"},
+    ],
+)
+def test_a_signed_job_runs(database_url: str, options: dict[str, Any]) -> None:
+    with make_app(database_url, accept_content=["json", "pickle"]) as app:
+        result = call(app, "x", "\u2028 snowman \u2603", **options)
+        testing.drain(app)
+        assert result.get(timeout=0) == ["x", "\u2028 snowman \u2603"]
+
+
+def test_many_at_once_run(app: DBQueue) -> None:
+    results = app.tasks["s.echo"].enqueue_many([(n,) for n in range(200)])
+    assert drained(app) == {"SUCCESS": 200}
+    assert results[7].get(timeout=0) == [7]
+
+
+def test_retries_are_signed_anew(app: DBQueue) -> None:
+    echo = app.tasks["s.echo"]
+    changes: list[dict[str, Any]] = [{}, {"args": ["new"]}, {"args": ["new"], "queue": "other"}, {"kwargs": {}}]
+    for terms in changes:
+        result = echo.apply_async(["old"], {"retry": {"countdown": 0, **terms}}, expires=600, countdown=-1)
+        assert drained(app) == {"RETRY": 1, "SUCCESS": 1}, terms
+        assert result.get(timeout=0) == [*terms.get("args", ["old"])]
+
+
+def test_workflows_are_signed(app: DBQueue) -> None:
+    echo = app.tasks["s.echo"]
+    chain = dbqueue.chain(echo.s(1), echo.s(2).set(countdown=0.001, expires=600), app.tasks["s.replaced"].si())
+    body = dbqueue.chord([echo.s(1), echo.s(2)], echo.s("body")).apply_async()
+    failed = app.tasks["s.fails"].apply_async(link_error=echo.si("errback"))
+    result = chain.apply_async()
+    for _ in range(50):
+        if result.ready():
+            break
+        testing.drain(app)
+    assert result.get(timeout=0) == [[1], 2]
+    assert body.get(timeout=0) == [[[1], [2]], "body"]
+    assert isinstance(failed.result, ValueError)
+    assert not testing.all_enqueued(app)
+
+
+def test_an_operator_s_retry_runs(app: DBQueue) -> None:
+    result = app.tasks["s.fails"].delay()
+    assert drained(app) == {"FAILURE": 1}
+    assert operator_changes.retry(app.database.store, [result.id]) == {result.id}
+    assert drained(app) == {"FAILURE": 1}
+    assert repr(result.result) == "ValueError('no')"
+
+
+def test_a_beat_s_jobs_are_signed(app: DBQueue) -> None:
+    app.schedules.set("often", "s.echo", 3600, args=["x"])
+    app.schedules.run("often")
+    assert drained(app) == {"SUCCESS": 1}
+    fields = {field.name: None for field in dataclasses.fields(ScheduleRow)}
+    due: Any = ScheduleRow(**fields | {"name": "n", "task": "s.echo", "args": "[1]", "kwargs": "{}", "options": "{}"})  # type: ignore[arg-type]
+    Signer([NEW]).check(claimed(job_of(app, due, due=datetime.now(UTC))))
+
+
+CHANGES: dict[str, tuple[str, str, Any]] = {
+    "task": ("task", "text", "s.fails"),
+    "args": ("args", "json", '["other"]'),
+    "the same args in other bytes": ("args", "json", '[ "x"]'),
+    "kwargs": ("kwargs", "json", '{"retry":null}'),
+    "headers": ("headers", "json", "{}"),
+    "options": ("options", "json", "{}"),
+    "a signature that is none": ("options", "json", '{"signature": "\u00e9"}'),
+    "options that are none": ("options", "json", "[]"),
+    "content": ("content", "bytea", b"x"),
+    "content type": ("content_type", "text", "application/x-python-serialize"),
+    "eta": ("eta", "timestamptz", "2001-01-01 00:00:00"),
+    "expiry": ("expires_at", "timestamptz", "2222-01-01 00:00:00"),
+    "an expiry taken away": ("expires_at", "timestamptz", None),
+    "id": ("id", "text", "another"),
+    "queue": ("queue", "text", "elsewhere"),
+}
+
+
+def change_row(app: DBQueue, job_id: str, column: str, kind: str, value: Any) -> None:
+    to = f"CAST(:value AS {kind})" if app.database.store.dialect == "postgresql" else ":value"
+    sql = f"UPDATE dbqueue_jobs SET {column} = {to} WHERE id = :id"
+    assert run_sql(app.database.store, sql, value=value, id=job_id) == 1
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_row_is_refused(database_url: str, change: str) -> None:
+    with make_app(database_url, accept_content=["json", "pickle"]) as app:
+        result = call(app, "x", expires=600, time_limit=2.5)
+        change_row(app, result.id, *CHANGES[change])
+        assert drained(app) == {"FAILURE": 1}
+        job_id = "another" if change == "id" else result.id
+        assert isinstance(app.AsyncResult(job_id).result, BadSignature)
+
+
+def test_a_changed_option_is_refused(app: DBQueue) -> None:
+    result = call(app, "x", time_limit=2.5)
+    options = row(app.database.store, result.id)["options"]
+    signed = json.loads(options) if isinstance(options, str) else options
+    change_row(app, result.id, "options", "json", json.dumps({**signed, "time_limit": 9.5}))
+    assert drained(app) == {"FAILURE": 1}
+
+
+def test_plain_sql_is_refused(app: DBQueue) -> None:
+    run_sql(app.database.store, "INSERT INTO dbqueue_jobs (id, task, args) VALUES ('plain', 's.echo', '[1]')")
+    assert drained(app) == {"FAILURE": 1}
+    with pytest.raises(BadSignature, match="the job is not signed"):
+        app.AsyncResult("plain").get(timeout=0)
+
+
+def test_the_signature_of_another_row_is_refused(app: DBQueue) -> None:
+    first, second = call(app, 1), call(app, 2)
+    options = row(app.database.store, first.id)["options"]
+    text = options if isinstance(options, str) else json.dumps(options)
+    change_row(app, second.id, "options", "json", text)
+    assert drained(app) == {"SUCCESS": 1, "FAILURE": 1}
+
+
+def test_keys_are_rotated_without_a_refusal(database_url: str) -> None:
+    steps = [([OLD], [OLD]), ([OLD], [OLD, NEW]), ([NEW, OLD], [OLD, NEW]), ([NEW], [NEW, OLD]), ([NEW], [NEW])]
+    for producer, worker in steps:
+        with make_app(database_url, producer) as sender, make_app(database_url, worker) as runner:
+            result = call(sender, 1)
+            assert drained(runner) == {"SUCCESS": 1}, (producer, worker)
+            assert result.get(timeout=0) == [1]
+
+
+@pytest.mark.parametrize("keys", [[OTHER], None])
+def test_a_producer_without_the_key_is_refused(database_url: str, keys: Any) -> None:
+    with make_app(database_url, keys) as sender, make_app(database_url) as runner:
+        result = call(sender, 1)
+        assert drained(runner) == {"FAILURE": 1}
+        assert isinstance(result.result, BadSignature)
+
+
+def test_a_worker_without_keys_runs_all(database_url: str) -> None:
+    with make_app(database_url, None) as runner, make_app(database_url) as sender:
+        call(sender, 1)
+        call(runner, 2)
+        assert drained(runner) == {"SUCCESS": 2}
+
+
+def test_a_real_worker_says_so(database_url: str, start_worker: Callable[..., Any]) -> None:
+    worker = start_worker(database_url, settings={"task_signing_keys": [NEW]})
+    with make_app(database_url, None) as app, pytest.raises(BadSignature):
+        app.send_task("sample.add", [1, 2]).get(timeout=60)
+    assert "cannot be run: the job is not signed" in worker.log
+    assert NEW not in worker.log
+
+
+def test_eagerly_and_by_hand_nothing_is_signed_or_refused(app: DBQueue) -> None:
+    assert app.tasks["s.echo"].apply([1]).get() == [1]
+    assert testing.perform_job(app.tasks["s.echo"], 1).result == [1]
+
+
+def test_keys_are_never_shown(database_url: str) -> None:
+    with make_app(database_url) as app:
+        for shown in (app.conf.humanize(with_defaults=True), repr(app.conf.table()), app.bugreport(), repr(app)):
+            assert NEW not in shown
+            assert OLD not in shown
+
+
+@pytest.mark.parametrize("keys", [["short"], "short", [""], [b"bytes of sufficient length"], 7])
+def test_keys_that_are_none(keys: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match="task_signing_keys must be a list of secrets") as caught:
+        DBQueue(task_signing_keys=keys)
+    assert "short" not in str(caught.value)
+
+
+def test_a_bad_signature_is_an_invalid_task() -> None:
+    assert issubclass(BadSignature, InvalidTaskError)
+
+
+texts = st.text(max_size=20)
+fields = st.fixed_dictionaries(
+    {
+        "id": texts,
+        "task": texts,
+        "queue": texts,
+        "args": texts,
+        "kwargs": texts,
+        "headers": st.none() | texts,
+        "content_type": st.none() | texts,
+        "content": st.none() | st.binary(max_size=20),
+        "options": st.none() | st.dictionaries(st.sampled_from(["shadow", "time_limit", "x"]), texts).map(json.dumps),
+    }
+)
+
+
+@given(fields, fields)
+def test_no_two_jobs_have_the_same_signature(one: dict[str, Any], other: dict[str, Any]) -> None:
+    signer = Signer([NEW])
+    signed = signer.sign(NewJob(**one))
+    signer.check(claimed(signed))
+    assert signed.options is not None
+    signature = json.loads(signed.options)[SIGNATURE]
+    own = json.loads(other["options"] or "{}")
+    stolen = NewJob(**other)._replace(options=json.dumps({**own, SIGNATURE: signature}))
+    if {**other, "options": own} == {**one, "options": json.loads(one["options"] or "{}")}:
+        signer.check(claimed(stolen))
+    else:
+        with pytest.raises(BadSignature):
+            signer.check(claimed(stolen))
+
+
+@given(st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)), st.integers(1, 10_000))  # noqa: DTZ001
+def test_times_are_signed_to_the_millisecond(moment: datetime, more: int) -> None:
+    signer = Signer([NEW])
+    moment = moment.replace(tzinfo=UTC)
+    signed = signer.sign(NewJob("id", "task", "queue", eta=moment))
+    rounded = moment + timedelta(microseconds=-moment.microsecond % 1000)
+    for same in (moment, rounded):
+        signer.check(claimed(signed)._replace(eta=str(same)))
+    with pytest.raises(BadSignature):
+        signer.check(claimed(signed)._replace(eta=str(rounded + timedelta(milliseconds=more))))

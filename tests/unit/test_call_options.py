@@ -1,0 +1,79 @@
+"""Options of a call that cannot work are refused when it is sent, and leave no job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from dbqueue import DBQueue
+from dbqueue.store import queries
+
+
+@pytest.fixture
+def app() -> Iterator[DBQueue]:
+    with DBQueue("options", broker="sqlite://", set_as_current=False) as app:
+        app.task(name="work")(lambda: None)
+        yield app
+
+
+POSITIVE = "a time limit is a positive number of seconds|a time limit must be a number of seconds"
+
+
+@pytest.mark.parametrize("name", ["time_limit", "soft_time_limit"])
+@pytest.mark.parametrize(
+    "value",
+    [0, 0.0, -1, -0.5, True, False, "5", timedelta(seconds=5), float("nan"), float("inf"), 1e11, [5]],
+    ids=repr,
+)
+def test_a_time_limit_that_is_none(app: DBQueue, name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=POSITIVE):
+        app.tasks["work"].apply_async(**{name: value})
+    with pytest.raises(ValueError, match=POSITIVE):
+        app.send_task("work", **{name: value})
+    assert queries.find_jobs(app.database.store) == []
+
+
+def test_the_soft_limit_above_the_hard_one(app: DBQueue) -> None:
+    with pytest.raises(ValueError, match="soft_time_limit must be less than or equal to time_limit"):
+        app.tasks["work"].apply_async(soft_time_limit=10.5, time_limit=10)
+    assert queries.find_jobs(app.database.store) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "stored"),
+    [
+        ({"time_limit": 10, "soft_time_limit": 10}, '{"time_limit": 10, "soft_time_limit": 10}'),
+        ({"time_limit": 0.25}, '{"time_limit": 0.25}'),
+        ({"soft_time_limit": 3}, '{"soft_time_limit": 3}'),
+        ({"time_limit": None, "soft_time_limit": None}, None),
+    ],
+)
+def test_limits_that_can_be_kept(app: DBQueue, options: dict[str, Any], stored: str | None) -> None:
+    record = app.database.record(app.tasks["work"].apply_async(**options).id)
+    assert record is not None
+    assert record.options == stored
+
+
+def test_an_option_that_is_none_is_told(app: DBQueue) -> None:
+    """Celery hands what it does not know to the broker, so a misspelt name must not end a program; it does not hide."""
+    work = app.tasks["work"]
+    with pytest.warns(UserWarning, match=r"the call option queu is unknown and has no effect: did you mean queue\?"):
+        work.apply_async(queu="mail")  # type: ignore[call-arg]
+    with pytest.warns(UserWarning, match="the call option MessageGroupId is unknown and has no effect$") as told:
+        app.send_task("work", MessageGroupId="1")  # type: ignore[call-arg]
+    assert [each.filename for each in told] == [__file__]
+    work.apply_async(expiration=5, stamped_headers=["customer"], customer="7")  # type: ignore[call-arg]
+    assert {job.queue for job in queries.find_jobs(app.database.store)} == {"celery"}
+
+
+@pytest.mark.parametrize("args", [5, "ab", {"x": 1}], ids=repr)
+def test_arguments_that_are_no_sequence(app: DBQueue, args: Any) -> None:
+    with pytest.raises(TypeError, match="task args must be a list or tuple"):
+        app.tasks["work"].apply_async(args)
+    with pytest.raises(TypeError, match="task args must be a list or tuple"):
+        app.send_task("work", args)
+    with pytest.raises(TypeError, match="task keyword arguments must be a mapping"):
+        app.tasks["work"].apply_async((), [("x", 1)])  # type: ignore[arg-type]

@@ -1,0 +1,125 @@
+"""Which job goes to which child, by counting alone."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from dbqueue.jobs import ClaimedJob
+from dbqueue.worker.children import Child
+from dbqueue.worker.dispatch import AHEAD_SECONDS, BUFFER_SECONDS, MAX_CLAIM, Dispatcher
+
+
+def job(number: int, *, task: str = "quick", losses: int = 0) -> ClaimedJob:
+    return ClaimedJob(
+        f"job-{number}", "lease", task, "celery", 0, "[]", "{}", None, None, None, None, None, None, None, None, None,
+        "2026-01-01", 0, losses, True, False,
+    )  # fmt: skip
+
+
+class Nest:
+    """Children with real sockets, ready for work."""
+
+    def __init__(self) -> None:
+        self._ends: list[socket.socket] = []
+
+    def child(self, slots: int = 1, *, alone: bool = False) -> Child:
+        ours, theirs = socket.socketpair()
+        self._ends += [ours, theirs]
+        child = Child(len(self._ends), slots, ours, alone=alone)
+        child.ready = True
+        return child
+
+    def close(self) -> None:
+        for end in self._ends:
+            end.close()
+
+
+@pytest.fixture
+def nest() -> Iterator[Nest]:
+    nest = Nest()
+    yield nest
+    nest.close()
+
+
+def given(dispatcher: Dispatcher, *children: Child) -> dict[Child, list[str]]:
+    assigned = dict(dispatcher.assign(children))
+    for child, jobs in assigned.items():
+        child.send_jobs(jobs)
+    return {child: [each.id for each in jobs] for child, jobs in assigned.items()}
+
+
+def test_free_slots_are_filled_in_the_order_of_the_claim(nest: Nest) -> None:
+    dispatcher, first, second = Dispatcher(2), nest.child(), nest.child()
+    dispatcher.add(job(number) for number in range(3))
+    assert given(dispatcher, first, second) == {first: ["job-0"], second: ["job-1"]}
+    assert [each.id for each in dispatcher.waiting] == ["job-2"]
+
+
+def test_a_job_of_unknown_length_is_not_sent_ahead(nest: Nest) -> None:
+    dispatcher, child = Dispatcher(1), nest.child()
+    dispatcher.add([job(0, task="new"), job(1, task="new")])
+    assert given(dispatcher, child) == {child: ["job-0"]}
+
+
+def test_short_jobs_are_sent_ahead_for_as_long_as_a_child_may_be_busy(nest: Nest) -> None:
+    dispatcher, child = Dispatcher(1), nest.child()
+    dispatcher.measured("quick", AHEAD_SECONDS / 10)
+    dispatcher.add(job(number) for number in range(50))
+    assert len(given(dispatcher, child)[child]) in (9, 10)  # sums of floats
+
+
+def test_a_job_that_was_lost_is_not_sent_ahead(nest: Nest) -> None:
+    dispatcher, child = Dispatcher(1), nest.child()
+    dispatcher.measured("quick", 0.0001)
+    dispatcher.add([job(0), job(1, losses=1), job(2)])
+    assert given(dispatcher, child) == {child: ["job-0"]}
+
+
+def test_where_a_process_is_shared_a_lost_job_waits_for_one_of_its_own(nest: Nest) -> None:
+    dispatcher, shared = Dispatcher(4, shared=True), nest.child(slots=4)
+    dispatcher.add([job(0, losses=1), job(1)])
+    assert given(dispatcher, shared) == {shared: ["job-1"]}
+    alone = nest.child(alone=True)
+    assert given(dispatcher, shared, alone) == {alone: ["job-0"]}
+    assert len(dispatcher) == 0
+
+
+def test_a_process_for_lost_jobs_gets_no_others(nest: Nest) -> None:
+    dispatcher, alone = Dispatcher(4, shared=True), nest.child(alone=True)
+    dispatcher.measured("quick", 0.0001)
+    dispatcher.add([job(0)])
+    assert given(dispatcher, alone) == {}
+
+
+def test_what_is_put_back_is_first_in_line_again() -> None:
+    dispatcher = Dispatcher(1, shared=True)
+    dispatcher.add([job(0)])
+    dispatcher.put_back([job(1), job(2), job(3, losses=1)])
+    assert [each.id for each in dispatcher.take_waiting()] == ["job-3", "job-1", "job-2", "job-0"]
+    assert len(dispatcher) == 0
+
+
+def test_jobs_are_taken_out_wherever_they_wait() -> None:
+    dispatcher = Dispatcher(1, shared=True)
+    dispatcher.add([job(0), job(1, losses=1), job(2)])
+    assert {each.id for each in dispatcher.take(["job-0", "job-1", "elsewhere"])} == {"job-0", "job-1"}
+    dispatcher.drop("job-2")
+    assert len(dispatcher) == 0
+
+
+def test_the_buffer_is_a_span_of_work_and_none_for_slow_or_unknown_jobs() -> None:
+    dispatcher = Dispatcher(2)
+    now = dispatcher.progress_at
+    assert dispatcher.wanted(0, now) == 2
+    dispatcher.measured("quick", BUFFER_SECONDS / 10)
+    assert dispatcher.wanted(2, now) == 20
+    assert dispatcher.wanted(2, now + 1.0) == 0, "nothing has ended for long"
+    dispatcher = Dispatcher(2)
+    dispatcher.measured("slow", 1.0)
+    assert dispatcher.wanted(0, now) == 2
+    dispatcher = Dispatcher(2)
+    dispatcher.measured("tiny", 1e-9)
+    assert dispatcher.wanted(0, now) == MAX_CLAIM

@@ -1,0 +1,169 @@
+"""The executor: whatever a task does, an outcome comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from dbqueue import DBQueue
+from dbqueue.jobs import ClaimedJob, Failed, Outcome, Released, Retried, Succeeded
+from dbqueue.services.workers import Worker
+from tests.worker.sample import make_app
+
+Run = Callable[..., Outcome]
+
+FIELDS: dict[str, Any] = {
+    "id": "j", "lease": "l", "queue": "q", "priority": 0, "args": "[]", "kwargs": "{}", "headers": None,
+    "options": None, "content_type": None, "content": None, "parent_id": None, "root_id": None, "group_id": None,
+    "eta": None, "expires_at": None, "ready_at": "2020-01-01 00:00:00.000", "retries": 0, "losses": 0,
+    "redeliver": True, "expired": False,
+}  # fmt: skip
+
+
+@pytest.fixture
+def app(tmp_path: Any) -> DBQueue:
+    return make_app(f"sqlite:///{tmp_path / 'unused.db'}")
+
+
+@pytest.fixture(params=["sync", "async"])
+def run(request: pytest.FixtureRequest, app: DBQueue) -> Iterator[Run]:
+    executor = Worker(app, pool="solo").executor
+
+    def run(name: str, *args: Any, **fields: Any) -> Outcome:
+        job = ClaimedJob(**(FIELDS | {"task": f"sample.{name}", "args": json.dumps(args)} | fields))
+        if request.param == "sync":
+            outcome = executor.run(job)
+        else:
+
+            async def main() -> Outcome:
+                return await asyncio.wait_for(executor.run_async(job), 60)
+
+            outcome = asyncio.run(main())
+        assert (outcome.job_id, outcome.lease) == ("j", "l")
+        return outcome
+
+    yield run
+    executor.close()
+
+
+def exc_type(outcome: Outcome) -> str:
+    assert isinstance(outcome, Failed), outcome
+    return str(json.loads(outcome.error)["exc_type"])
+
+
+@pytest.mark.parametrize("name", ["add", "aadd"])
+def test_a_value(run: Run, name: str) -> None:
+    outcome = run(name, 1, 2)
+    assert isinstance(outcome, Succeeded)
+    assert outcome.result == "3"
+    assert outcome.seconds >= 0
+
+
+KINDS = [
+    "value", "own", "unprintable", "stubborn", "no traceback", "exit", "interrupt", "generator", "stop", "key",
+    "system", "unicode", "nul", "cancelled", "timeout", "group",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["fail", "afail"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_exception_is_a_failure(run: Run, name: str, kind: str) -> None:
+    if kind in ("exit", "interrupt") and name == "afail":
+        pytest.skip("asyncio itself raises these out of its loop: seen in the pools' tests")
+    outcome = run(name, kind)
+    assert isinstance(outcome, Failed)
+    json.loads(outcome.error)
+    (outcome.traceback or "").encode()
+    assert isinstance(run("add", 1, 2), Succeeded)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"args": "{}"}, "InvalidTaskError"),
+        ({"args": "3"}, "InvalidTaskError"),
+        ({"kwargs": "[]"}, "InvalidTaskError"),
+        ({"args": "[NaN]"}, "DecodeError"),
+        ({"args": "["}, "DecodeError"),
+        ({"args": "[" * 100_000 + "]" * 100_000}, "DecodeError"),
+        ({"kwargs": '{"self": 1}'}, "TypeError"),
+        ({"options": "[1]", "args": "[1, 2]"}, "InvalidTaskError"),
+        ({"options": "3", "args": "[1, 2]"}, "InvalidTaskError"),
+        ({"options": "{", "args": "[1, 2]"}, "DecodeError"),
+        ({"headers": "{", "args": "[1, 2]"}, "DecodeError"),
+        ({"content_type": "application/x-python-serialize"}, "ContentDisallowed"),
+        ({"task": "sample.absent"}, "NotRegistered"),
+        ({"task": ""}, "NotRegistered"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_row_that_is_no_call(run: Run, fields: dict[str, Any], error: str) -> None:
+    assert exc_type(run("add", **fields)) == error
+
+
+@pytest.mark.parametrize("moment", ["infinity", "-infinity", "0044-03-15 00:00:00+00 BC", "12345-01-01 00:00:00+00"])
+def test_times_that_python_does_not_have(run: Run, moment: str) -> None:
+    assert isinstance(run("add", 1, 2, eta=moment, expires_at=moment), Succeeded)
+
+
+@pytest.mark.parametrize("options", ["null", "{}", '{"ignore_result": null}', '{"unknown": [1]}'])
+def test_options_that_say_nothing(run: Run, options: str) -> None:
+    outcome = run("add", 1, 2, options=options)
+    assert isinstance(outcome, Succeeded)
+    assert outcome.result == "3"
+
+
+def test_a_result_that_is_ignored_need_not_be_storable(run: Run) -> None:
+    outcome = run("unstorable", "object", options='{"ignore_result": true}')
+    assert isinstance(outcome, Succeeded)
+    assert outcome.result is None
+
+
+def test_ignore_and_reject(run: Run) -> None:
+    assert isinstance(run("ask", "ignore"), Succeeded)
+    assert exc_type(run("ask", "reject")) == "Reject"
+
+
+def test_a_retry(run: Run, tmp_path: Any) -> None:
+    outcome = run("retry_until", str(tmp_path / "runs"), 3, 7.5)
+    assert isinstance(outcome, Retried)
+    assert (outcome.delay_seconds, outcome.eta) == (7.5, None)
+    assert json.loads(outcome.error)["exc_type"] == "OutOfStock"
+    assert exc_type(run("retry_until", str(tmp_path / "runs"), 99, retries=3)) == "OutOfStock"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["queue object", "priority", "priority text", "countdown text", "countdown infinite", "countdown nan",
+     "countdown huge", "args", "queue nul", "queue surrogate"],
+)  # fmt: skip
+def test_a_retry_that_cannot_be(run: Run, kind: str) -> None:
+    assert exc_type(run("retry_oddly", kind)) in {"ValueError", "TypeError", "EncodeError"}
+
+
+@pytest.mark.parametrize("hook", ["before_start", "on_success", "on_failure", "on_retry", "after_return"])
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
+def test_a_hook_that_raises_fails_the_job_and_no_more(
+    app: DBQueue, run: Run, hook: str, error: type[BaseException], tmp_path: Any
+) -> None:
+    from dbqueue import Task
+
+    def raising(self: Any, *args: Any, **kwargs: Any) -> None:
+        raise error(hook)
+
+    base = type("Hooked", (Task,), {hook: raising})
+    for name, body in {"good": lambda: 1, "bad": lambda: 1 / 0}.items():
+        app.task(name=f"sample.{name}", base=base)(body)
+
+    def again(self: Any) -> None:
+        raise self.retry(countdown=0)
+
+    app.task(name="sample.again", base=base, bind=True)(again)
+    for name in ("good", "bad", "again"):
+        outcome = run(name)
+        assert isinstance(outcome, (Succeeded, Failed, Retried, Released))
+    assert exc_type(run("good")) == error.__name__ if hook in ("before_start", "on_success", "after_return") else True

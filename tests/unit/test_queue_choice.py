@@ -1,0 +1,73 @@
+"""In which order a worker's claims read its queues."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dbqueue import DBQueue
+from dbqueue.errors import ImproperlyConfigured
+from dbqueue.worker.config import WorkerConfig
+from dbqueue.worker.queue_choice import QueueChoice
+
+
+def choice(*queues: str, **options: Any) -> QueueChoice:
+    chosen = QueueChoice(WorkerConfig("w@h", queues, "solo", 1, **options))
+    chosen.names = list(queues)
+    return chosen
+
+
+def test_round_robin() -> None:
+    turns = choice("a", "b", "c")
+    firsts = [turns.next_order()[0] for _ in range(6)]
+    assert Counter(firsts) == {"a": 2, "b": 2, "c": 2}
+    assert len(set(firsts[:3])) == 3
+
+
+def test_weights_are_spread_evenly() -> None:
+    weighted = choice("a", "b", queue_weights={"a": 3})
+    assert "".join(weighted.next_order()[0] for _ in range(8)) == "aabaaaba"
+
+
+def test_a_weight_by_a_pattern() -> None:
+    weighted = choice("reports.daily", "mail", queue_weights={"mail": 1, "reports.*": 4})
+    assert Counter(weighted.next_order()[0] for _ in range(10)) == {"reports.daily": 8, "mail": 2}
+
+
+@given(st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 20), min_size=1))
+def test_each_gets_its_share_and_none_starves(weights: dict[str, int]) -> None:
+    weighted = choice(*weights, queue_weights=weights)
+    total = sum(weights.values())
+    orders = [weighted.next_order() for _ in range(3 * total)]
+    assert Counter(order[0] for order in orders) == {name: 3 * weight for name, weight in weights.items()}
+    assert all(sorted(order) == sorted(weights) for order in orders)  # what the first leaves goes to the others
+    for name in weights:
+        gaps = [number for number, order in enumerate(orders) if order[0] == name]
+        assert all(later - earlier <= total for earlier, later in pairwise(gaps))
+
+
+def test_queues_that_come_and_go() -> None:
+    weighted = choice("a", "b", queue_weights={"a": 5})
+    for _ in range(7):
+        weighted.next_order()
+    weighted.names = ["b", "c"]
+    assert {weighted.next_order()[0] for _ in range(2)} == {"b", "c"}
+
+
+@pytest.mark.parametrize("weights", [{"a": 0}, {"a": -1}, {"a": 1.5}, {"a": "3"}, {"a": True}])
+def test_weights_that_cannot_work(weights: dict[str, Any]) -> None:
+    app = DBQueue("weights", broker="sqlite://", set_as_current=False, worker_queue_weights=weights)
+    with pytest.raises(ImproperlyConfigured, match="'a' must be a whole number from 1"):
+        app.Worker(pool="solo")
+
+
+def test_weights_and_a_strict_order_exclude_each_other() -> None:
+    settings: dict[str, Any] = {"worker_queue_weights": {"a": 2}, "worker_queue_order": "strict"}
+    app = DBQueue("weights", broker="sqlite://", set_as_current=False, **settings)
+    with pytest.raises(ImproperlyConfigured, match="no meaning"):
+        app.Worker(pool="solo")

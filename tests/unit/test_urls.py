@@ -1,0 +1,169 @@
+"""URLs: taken, refused, compared and masked."""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dbqueue.errors import ImproperlyConfigured
+from dbqueue.urls import mask_url, normalise_url, same_database
+
+
+@pytest.mark.parametrize(
+    ("given_url", "normal"),
+    [
+        ("postgresql://localhost/app", "postgresql+psycopg://localhost/app"),
+        ("postgres://u:p@h:5433/app?sslmode=require", "postgresql+psycopg://u:p@h:5433/app?sslmode=require"),
+        ("  PostgreSQL+Psycopg2://u@h/app\n", "postgresql+psycopg://u@h/app"),
+        ("postgresql+asyncpg://h/app", "postgresql+psycopg://h/app"),
+        ("sqla+postgresql://h/app", "postgresql+psycopg://h/app"),
+        ("db+postgresql+psycopg2://h/app", "postgresql+psycopg://h/app"),
+        ("postgresql://", "postgresql+psycopg://"),
+        ("postgresql:///app", "postgresql+psycopg:///app"),
+        ("postgresql://[::1]:5432/app", "postgresql+psycopg://[::1]:5432/app"),
+        ("postgresql://u:p@[::1]/app", "postgresql+psycopg://u:p@[::1]/app"),
+        ("postgresql://u@/app?host=/run/postgresql", "postgresql+psycopg://u@/app?host=/run/postgresql"),
+        (
+            "postgresql://u:p@a,b:5433/app@1?connect_timeout=3",
+            "postgresql+psycopg://u:p@/app@1?connect_timeout=3&host=a,b&port=5432,5433&target_session_attrs=read-write",
+        ),
+        (
+            "postgresql://a,[::1]:5433/app?target_session_attrs=any",
+            "postgresql+psycopg:///app?target_session_attrs=any&host=a,%3A%3A1&port=5432,5433",
+        ),
+        (
+            "postgresql:///app?host=/run/a,/run/b",
+            "postgresql+psycopg:///app?host=/run/a,/run/b&target_session_attrs=read-write",
+        ),
+        ("postgresql://u:p%40x@h/app", "postgresql+psycopg://u:p%40x@h/app"),
+        ("postgresql://h:5432/app?user=a@b", "postgresql+psycopg://h:5432/app?user=a@b"),
+        ("postgresql://u:p@h/d@b", "postgresql+psycopg://u:p@h/d@b"),
+        ("sqlite:///jobs.db", "sqlite:///jobs.db"),
+        ("sqlite:////var/jobs.db", "sqlite:////var/jobs.db"),
+        ("sqlite://", "sqlite://"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("sqla+sqlite:///jobs.db", "sqlite:///jobs.db"),
+        ("db+sqlite:///jobs.db", "sqlite:///jobs.db"),
+        ("sqlite+aiosqlite:///jobs.db", "sqlite:///jobs.db"),
+    ],
+)
+def test_spellings(given_url: str, normal: str) -> None:
+    assert normalise_url(given_url) == normal
+    assert normalise_url(normal) == normal
+
+
+@pytest.mark.parametrize(
+    "password", ["p@ss", "a/b", "a#b", "a?b", "x/y@z", "%", "100%zz", "a:b", "ü ", "@", "/", "a%2Fb"]
+)
+def test_passwords_with_special_characters(password: str) -> None:
+    normal = normalise_url(f"postgresql://user:{password}@host:5432/app")
+    quoted = normal.removeprefix("postgresql+psycopg://user:").removesuffix("@host:5432/app")
+    assert unquote(quoted) == unquote(password)
+    assert not set("@/#?:") & set(quoted)
+    assert normalise_url(normal) == normal
+
+
+@given(st.text())
+def test_normalising_raises_nothing_else_and_is_stable(rest: str) -> None:
+    try:
+        normal = normalise_url("postgresql://" + rest)
+    except ImproperlyConfigured:
+        return
+    assert normalise_url(normal) == normal
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("redis://:hunter2@localhost:6379/0", "redis:// is no database.*postgresql://"),
+        ("rediss://u:hunter2@h", "rediss:// is no database"),
+        ("amqp://guest:hunter2@localhost//", "amqp:// is no database"),
+        ("pyamqp://guest:hunter2@localhost//", "pyamqp://"),
+        ("sqs://key:hunter2@", "sqs://"),
+        ("cache+memcached://hunter2", "cache"),
+        ("rpc://", "rpc://"),
+        ("rpc", "rpc:// is no database"),
+        ("django-db", "is no database"),
+        ("db+mysql://u:hunter2@h/d", "mysql is not supported yet"),
+        ("mysql+pymysql://u:hunter2@h/d", "mysql is not supported yet"),
+        ("mariadb://h/d", "mariadb is not supported yet"),
+        ("oracle://u:hunter2@h/d", "oracle:// is not a database URL that dbqueue knows"),
+        ("postgresql+hunter://u:hunter2@h/d", "not a database URL that dbqueue knows"),
+        ("u:hunter2 is it://h", "this is not a database URL"),
+        ("host=h password=hunter2", "no database URL"),
+        ("hunter2", "no database URL"),
+        ("", "no database URL"),
+        ("sqlite:jobs.db", "no database URL"),
+        ("sqlite://jobs.db", "three slashes"),
+        ("postgresql://u:hunter2@h:port/d", "the port"),
+        ("postgresql://u:hunter2@h:99999/d", "the port"),
+        ("postgresql://h:hunter2/d", "the port"),
+        ("postgresql://u:hunter2@a,b:port/d", "the port"),
+        ("postgresql://u:hunter2\n@a/d", "control character"),
+        ("postgresql://u:hunter2\ud800@a/d", "control character"),
+    ],
+)
+def test_refusals_say_what_to_give_and_show_no_password(url: str, reason: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=reason) as caught:
+        normalise_url(url)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_what_is_no_text_is_refused() -> None:
+    with pytest.raises(ImproperlyConfigured, match="not NoneType"):
+        normalise_url(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("url", "other", "same"),
+    [
+        ("postgresql://h/app", "sqla+postgres://u:p@H:5432/app", True),
+        ("postgresql://h/app", "postgresql://h:5433/app", False),
+        ("postgresql://h/app", "postgresql://h/other", False),
+        ("postgresql://h/app", "postgresql://g/app", False),
+        ("postgresql://localhost/app", "postgresql://127.0.0.1/app", True),
+        ("postgresql://[::1]:5432/app", "postgresql://localhost/app", True),
+        ("postgresql:///app?host=/run&port=1", "postgresql://u@:1/app?host=/run", True),
+        ("postgresql://u@h", "postgresql://h/u", True),
+        ("postgresql://a,b/app", "postgresql://u@a:5432,b:5432/app?target_session_attrs=primary", True),
+        ("postgresql://a,b/app", "postgresql://a,c/app", False),
+        ("postgresql://h/app", "sqlite:///app", False),
+        ("sqlite:///jobs.db", "db+sqlite:////{cwd}/jobs.db", True),
+        ("sqlite:///jobs.db", "sqlite:///other.db", False),
+        ("sqlite:///jobs.db?timeout=5", "sqlite:///file:jobs.db?uri=true", True),
+        ("sqlite://", "sqlite:///:memory:", True),
+    ],
+)
+def test_the_same_database(url: str, other: str, same: bool) -> None:
+    other = other.replace("{cwd}", os.getcwd().lstrip("/"))
+    assert same_database(url, other) is same
+    assert same_database(other, url) is same
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://u:hunter2@h/d", "postgresql://u:********@h/d"),
+        ("postgresql://u:hun@te/r2@h/d", "postgresql://u:********@h/d"),
+        ("postgresql://u/x:hun ter2@h/d", "postgresql://u/x:********@h/d"),
+        ("redis://:hunter2@h/0", "redis://:********@h/0"),
+        ("postgresql://u@h/d", "postgresql://u@h/d"),
+        ("postgresql://h:5432/d?password=hunter2&x=1", "postgresql://h:5432/d?password=********&x=1"),
+        ("postgresql://h/d?sslpassword=hunter2", "postgresql://h/d?sslpassword=********"),
+        ("host=h password='hunter 2' dbname=d", "host=h password=******** dbname=d"),
+        ("sqlite:///jobs.db", "sqlite:///jobs.db"),
+        ("", ""),
+    ],
+)
+def test_masks(url: str, shown: str) -> None:
+    assert mask_url(url) == shown
+
+
+@given(st.text(min_size=1).filter(lambda text: not set(text) & set("*@:/")), st.text(alphabet="@/:?# x", max_size=3))
+def test_no_password_is_shown(word: str, noise: str) -> None:
+    password = f"{noise}<{word}>{noise}"
+    assert f"<{word}>" not in mask_url(f"postgresql://user:{password}@host/app")

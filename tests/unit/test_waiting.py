@@ -1,0 +1,193 @@
+"""Waiting for results: one question for all who wait, and nobody waits in vain."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from dbqueue.result.waiting import HeadStart, ResultWaiter
+from tests.waiting import wait_until
+
+
+class Database:
+    """Answers which jobs have ended; a test ends them."""
+
+    def __init__(self) -> None:
+        self.ended: dict[str, str] = {}
+        self.questions: list[list[str]] = []
+        self.asking = 0
+        self.error: Exception | None = None
+
+    def finished(self, ids: Sequence[str]) -> dict[str, str]:
+        self.asking += 1
+        assert self.asking == 1, "two questions at once"
+        self.questions.append(list(ids))
+        try:
+            if self.error is not None:
+                raise self.error
+            return {job_id: self.ended[job_id] for job_id in ids if job_id in self.ended}
+        finally:
+            self.asking -= 1
+
+
+def waiter_of(database: Database) -> ResultWaiter[str]:
+    return ResultWaiter(database.finished, lambda _: 0.003)
+
+
+@pytest.fixture
+def database() -> Database:
+    return Database()
+
+
+def test_what_has_ended_needs_one_question(database: Database) -> None:
+    database.ended["a"] = "done"
+    assert waiter_of(database).wait("a", timeout=0, interval=0.5) == "done"
+    assert database.questions == [["a"]]
+
+
+@pytest.mark.parametrize("timeout", [0, 0.01])
+def test_a_timeout_is_none(database: Database, timeout: float) -> None:
+    assert waiter_of(database).wait("a", timeout=timeout, interval=0.5) is None
+    assert database.questions
+
+
+def test_many_threads_share_their_questions(database: Database) -> None:
+    waiter: ResultWaiter[str] = waiter_of(database)
+    values: dict[int, str | None] = {}
+
+    def wait(n: int) -> None:
+        values[n] = waiter.wait(f"job-{n % 10}", timeout=30, interval=0.05)
+
+    threads = [threading.Thread(target=wait, args=(n,)) for n in range(40)]
+    for thread in threads:
+        thread.start()
+    for n in range(10):
+        database.ended[f"job-{n}"] = f"value-{n}"
+    for thread in threads:
+        thread.join(60)
+    assert values == {n: f"value-{n % 10}" for n in range(40)}
+    # Nothing is remembered when nobody waits.
+    assert waiter.wait("job-0", timeout=0, interval=0.1) == "value-0"
+
+
+def test_one_who_gives_up_does_not_stop_the_others(database: Database) -> None:
+    waiter: ResultWaiter[str] = waiter_of(database)
+    values: list[str | None] = []
+    patient = threading.Thread(target=lambda: values.append(waiter.wait("a", timeout=30, interval=0.05)))
+    patient.start()
+    assert waiter.wait("a", timeout=0.05, interval=0.05) is None
+    database.ended["a"] = "late"
+    patient.join(30)
+    assert values == ["late"]
+
+
+def test_an_error_reaches_each_who_waits(database: Database) -> None:
+    waiter: ResultWaiter[str] = waiter_of(database)
+    database.error = RuntimeError("gone")
+    caught: list[str] = []
+
+    def wait() -> None:
+        try:
+            waiter.wait("a", timeout=30, interval=0.05)
+        except RuntimeError as error:
+            caught.append(str(error))
+
+    threads = [threading.Thread(target=wait) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert caught == ["gone"] * 4
+    database.error = None
+    database.ended["a"] = "back"
+    assert waiter.wait("a", timeout=5, interval=0.05) == "back"
+
+
+def test_those_who_come_during_a_question_share_the_next(database: Database) -> None:
+    free, plain = threading.Event(), database.finished
+
+    def held_up(ids: Sequence[str]) -> dict[str, str]:
+        if not database.questions:
+            database.questions.append(list(ids))
+            assert free.wait(60)
+            return {}
+        return plain(ids)
+
+    waiter = ResultWaiter(held_up, lambda _: 0.003)
+    values: dict[str, str | None] = {}
+
+    def wait(job_id: str) -> None:
+        values[job_id] = waiter.wait(job_id, timeout=60, interval=60)
+
+    names = [f"job-{n}" for n in range(20)]
+    database.ended = dict.fromkeys(names, "done")
+    threads = [threading.Thread(target=wait, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+        wait_until(lambda: database.questions)  # the first one asks, for itself alone
+    wait_until(lambda: len(waiter._awaited) == 20)
+    free.set()
+    for thread in threads:
+        thread.join(60)
+    assert values == database.ended
+    assert [sorted(question) for question in database.questions] == [["job-0"], sorted(names)]
+
+
+def test_those_who_wait_share_their_pauses(database: Database) -> None:
+    """A pause ends for all of them with one question; if each looked in its turn, there would be thirty."""
+    waiter = waiter_of(database)
+    threads = [
+        threading.Thread(target=waiter.wait, args=(f"job-{n}",), kwargs={"timeout": 0.7, "interval": 60})
+        for n in range(30)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    # Ten at the shortest pause, then one for each tenth more of the time: 70. And one for each who comes, and who goes.
+    assert len(database.questions) < 300
+
+
+class TestHeadStart:
+    def test_it_goes_to_what_jobs_take_less_its_own_way(self) -> None:
+        start = HeadStart()
+        assert start.seconds == HeadStart.GUESS_SECONDS
+        for _ in range(100):
+            start.learn(0.006)
+        assert start.seconds == pytest.approx(0.006 - HeadStart.AHEAD_SECONDS, rel=0.01)
+        start.learn(0.0)
+        assert 0 < start.seconds < 0.006 - HeadStart.AHEAD_SECONDS
+
+    @pytest.mark.parametrize("took_seconds", [0.0101, 1.0, 3600.0, -0.001, float("nan"), float("inf")])
+    def test_a_slow_job_says_nothing(self, took_seconds: float) -> None:
+        start = HeadStart()
+        start.learn(took_seconds)
+        assert start.seconds == HeadStart.GUESS_SECONDS
+
+    def test_the_first_look_waits_for_it(self, database: Database) -> None:
+        asked_at: list[float] = []
+
+        def finished(ids: Sequence[str]) -> dict[str, str]:
+            asked_at.append(time.monotonic())
+            return dict.fromkeys(ids, "done")
+
+        waiter = ResultWaiter(finished, lambda _: 0.009)
+        for _ in range(3):
+            head_start, sent_at = waiter._head_start.seconds, time.monotonic()
+            assert waiter.wait("a", timeout=60, interval=0.5, sent_at=sent_at) == "done"
+            assert asked_at.pop() >= sent_at + head_start
+            assert asked_at == []
+            assert waiter._head_start.seconds > head_start  # a job of 9 ms: the next look comes later
+
+    def test_only_jobs_of_this_process_teach_it(self, database: Database) -> None:
+        waiter = waiter_of(database)
+        database.ended["a"] = "done"
+        assert waiter.wait("a", timeout=60, interval=0.5) == "done"
+        assert waiter._head_start.seconds == HeadStart.GUESS_SECONDS
+
+    def test_a_shorter_timeout_goes_before_it(self, database: Database) -> None:
+        database.ended["a"] = "done"
+        assert waiter_of(database).wait("a", timeout=0, interval=0.5, sent_at=time.monotonic()) == "done"

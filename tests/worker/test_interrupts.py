@@ -1,0 +1,92 @@
+"""Soft limits and `revoke(terminate=True)` of `async def` tasks, which wait where no bytecode runs."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dbqueue.errors import SoftTimeLimitExceeded, TaskRevokedError
+from tests.waiting import wait_until
+from tests.workers import WorkerProcess
+
+Start = Callable[..., WorkerProcess]
+Send = Callable[..., Any]
+PathOf = Callable[[str], str]
+TIMEOUT = 30.0
+PROMPTLY = 20.0
+"""Far less than the 60 seconds that the tasks would wait, whatever the machine is busy with."""
+
+each_pool = pytest.mark.parametrize("pool", ["prefork", "threads", "asyncio", "solo"])
+
+
+def started(path: str) -> None:
+    wait_until(lambda: Path(path).exists() and Path(path).read_text(), what="the start of the task")
+
+
+@each_pool
+def test_a_soft_limit(database_url: str, send: Send, path: PathOf, start_worker: Start, pool: str) -> None:
+    start_worker(database_url, pool=pool)
+    began = time.monotonic()
+    hit = send("ahold", path("started"), path("never"), soft_time_limit=0.2)
+    with pytest.raises(SoftTimeLimitExceeded):
+        hit.get(timeout=TIMEOUT)
+    caught = send("ahold_softly", path("again"), path("never"), soft_time_limit=0.2)
+    assert caught.get(timeout=TIMEOUT) == "caught"
+    assert "soft limit" in Path(path("again")).read_text()
+    assert time.monotonic() - began < PROMPTLY
+    assert send("aadd", 1, 2).get(timeout=TIMEOUT) == 3  # the loop is as it was
+
+
+@pytest.mark.parametrize(
+    ("pool", "signum"), [("threads", "SIGTERM"), ("asyncio", "SIGTERM"), ("prefork", "SIGUSR1"), ("prefork", "SIGTERM")]
+)
+def test_revoked_while_it_waits(
+    database_url: str, send: Send, path: PathOf, start_worker: Start, pool: str, signum: str
+) -> None:
+    worker = start_worker(database_url, pool=pool)
+    began = time.monotonic()
+    result = send("ahold_softly", path("started"), path("never"))
+    started(path("started"))
+    result.revoke(terminate=True, signal=signum)
+    with pytest.raises(TaskRevokedError, match="terminated"):
+        result.get(timeout=TIMEOUT)
+    if signum == "SIGUSR1" or pool != "prefork":
+        wait_until(lambda: "soft limit" in Path(path("started")).read_text(), what="the exception in the task")
+    assert send("aadd", 1, 2).get(timeout=TIMEOUT) == 3
+    assert worker.stop() == 0
+    assert time.monotonic() - began < PROMPTLY
+
+
+@pytest.mark.parametrize("pool", ["prefork", "asyncio", "solo"])
+def test_one_that_blocks_its_loop(sqlite_url: str, path: PathOf, start_worker: Start, pool: str) -> None:
+    from tests.worker.sample import make_app
+
+    with make_app(sqlite_url) as app:
+        start_worker(sqlite_url, pool=pool)
+        result = app.tasks["sample.ablock"].apply_async((path("started"),), soft_time_limit=0.2)
+        with pytest.raises(SoftTimeLimitExceeded):
+            result.get(timeout=PROMPTLY)
+        assert app.tasks["sample.aadd"].delay(1, 2).get(timeout=TIMEOUT) == 3
+
+
+def test_its_neighbours_on_the_loop_go_on(sqlite_url: str, path: PathOf, start_worker: Start) -> None:
+    from tests.worker.sample import make_app
+
+    with make_app(sqlite_url) as app:
+        worker = start_worker(sqlite_url, pool="asyncio", concurrency=4)
+        hold = app.tasks["sample.ahold"]
+        neighbour = hold.delay(path("neighbour"), path("release"))
+        started(path("neighbour"))
+        hit = [hold.apply_async((path(f"hit{n}"), path("never")), soft_time_limit=0.2) for n in range(3)]
+        for each in hit:
+            with pytest.raises(SoftTimeLimitExceeded):
+                each.get(timeout=TIMEOUT)
+        Path(path("release")).touch()
+        assert neighbour.get(timeout=TIMEOUT) == "released"
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 0

@@ -1,0 +1,193 @@
+"""Revoking, beside real workers: what waits, what runs, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dbqueue import DBQueue, signals
+from dbqueue.errors import TaskRevokedError
+from tests.waiting import wait_until
+from tests.workers import WorkerProcess
+
+Start = Callable[..., WorkerProcess]
+Send = Callable[..., Any]
+NewPath = Callable[[str], str]
+TIMEOUT = 60
+
+
+def runs_in(path: str) -> int:
+    """The pid in which `hold` runs, once it does."""
+    wait_until(lambda: Path(path).exists() and Path(path).read_text(), TIMEOUT, "the start of the task")
+    return int(Path(path).read_text().split()[0])
+
+
+def holding(send: Send, path: NewPath, name: str = "hold") -> tuple[Any, int]:
+    result = send(name, path("started"), path("release"))
+    return result, runs_in(path("started"))
+
+
+def refused(result: Any, why: str) -> None:
+    with pytest.raises(TaskRevokedError, match=why):
+        result.get(timeout=TIMEOUT)
+    assert result.state == "REVOKED"
+
+
+def test_what_waits_is_revoked_without_any_worker(app: DBQueue, send: Send) -> None:
+    result = send("add", 1, 2)
+    result.revoke()
+    refused(result, "^revoked$")
+
+
+def test_an_id_that_is_not_enqueued_yet(app: DBQueue, send: Send, database_url: str, start_worker: Start) -> None:
+    app.control.revoke("early")
+    send("add", 1, 2, task_id="early")
+    other = send("add", 1, 2)
+    start_worker(database_url)
+    assert other.get(timeout=TIMEOUT) == 3
+    refused(app.AsyncResult("early"), "^revoked$")
+
+
+def test_many_by_their_ids(app: DBQueue, send: Send) -> None:
+    results = [send("add", 1, number) for number in range(3)]
+    app.control.revoke([results[0].id, results[1].id])
+    assert [each.state for each in results] == ["REVOKED", "REVOKED", "PENDING"]
+
+
+def test_the_signal_tells_of_what_waited(app: DBQueue, send: Send) -> None:
+    told: list[tuple[Any, ...]] = []
+
+    def tell(
+        sender: Any = None,
+        request: Any = None,
+        terminated: Any = None,
+        signum: Any = None,
+        expired: Any = None,
+        **_: Any,
+    ) -> None:
+        told.append((sender, request.id, terminated, signum, expired))
+
+    signals.task_revoked.connect(tell)
+    try:
+        result = send("add", 1, 2)
+        result.revoke()
+        result.revoke()
+    finally:
+        signals.task_revoked.disconnect(tell)
+    assert told == [(app.tasks["sample.add"], result.id, False, None, False)]
+
+
+def test_what_runs_goes_on(app: DBQueue, send: Send, path: NewPath, database_url: str, start_worker: Start) -> None:
+    start_worker(database_url)
+    result, _ = holding(send, path)
+    result.revoke(wait=True)
+    assert result.state == "STARTED"
+    Path(path("release")).touch()
+    assert result.get(timeout=TIMEOUT) == "released"
+
+
+def test_a_retry_does_not_run_again(
+    app: DBQueue, send: Send, path: NewPath, database_url: str, start_worker: Start
+) -> None:
+    start_worker(database_url)
+    result = send("hold_and_retry", path("started"), path("release"))
+    runs_in(path("started"))
+    result.revoke()
+    Path(path("release")).touch()
+    refused(result, "^revoked$")
+    assert len(Path(path("started")).read_text().split()) == 1
+
+
+@pytest.mark.parametrize("signal", [None, "KILL", "SIGTERM", 9])
+def test_terminate_ends_the_run(
+    app: DBQueue, send: Send, path: NewPath, database_url: str, start_worker: Start, signal: Any
+) -> None:
+    worker = start_worker(database_url, concurrency=1)
+    result, pid = holding(send, path)
+    waiting = [send("add", 1, number) for number in range(3)]
+    result.revoke(terminate=True, signal=signal)
+    refused(result, "^terminated$")
+    wait_until(lambda: pid not in worker.family(), TIMEOUT, "the end of the pool process")
+    assert [each.get(timeout=TIMEOUT) for each in waiting] == [1, 2, 3]
+    assert result.state == "REVOKED"
+    assert len(Path(path("started")).read_text().split()) == 1
+    assert "Terminating sample.hold" in worker.log
+    assert worker.stop() == 0
+
+
+def test_a_task_that_may_take_the_signal_is_revoked_all_the_same(
+    app: DBQueue, send: Send, path: NewPath, database_url: str, start_worker: Start
+) -> None:
+    """SIGUSR1 raises SoftTimeLimitExceeded in the task, as in Celery."""
+    worker = start_worker(database_url, concurrency=1)
+    result, _ = holding(send, path, "hold_softly")
+    result.revoke(terminate=True, signal="SIGUSR1")
+    refused(result, "^terminated$")
+    wait_until(lambda: "soft limit" in Path(path("started")).read_text(), TIMEOUT, "the exception in the task")
+    assert send("add", 1, 2).get(timeout=TIMEOUT) == 3
+    assert worker.alive
+
+
+@pytest.mark.parametrize("pool", ["threads", "asyncio"])
+def test_terminate_on_pools_of_one_process(
+    app: DBQueue, send: Send, path: NewPath, database_url: str, start_worker: Start, pool: str
+) -> None:
+    worker = start_worker(database_url, pool=pool, concurrency=3)
+    name = "ahold" if pool == "asyncio" else "hold"
+    stays = send(name, path("stays"), path("release"))
+    runs_in(path("stays"))
+    result, pid = holding(send, path, name)
+    result.revoke(terminate=True)
+    refused(result, "^terminated$")
+    assert send("add", 1, 2).get(timeout=TIMEOUT) == 3
+    Path(path("release")).touch()
+    assert stays.get(timeout=TIMEOUT) == "released"
+    assert pid in worker.family()
+
+
+def test_solo_goes_on(app: DBQueue, send: Send, path: NewPath, database_url: str, start_worker: Start) -> None:
+    worker = start_worker(database_url, pool="solo")
+    result, _ = holding(send, path)
+    result.revoke(terminate=True, wait=True)
+    wait_until(lambda: "cannot be terminated" in worker.log, TIMEOUT)
+    Path(path("release")).touch()
+    assert result.get(timeout=TIMEOUT) == "released"
+
+
+def test_a_terminated_job_is_not_run_after_the_workers_death(
+    app: DBQueue, send: Send, path: NewPath, database_url: str, start_worker: Start
+) -> None:
+    """The command never reaches the worker, which is dead; the row keeps the revoke."""
+    worker = start_worker(database_url, settings={"worker_lease_seconds": 2.0})
+    result, _ = holding(send, path)
+    worker.kill()
+    result.revoke(terminate=True)
+    start_worker(database_url)
+    refused(result, "^revoked$")
+    assert len(Path(path("started")).read_text().split()) == 1
+
+
+def test_what_is_claimed_and_not_started(
+    app: DBQueue, send: Send, path: NewPath, database_url: str, start_worker: Start
+) -> None:
+    """Short jobs are sent ahead to a child; those that wait there behind a long one do not run."""
+    start_worker(database_url, concurrency=1)
+    for number in range(20):
+        send("add", number, 0).get(timeout=TIMEOUT)
+    jobs = [send("hold", path("started"), path("release")), *(send("record", path("runs"), n) for n in range(30))]
+    runs_in(path("started"))
+    app.control.revoke([each.id for each in jobs[1:]], reply=True, timeout=TIMEOUT)
+    Path(path("release")).touch()
+    assert jobs[0].get(timeout=TIMEOUT) == "released"
+    for each in jobs[1:]:
+        refused(each, "^revoked$")
+    assert not Path(path("runs")).exists()
+
+
+def test_expiry_is_told_by_the_workers_signal(app: DBQueue, send: Send, database_url: str, start_worker: Start) -> None:
+    result = send("add", 1, 2, expires=0.001)
+    start_worker(database_url)
+    refused(result, "^expired$")

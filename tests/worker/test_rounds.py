@@ -1,0 +1,107 @@
+"""The rounds' pause: it ends for each thing that it must end for, and for nothing it is too long.
+
+The times after which it would end by itself are ten minutes: what comes sooner was woken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from dbqueue.jobs import Succeeded
+from dbqueue.store.base import Store
+from tests.servers import libpq_url
+from tests.stores import enqueued, opened, row
+from tests.waiting import wait_until
+from tests.worker.rounds import RunningRounds, backend, is_asleep, running_rounds
+
+Admin = psycopg.Connection[Any]
+
+
+@pytest.fixture
+def store(postgres_url: str) -> Iterator[Store]:
+    with opened(postgres_url) as store:
+        yield store
+
+
+@pytest.fixture
+def admin(postgres_url: str) -> Iterator[Admin]:
+    with psycopg.connect(libpq_url(postgres_url), autocommit=True) as admin:
+        yield admin
+
+
+@pytest.fixture
+def rounds(store: Store) -> Iterator[RunningRounds]:
+    with running_rounds(store) as rounds:
+        yield rounds
+
+
+def asleep(rounds: RunningRounds, admin: Admin) -> None:
+    rounds.rounds.want(1)
+    wait_until(lambda: is_asleep(admin), what="the pause")
+
+
+def test_a_notification_ends_it(store: Store, admin: Admin, rounds: RunningRounds) -> None:
+    for _ in range(5):
+        asleep(rounds, admin)
+        job_id = enqueued(store)
+        assert rounds.take().id == job_id
+
+
+def test_an_outcome_ends_it(store: Store, admin: Admin, rounds: RunningRounds) -> None:
+    for _ in range(5):
+        enqueued(store)
+        job = rounds.take()
+        asleep(rounds, admin)
+        rounds.rounds.complete(Succeeded(job.id, job.lease, "1", 0.0))
+        wait_until(lambda job_id=job.id: row(store, job_id)["status"] == "SUCCESS", what="the outcome in the row")  # type: ignore[misc]
+
+
+def test_the_end_of_the_connection_ends_it(store: Store, admin: Admin, rounds: RunningRounds) -> None:
+    """A new connection listens, and looks for what was announced to nobody."""
+    for _ in range(3):
+        asleep(rounds, admin)
+        before = backend(admin)
+        assert before is not None
+        admin.execute("SELECT pg_terminate_backend(%s)", [before[0]])
+        wait_until(lambda before=before: backend(admin) not in (None, before), what="a new connection")  # type: ignore[misc]
+        job_id = enqueued(store)
+        assert rounds.take().id == job_id
+
+
+def test_stop_ends_it(store: Store, admin: Admin) -> None:
+    with running_rounds(store) as rounds:
+        asleep(rounds, admin)
+    assert not rounds.rounds.thread.is_alive()
+    with store.connect() as connection:
+        closed = connection.exec_driver_sql("SELECT closed_at IS NOT NULL FROM dbqueue_workers").scalar_one()
+    assert closed is True
+
+
+def test_a_full_disk_is_told_once_and_so_is_its_end(
+    store: Store, admin: Admin, rounds: RunningRounds, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each new connection stands, and the write on it fails again: that is no end of the trouble."""
+    admin.execute("CREATE SEQUENCE tries")
+    admin.execute(
+        "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "PERFORM nextval('tries'); RAISE EXCEPTION 'no space left' USING ERRCODE = 'disk_full'; END $$"
+    )
+    admin.execute(
+        "CREATE TRIGGER full_disk BEFORE UPDATE ON dbqueue_jobs FOR EACH ROW WHEN (NEW.status = 'SUCCESS') "
+        "EXECUTE FUNCTION full_disk()"
+    )
+    job_id = enqueued(store)
+    job = rounds.take()
+    with caplog.at_level("WARNING", logger="dbqueue.worker"):
+        rounds.rounds.complete(Succeeded(job.id, job.lease, "3", 0.1))
+        wait_until(lambda: admin.execute("SELECT last_value > 3 FROM tries").fetchone() == (True,), what="four tries")
+        said = list(caplog.messages)
+        admin.execute("DROP TRIGGER full_disk ON dbqueue_jobs")
+        wait_until(lambda: row(store, job_id)["status"] == "SUCCESS", what="the outcome")
+        wait_until(lambda: len(caplog.messages) > len(said), what="the word of it")
+    assert ["no space left" in each and "Trying again" in each for each in said] == [True]
+    assert [each.partition(";")[0] for each in caplog.messages[len(said) :]] == ["The database works again"]

@@ -1,0 +1,347 @@
+"""Transactional tasks: what a run writes, what it enqueues and its SUCCESS are there together, or none of them is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+import dbqueue
+from dbqueue import testing
+from dbqueue.errors import LeaseLost
+from dbqueue.store.postgres.copying import FEWEST
+from tests.stores import row, run_sql
+from tests.worker.transactional import DEFERRED, EFFECTS, App, make_app
+from tests.workers import WorkerProcess
+
+Start = Callable[..., WorkerProcess]
+MODULE = "tests.worker.transactional"
+
+
+@pytest.fixture
+def app(database_url: str) -> Iterator[App]:
+    with make_app(database_url) as app:
+        run_sql(app.database.store, EFFECTS)
+        yield app
+        for session in app.extra.get("sessions", ()):
+            session.close()
+        app.extra["engine"].dispose()
+
+
+def effects(app: App) -> list[str]:
+    with app.database.store.connect() as connection:
+        return sorted(connection.execute(sa.text("SELECT name FROM effects")).scalars())
+
+
+def call(app: App, name: str, *args: Any, **options: Any) -> Any:
+    return app.tasks[f"t.{name}"].apply_async(args, **options)
+
+
+@pytest.mark.parametrize("name", ["write", "write_by_connection", "awrite", "awrite_by_connection", "write_unbound"])
+def test_what_was_written_and_the_success_are_there_together(app: App, name: str) -> None:
+    result = call(app, name, "a")
+    (run,) = testing.drain(app)
+    assert run.state == "SUCCESS", run.result
+    assert effects(app) == ["a"]
+    assert result.get(timeout=0) == ("a" if name == "write_unbound" else "wrote a")
+    assert row(app.database.store, result.id)["permit"] is None
+
+
+@pytest.mark.parametrize("eagerly", [False, True])
+def test_what_the_driver_s_own_connection_wrote(app: App, eagerly: bool) -> None:
+    """psycopg's COPY, say, which SQLAlchemy does not see."""
+    if app.database.store.dialect == "sqlite":
+        pytest.skip("sqlite3's connection begins no transaction by itself")
+    if eagerly:
+        app.tasks["t.write_by_driver"].apply(["a"]).get()
+    else:
+        call(app, "write_by_driver", "a")
+        assert testing.drain(app).counts == {"SUCCESS": 1}
+    assert effects(app) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["write_and_fail", "awrite_and_fail"])
+def test_a_failure_takes_the_writes_back(app: App, name: str) -> None:
+    result = call(app, name, "a")
+    (run,) = testing.drain(app)
+    assert (run.state, repr(run.result)) == ("FAILURE", "ValueError('after the write')")
+    assert effects(app) == []
+    assert result.status == "FAILURE"
+
+
+def test_a_retry_takes_the_writes_of_its_run_back(app: App) -> None:
+    result = call(app, "write_and_retry", "a")
+    assert testing.drain(app).counts == {"RETRY": 2, "SUCCESS": 1}
+    assert effects(app) == ["a"]
+    assert result.get(timeout=0) == 2
+
+
+def test_an_ignored_run_is_a_success_without_a_result(app: App) -> None:
+    result = call(app, "write_and_ignore", "a")
+    testing.drain(app)
+    assert effects(app) == ["a"]
+    assert (result.status, result.result) == ("SUCCESS", None)
+
+
+def test_a_result_that_cannot_be_stored_takes_the_writes_back(app: App) -> None:
+    result = call(app, "write_unstorable", "a")
+    testing.drain(app)
+    assert effects(app) == []
+    assert result.status == "FAILURE"
+    assert "EncodeError" in repr(result.result)
+
+
+def test_enqueues_are_part_of_the_transaction(app: App) -> None:
+    result = call(app, "follow", "a")
+    assert testing.drain(app).counts == {"SUCCESS": 5}
+    assert effects(app) == ["a", "a-1", "a-2", "a-3", "a-apart"]
+    parents = {row(app.database.store, job_id)["parent_id"] for job_id in result.get(timeout=0)}
+    assert parents == {result.id}
+
+
+def test_a_failure_takes_the_enqueues_back_but_for_those_that_were_to_be_apart(app: App) -> None:
+    app.tasks["t.follow"].apply_async(["a"], {"fails": True})
+    assert testing.drain(app).counts == {"FAILURE": 1, "SUCCESS": 1}
+    assert effects(app) == ["a-apart"]
+
+
+def test_a_coroutine_enqueues_in_its_transaction(app: App) -> None:
+    call(app, "afollow", "a")
+    assert testing.drain(app).counts == {"SUCCESS": 2}
+    assert effects(app) == ["a", "a-1"]
+
+
+def test_an_enqueue_alone_opens_the_transaction(app: App) -> None:
+    call(app, "only_follow", "a")
+    assert testing.drain(app).counts == {"SUCCESS": 2}
+
+
+def test_so_do_many_at_once(app: App) -> None:
+    """They go by COPY, which is no statement of SQLAlchemy's."""
+    names = [f"a{n:03}" for n in range(FEWEST)]
+    call(app, "only_follow_many", *names)
+    assert testing.drain(app).counts == {"SUCCESS": 1 + FEWEST}
+    assert effects(app) == names
+
+
+def test_a_task_that_touches_nothing_ends_as_any_other(app: App) -> None:
+    result = call(app, "touch_nothing")
+    testing.drain(app)
+    assert result.get(timeout=0) == "nothing"
+
+
+def test_a_session_s_own_commit_and_rollback_are_savepoints(app: App) -> None:
+    call(app, "undo_a_part", "a")
+    testing.drain(app)
+    assert effects(app) == ["a-kept", "a-last"]
+
+
+def test_the_connection_is_not_the_task_s_to_commit(app: App) -> None:
+    result = call(app, "commit_it_oneself", "a")
+    testing.drain(app)
+    assert effects(app) == []
+    assert "cannot be committed by the task" in repr(result.result)
+
+
+def test_what_the_commit_itself_refuses_is_the_task_s_failure(app: App) -> None:
+    if app.database.store.dialect == "sqlite":
+        pytest.skip("SQLite checks uniqueness at once")
+    run_sql(app.database.store, DEFERRED)
+    result = call(app, "break_a_promise", "a")
+    testing.drain(app)
+    assert result.status == "FAILURE"
+    assert "duplicate key" in repr(result.result)
+
+
+def test_a_replacement_is_part_of_the_transaction(app: App) -> None:
+    result = call(app, "replace_by_another", "a")
+    assert testing.drain(app).counts == {"PENDING": 1, "SUCCESS": 1}
+    assert effects(app) == ["a", "a-replaced"]
+    assert result.get(timeout=0) == "wrote a-replaced"
+
+
+def test_what_waits_for_it_may_run_after_its_commit(app: App) -> None:
+    write = app.tasks["t.write"]
+    result = dbqueue.chain(write.si("a"), write.si("b")).apply_async()
+    body = dbqueue.chord([write.s("c"), write.s("d")], app.tasks["t.touch_nothing"].si()).apply_async()
+    assert testing.drain(app).counts == {"SUCCESS": 5}
+    assert effects(app) == ["a", "b", "c", "d"]
+    assert result.get(timeout=0) == "wrote b"
+    assert body.get(timeout=0) == "nothing"
+
+
+def test_a_lost_lease_takes_everything_back(app: App, caplog: pytest.LogCaptureFixture) -> None:
+    steal = "UPDATE dbqueue_jobs SET lease = '11111111-1111-1111-1111-111111111111' WHERE task = 't.stolen'"
+
+    @app.task(name="t.stolen", bind=True, transactional=True)
+    def stolen(self: Any) -> None:
+        if app.database.store.dialect == "postgresql":
+            run_sql(app.database.store, steal)  # by another connection
+            self.session.execute(sa.text("INSERT INTO effects VALUES ('a')"))
+        else:
+            run_sql(app.database.store, steal)
+            self.session.execute(sa.text("INSERT INTO effects VALUES ('a')"))
+        app.tasks["t.write"].delay("b")
+
+    result = stolen.delay()
+    with caplog.at_level(logging.WARNING):
+        (run,) = testing.drain(app)
+    assert effects(app) == []
+    assert run.state == "PENDING"
+    assert result.status == "STARTED"
+    assert "lost its lease while it ran here" in caplog.text
+
+
+def test_the_other_serializers_results_are_written_too(database_url: str) -> None:
+    with make_app(database_url, result_serializer="msgpack", accept_content=["json", "msgpack"]) as app:
+        run_sql(app.database.store, EFFECTS)
+        result = call(app, "write", "a")
+        testing.drain(app)
+        assert result.get(timeout=0) == "wrote a"
+        app.extra["engine"].dispose()
+
+
+def test_outside_of_a_job_there_is_no_session(app: App) -> None:
+    with pytest.raises(AttributeError, match="while a job of a task with transactional=True runs"):
+        app.tasks["t.write"].session  # noqa: B018
+    assert not hasattr(app.tasks["t.complete_oneself"], "session")
+    app.tasks["t.write"].session = "its own"
+    assert app.tasks["t.write"].session == "its own"
+
+
+# -- eager mode
+
+
+@pytest.mark.parametrize("name", ["write", "awrite"])
+def test_eagerly_the_writes_are_committed(app: App, name: str) -> None:
+    assert app.tasks[f"t.{name}"].apply(["a"]).get() == "wrote a"
+    assert effects(app) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["write_and_fail", "awrite_and_fail"])
+def test_eagerly_a_failure_takes_them_back(app: App, name: str) -> None:
+    assert app.tasks[f"t.{name}"].apply(["a"]).state == "FAILURE"
+    assert effects(app) == []
+
+
+def test_eagerly_a_call_inside_is_a_savepoint(app: App) -> None:
+    @app.task(bind=True, transactional=True)
+    def outer(self: Any, fails: bool = False) -> None:
+        self.session.execute(sa.text("INSERT INTO effects VALUES ('outer')"))
+        app.tasks["t.write"].apply(["inner"])
+        app.tasks["t.write_and_fail"].apply(["undone"])
+        if fails:
+            raise ValueError
+
+    outer.apply()
+    assert effects(app) == ["inner", "outer"]
+    outer.apply(kwargs={"fails": True})
+    assert effects(app) == ["inner", "outer"]
+
+
+def test_always_eager_too(app: App) -> None:
+    app.conf.task_always_eager = True
+    assert app.tasks["t.write"].delay("a").get() == "wrote a"
+    assert effects(app) == ["a"]
+
+
+def test_eagerly_in_a_database_in_memory() -> None:
+    with make_app("sqlite://") as app:
+        run_sql(app.database.store, EFFECTS)
+        assert app.tasks["t.write"].apply(["a"]).get() == "wrote a"
+        assert app.tasks["t.write_and_fail"].apply(["b"]).state == "FAILURE"
+        assert effects(app) == ["a"]
+        assert "use a file, or a plain function" in repr(app.tasks["t.awrite"].apply(["a"]).result)
+        app.extra["engine"].dispose()
+
+
+# -- dbqueue.complete
+
+
+def test_a_job_completed_in_the_task_s_own_session(app: App) -> None:
+    result = call(app, "complete_oneself", "a")
+    assert testing.drain(app).counts == {"SUCCESS": 1}
+    assert effects(app) == ["a"]
+    assert result.get(timeout=0) == {"completed": "a"}
+
+
+def test_a_job_completed_in_an_asynchronous_session(app: App) -> None:
+    result = call(app, "acomplete_oneself", "a")
+    assert testing.drain(app).counts == {"SUCCESS": 1}
+    assert effects(app) == ["a"]
+    assert result.get(timeout=0) == {"completed": "a"}
+
+
+@pytest.mark.parametrize("how", ["rollback", "leave"])
+def test_a_completion_that_was_not_committed_is_a_failure(app: App, how: str) -> None:
+    result = app.tasks["t.complete_oneself"].apply_async(["a"], {"how": how})
+    assert testing.drain(app).counts == {"FAILURE": 1}
+    assert effects(app) == []
+    assert "was not committed before the task returned" in repr(result.result)
+
+
+def test_what_is_raised_after_the_commit_changes_nothing(app: App) -> None:
+    result = app.tasks["t.complete_oneself"].apply_async(["a"], {"raises": True})
+    testing.drain(app)
+    assert effects(app) == ["a"]
+    assert result.get(timeout=0) == {"completed": "a"}
+
+
+def test_a_job_is_completed_once(app: App) -> None:
+    result = call(app, "complete_twice", "a")
+    testing.drain(app)
+    assert "completed already" in repr(result.result)
+
+
+def test_completing_where_nothing_runs(app: App) -> None:
+    with pytest.raises(RuntimeError, match="there is none here"):
+        dbqueue.complete(app.extra["engine"].connect(), 1)
+
+
+def test_completing_a_job_that_is_another_s_by_now(app: App) -> None:
+    seen: list[BaseException] = []
+
+    @app.task(name="t.late", bind=True)
+    def late(self: Any) -> None:
+        run_sql(app.database.store, "UPDATE dbqueue_jobs SET lease = '11111111-1111-1111-1111-111111111111'")
+        try:
+            with app.extra["engine"].begin() as connection:
+                connection.execute(sa.text("INSERT INTO effects VALUES ('a')"))
+                dbqueue.complete(connection)
+        except LeaseLost as error:
+            seen.append(error)
+            raise
+
+    late.delay()
+    testing.drain(app)
+    assert len(seen) == 1
+    assert effects(app) == []
+
+
+def test_completing_eagerly(app: App) -> None:
+    assert app.tasks["t.complete_oneself"].apply(["a"]).get() == {"completed": "a"}
+    assert effects(app) == ["a"]
+
+
+# -- real workers
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "asyncio", "solo"])
+def test_on_every_pool(app: App, database_url: str, start_worker: Start, pool: str) -> None:
+    names = ["write", "awrite", "write_and_fail", "awrite_and_fail", "follow", "afollow", "write_and_retry"]
+    results = {name: call(app, name, name) for name in names}
+    linked = dbqueue.chain(app.tasks["t.awrite"].si("x"), app.tasks["t.write"].si("y")).apply_async()
+    worker = start_worker(database_url, pool=pool, module=MODULE)
+    states = {name: result.get(timeout=60, propagate=False) for name, result in results.items()}
+    assert repr(states["write_and_fail"]) == repr(states["awrite_and_fail"]) == "ValueError('after the write')"
+    assert states["write_and_retry"] == 2
+    assert linked.get(timeout=60) == "wrote y"
+    for job_id in [*states["follow"], states["afollow"]]:
+        app.AsyncResult(job_id).get(timeout=60)
+    expected = ["write", "awrite", "follow", "follow-1", "follow-2", "follow-3", "follow-apart", "afollow", "afollow-1"]
+    assert effects(app) == sorted([*expected, "write_and_retry", "x", "y"])
+    assert worker.stop() == 0
+    assert "lost its lease" not in worker.log

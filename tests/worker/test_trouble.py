@@ -1,0 +1,84 @@
+"""A worker whose database has no room, no time or no connection for others: it lives, and its jobs end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from dbqueue import DBQueue
+from dbqueue.errors import OperationalError
+from tests.crash.test_kills import LEASE
+from tests.servers import libpq_url
+from tests.waiting import wait_until
+from tests.worker.sample import make_app
+from tests.workers import WorkerProcess
+
+Start = Callable[..., WorkerProcess]
+
+
+@contextmanager
+def locked(url: str, table: str) -> Iterator[None]:
+    with psycopg.connect(libpq_url(url)) as application:
+        application.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE".encode())
+        yield
+        application.rollback()
+
+
+@pytest.mark.parametrize("table", ["dbqueue_jobs", "dbqueue_workers"])
+def test_an_application_that_holds_a_table(postgres_url: str, tmp_path: Path, start_worker: Start, table: str) -> None:
+    """Longer than a statement waits for its lock, shorter than the lease: nothing is lost, and nothing runs twice."""
+    started, release = tmp_path / "started", tmp_path / "release"
+    settings = {"worker_lease_seconds": 40.0, "worker_heartbeat_interval": 0.5}
+    with make_app(postgres_url) as app:
+        worker = start_worker(postgres_url, settings=settings)
+        result = app.tasks["sample.hold"].delay(str(started), str(release))
+        wait_until(started.exists)
+        with locked(postgres_url, table):
+            release.touch()
+            worker.says("lock timeout")
+        assert result.get(timeout=60) == "released"
+        assert app.tasks["sample.add"].delay(1, 2).get(timeout=60) == 3
+        assert len(started.read_text().split()) == 1
+        assert worker.stop() == 0
+        assert "heartbeat reached" not in worker.log
+
+
+def beat_of(app: DBQueue) -> object:
+    with app.database.store.connect() as connection:
+        return connection.execute(sa.text("SELECT max(heartbeat_at) FROM dbqueue_workers")).scalar_one()
+
+
+def test_no_connection_is_left_for_others(postgres_url: str, tmp_path: Path, start_worker: Start) -> None:
+    """The worker's two are open: it goes on past its lease. Who needs one more is told of the limit."""
+    started, release = tmp_path / "started", tmp_path / "release"
+    name = sa.make_url(postgres_url).database
+    user = f"role_{name}"
+    with psycopg.connect(libpq_url(postgres_url), autocommit=True) as admin, make_app(postgres_url) as app:
+        admin.execute(f"CREATE ROLE {user} LOGIN CONNECTION LIMIT 2".encode())
+        admin.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {user}".encode())
+        admin.execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {user}".encode())
+        url = sa.make_url(postgres_url).set(username=user).render_as_string(hide_password=False)
+        worker = start_worker(url, settings=LEASE, ready=False)
+        admin.execute(f"ALTER ROLE {user} CONNECTION LIMIT 3".encode())  # for its look at the tables at the start
+        worker.wait_ready()
+        admin.execute(f"ALTER ROLE {user} CONNECTION LIMIT 0".encode())
+        result = app.tasks["sample.hold"].delay(str(started), str(release))
+        wait_until(started.exists)
+        with make_app(url) as crowded, pytest.raises(OperationalError, match="too many connections for role"):
+            crowded.tasks["sample.add"].delay(1, 2)
+        for _ in range(8):  # of 0.4 s each: longer than the lease
+            before = beat_of(app)
+            wait_until(lambda before=before: beat_of(app) != before, what="a heartbeat")  # type: ignore[misc]
+        release.touch()
+        assert result.get(timeout=60) == "released"
+        assert app.tasks["sample.add"].delay(1, 2).get(timeout=60) == 3
+        assert worker.stop() == 0
+        for trouble in ("heartbeat reached", "broke", "Trying again"):
+            assert trouble not in worker.log
+        admin.execute(f"DROP OWNED BY {user}".encode())
+        admin.execute(f"DROP ROLE {user}".encode())
