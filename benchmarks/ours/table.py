@@ -83,6 +83,10 @@ def finished() -> int:
     return int(scalar("SELECT count(*) FROM dbqueue_jobs WHERE finished_at IS NOT NULL"))
 
 
+def finished_since(mark: str) -> int:
+    return int(scalar(f"SELECT count(*) FROM dbqueue_jobs WHERE finished_at > '{mark}'"))
+
+
 def waiting() -> bool:
     """By the claim index, whose rows are those that wait."""
     return bool(scalar("SELECT EXISTS (SELECT 1 FROM dbqueue_jobs WHERE queue = 'celery' AND ready_at IS NOT NULL)"))
