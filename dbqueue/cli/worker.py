@@ -201,6 +201,8 @@ def _make(
             task_events=options.task_events or None,
             start_child=start_child,
             at_exit=at_exit,
+            loglevel=options.loglevel,
+            logfile=options.logfile,
             on_ready=lambda: logger.info("%s ready.", worker[0].config.name),
             **options.own,
         )

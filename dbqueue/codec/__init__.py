@@ -219,9 +219,10 @@ def _shortened_json(encoded: str, limit: int) -> str:
 
 def _arguments(exc: BaseException) -> tuple[Any, ...]:
     try:
-        # What an exception says although it has no arguments is kept too (pydantic's ValidationError).
+        # What an exception says although it has no arguments is kept too (pydantic's ValidationError), if it says more
+        # than its name, as SoftTimeLimitExceeded does not.
         if not exc.args and type(exc).__str__ is not BaseException.__str__ and (text := str(exc)):
-            return (text,)
+            return () if text == f"{type(exc).__name__}()" else (text,)
         return tuple(exc.args)
     except BaseException:  # noqa: BLE001 - `args` may be overridden
         return ()

@@ -42,6 +42,11 @@ _EARLY: Final = frozenset({"name", "args", "kwargs", "eta", "expires", "retries"
 class Worker:
     """One worker, by its events."""
 
+    _fields: Final = (
+        "hostname", "pid", "freq", "heartbeats", "clock", "active", "processed", "loadavg", "sw_ident", "sw_ver",
+        "sw_sys",
+    )  # fmt: skip
+
     def __init__(self, hostname: str) -> None:
         self.hostname = hostname
         self.pid: int | None = None
@@ -140,7 +145,9 @@ class Task:
         return {name: value for name in (*names, *extra) if (value := getattr(self, name, None)) is not None}
 
     def as_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self._fields}
+        """What is known of it, with the ids of `root`, `parent` and `children`."""
+        ids = {"root": self.root_id, "parent": self.parent_id, "children": list(self._children)}
+        return {name: getattr(self, name) for name in self._fields} | ids
 
     @property
     def ready(self) -> bool:
@@ -241,10 +248,10 @@ class State:
         worker.update(type, event)
         if worker.online and not was and self.on_node_join is not None:
             self.on_node_join(worker)
-        if was and not worker.online:
-            self.workers.pop(worker.hostname, None)
-            if self.on_node_leave is not None:
-                self.on_node_leave(worker)
+        if type == "offline" and (new or self.on_node_leave is not None):
+            self.workers.pop(worker.hostname, None)  # one that was known, and of which nobody is told, stays: OFFLINE
+        if type == "offline" and self.on_node_leave is not None:
+            self.on_node_leave(worker)
         return (worker, new), type
 
     def _task_event(self, type: str, event: dict[str, Any]) -> tuple[tuple[Task, bool], str]:

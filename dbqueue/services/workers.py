@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from dbqueue import codec, signals
@@ -14,6 +14,7 @@ from dbqueue.bootsteps import Steps
 from dbqueue.calls import routes
 from dbqueue.errors import ImproperlyConfigured
 from dbqueue.limits import Policies, Rate, parse_rate
+from dbqueue.pools.child import import_modules
 from dbqueue.queue_patterns import matches
 from dbqueue.services import django_connections
 from dbqueue.services.beats import announce, make_beat
@@ -88,7 +89,13 @@ class Worker:
         conf = app.conf
         if include:
             conf.include = [*conf.include, *_names(include)]
-        signals.celeryd_init.send(worker_name(hostname), instance=self, conf=conf, options={})
+        given = {
+            "hostname": hostname, "pool": pool, "concurrency": concurrency, "include": include, "queues": queues,
+            "exclude_queues": exclude_queues, "time_limit": time_limit, "soft_time_limit": soft_time_limit,
+            "max_tasks_per_child": max_tasks_per_child, "max_memory_per_child": max_memory_per_child,
+            "autoscale": autoscale, "beat": beat, "task_events": task_events, **unused,
+        }  # fmt: skip
+        signals.celeryd_init.send(worker_name(hostname), instance=self, conf=conf, options=given)
         django_connections.prepare()
         app.import_tasks()
         pool = pool or conf.worker_pool
@@ -214,7 +221,7 @@ class Worker:
         self.app.database.in_child = True
         self._start_child(name)
         self.app.on_after_fork.send(self.app)
-        signals.worker_process_init.send(None)
+        signals.worker_process_init.send(self.hostname)
 
     def _ready(self) -> None:
         self._consumer_steps.start()
@@ -261,6 +268,19 @@ class Worker:
         self._stop_requested = how
         if self._supervisor is not None:
             self._supervisor.request_stop(how)
+
+    def reload(self, modules: Iterable[str] | None = None, reload: bool = False, reloader: Any = None) -> None:
+        """Import modules, those of `imports` and `include` by default, with `reload` anew; Celery's of the same name.
+
+        Tasks that this process registers meanwhile run without it, with the pool solo. Processes of another pool keep
+        what they have: `app.control.pool_restart()` replaces them. A module that cannot be imported is logged.
+        `reloader` is not used.
+        """
+        names = (*self.app.conf.imports, *self.app.conf.include) if modules is None else tuple(modules)
+        import_modules(dict.fromkeys(names), reload=reload)
+
+    def __repr__(self) -> str:
+        return f"<Worker: {self.hostname}>"
 
     def close(self) -> None:
         """End what `prepare` started, where `run` was never reached. May be called twice."""

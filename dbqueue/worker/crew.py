@@ -79,7 +79,7 @@ class Crew:
         self._start_child(f"{PROCESS_NAMES[self._config.pool]}-{number}")
         memory = self._config.max_memory_per_child
         run_child(connection, self._slots_of(number), self._execute, POOLS[self._config.pool], memory)
-        signals.worker_process_shutdown.send(None, pid=os.getpid(), exitcode=0)
+        signals.worker_process_shutdown.send(self._config.name, pid=os.getpid(), exitcode=0)
 
     def _slots_of(self, number: int) -> int:
         return 1 if number >= FIRST_ALONE else self._slots

@@ -157,7 +157,7 @@ def test_a_worker_says_goodbye(app: DBQueue, database_url: str, start_worker: St
         assert worker.stop() == 0
         wait_until(lambda: monitor.seen[-1]["type"] == "worker-offline")
         assert monitor.seen[-1]["processed"] == 1
-    assert not monitor.state.workers
+    assert [worker.status_string for worker in monitor.state.workers.values()] == ["OFFLINE"]
 
 
 def test_sent(database_url: str) -> None:
@@ -307,6 +307,17 @@ class TestState:
         assert list(state.alive_workers()) == []
         state.event(Event("worker-offline", hostname="h"))
         assert told == [("join", "h"), ("leave", "h")]
+        assert not state.workers
+
+    def test_a_worker_that_went_stays_where_nobody_is_told(self) -> None:
+        """Monitors list it as OFFLINE."""
+        state = State()
+        for kind in ("online", "offline"):
+            state.event(Event(f"worker-{kind}", hostname="h", freq=2.0))
+        state.event(Event("worker-offline", hostname="never seen"))
+        assert [(name, worker.status_string) for name, worker in state.workers.items()] == [("h", "OFFLINE")]
+        assert list(state.alive_workers()) == []
+        assert {name: getattr(state.workers["h"], name) for name in state.workers["h"]._fields}["freq"] == 2.0
 
     def test_questions(self) -> None:
         state = State(max_tasks_in_memory=3)
@@ -324,6 +335,8 @@ class TestState:
         assert [uuid for uuid, _ in state.itertasks(2)] == ["1", "2"]
         assert state.tasks["3"].parent is state.tasks["3"].root is state.tasks["1"]
         assert state.tasks["1"].children == [state.tasks["1"], state.tasks["2"], state.tasks["3"]]
+        shown = state.tasks["1"].as_dict()
+        assert (shown["root"], shown["parent"], shown["children"]) == ("1", "1", ["1", "2", "3"])
         assert state.freeze_while(len, state.tasks, clear_after=True) == 3
         assert not state.tasks
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -220,7 +221,9 @@ def test_the_guides_fixtures(plugin: pytest.Pytester) -> None:
             def mul(x, y):
                 return x * y
 
+            dbqueue_worker.reload()
             assert mul.delay(4, 4).get(timeout=60) == 16
+            assert repr(dbqueue_worker) == f"<Worker: {dbqueue_worker.hostname}>"
             assert mul.apply_async((2, 3), queue="high-prio").get(timeout=60) == 6
             assert mul.marked and not mul.typing
             assert dbqueue_app.tasks["shop_tasks.pack"].delay(1).get(timeout=60) == [1]
@@ -241,6 +244,24 @@ def test_the_guides_fixtures(plugin: pytest.Pytester) -> None:
         """,
     )
     run(plugin, 4)
+
+
+def test_a_worker_that_reloads_its_modules(app: DBQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`worker.reload()` imports what the settings name, or what it is given; with `reload=True` once more."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "reloaded_by_name.py").write_text("made = []\n")
+    (tmp_path / "reloaded_by_setting.py").write_text("")
+    worker = app.Worker(pool="solo")
+    app.conf.imports = ["reloaded_by_setting"]
+    worker.reload()
+    assert "reloaded_by_setting" in sys.modules
+    assert "reloaded_by_name" not in sys.modules
+    worker.reload(["reloaded_by_name"])
+    first = sys.modules["reloaded_by_name"].made
+    worker.reload(["reloaded_by_name"])
+    assert sys.modules["reloaded_by_name"].made is first
+    worker.reload(["reloaded_by_name"], reload=True)
+    assert sys.modules["reloaded_by_name"].made is not first
 
 
 def test_the_fixtures_of_a_session(plugin: pytest.Pytester) -> None:

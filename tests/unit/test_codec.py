@@ -376,6 +376,11 @@ def test_interrupts_pass_through_encoding(exc: BaseException) -> None:
         dumps(Raising(exc))
 
 
+def test_an_exception_without_arguments_that_says_only_its_name_gets_none() -> None:
+    described, _ = codec.describe_exception(errors.SoftTimeLimitExceeded(), max_bytes=1000)
+    assert repr(codec.rebuild_exception(described, None)) == "SoftTimeLimitExceeded()"
+
+
 def test_the_limit_is_in_bytes() -> None:
     assert dumps("é" * 4, max_bytes=10) == '"éééé"'
     with pytest.raises(errors.PayloadTooLarge, match="max_payload_bytes=9") as caught:
