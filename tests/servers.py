@@ -76,6 +76,13 @@ class PostgresServer:
             pytest.skip("the PostgreSQL of DBQUEUE_TEST_POSTGRES_URL may run elsewhere")
         yield Path()
 
+    @contextlib.contextmanager
+    def lazily_written(self) -> Iterator[None]:
+        """Meanwhile what no commit waits for stays in the server's memory, and is lost when the server is killed."""
+        if GIVEN_URL:
+            pytest.skip("the PostgreSQL of DBQUEUE_TEST_POSTGRES_URL is not ours to halt")
+        yield
+
     def own(self, path: Path) -> None:
         """Give this file to the server's user."""
 
@@ -182,6 +189,19 @@ class OwnServer(PostgresServer):
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def lazily_written(self) -> Iterator[None]:
+        # Its WAL writer would write within 0.2 s. Commits that are to be durable write for themselves.
+        with psycopg.connect(libpq_url(self.url)) as connection:
+            query = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'"
+            (writer,) = connection.execute(query).fetchone() or (0,)
+        os.kill(writer, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(writer, signal.SIGKILL if self._process is None else signal.SIGCONT)
 
     def own(self, path: Path) -> None:
         owner = self._folder.stat()

@@ -78,6 +78,8 @@ class Campaign:
         self.workers: list[WorkerProcess] = []
         self.may_fail: set[str] = set()
         self.crashed = False
+        self.void = False
+        """Whether the moment that the fault is for has not come: the run proves nothing."""
         self.zombies = False
         """Whether processes are stopped, so that they cannot end their runs in time."""
         self.heal_seconds = 0.0
@@ -266,6 +268,13 @@ class Campaign:
 
     def unfinished(self) -> int:
         return sum(count for status, count in self.statuses().items() if status not in checker.TERMINAL)
+
+    def last_round(self) -> set[str]:
+        """The statuses that the last transaction which has changed jobs has left (PostgreSQL)."""
+        with self.store.connect() as connection:
+            query = """SELECT DISTINCT status FROM dbqueue_jobs
+                WHERE age(xmin) = (SELECT min(age(xmin)) FROM dbqueue_jobs)"""
+            return set(connection.execute(sa.text(query)).scalars())
 
     def starts(self, job: str) -> list[str]:
         """The leases under which it has begun, in order."""
