@@ -6,8 +6,10 @@ variable; nested direct calls of other tasks do not change it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 class Context:
     """One call of a task, with Celery's attribute names. Unset attributes have the defaults below.
 
-    A task may add attributes of its own; they live as long as the run.
+    A task may add attributes of its own; they live as long as the run. The call's own headers are
+    attributes too, where no other one has the name.
     """
 
     id: str | None = None
@@ -37,7 +40,6 @@ class Context:
     ignore_result: bool = False
     called_directly: bool = True
     is_eager: bool = False
-    timelimit: tuple[float | None, float | None] = (None, None)
     stamps: dict[str, Any] | None = None
     stamped_headers: list[str] | None = None
     shadow: str | None = None
@@ -62,11 +64,39 @@ class Context:
     """The job itself, while it runs; with its task, and when the run began on the monotonic clock."""
     _task: Any = None
     _started: float = 0.0
+    _retry: Any = None
+    """The Retry that the task has asked for with `retry(throw=False)`."""
     _unit: Any = None
     """The transaction that the job ends in, where that is not the worker's: a `dbqueue.worker.transacting.Unit`."""
 
     def __init__(self, **attributes: Any) -> None:
         self.__dict__.update(attributes)
+
+    def __getattr__(self, name: str) -> Any:
+        headers = self.__dict__.get("headers")
+        if isinstance(headers, Mapping) and name in headers and not name.startswith("_"):
+            return headers[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @cached_property
+    def timelimit(self) -> list[float | None]:
+        """Seconds: the hard limit and the soft one, of the call or else of the task; None: by the worker's."""
+        call = self._call_options
+        return [call.get(name) or getattr(self._task, name, None) for name in ("time_limit", "soft_time_limit")]
+
+    @cached_property
+    def argsrepr(self) -> str:
+        """The arguments as text: that of the call, where it gave one."""
+        return self._call_options.get("argsrepr") or repr(tuple(self.args or ()))
+
+    @cached_property
+    def kwargsrepr(self) -> str:
+        """As `argsrepr`, of the keyword arguments."""
+        return self._call_options.get("kwargsrepr") or repr(self.kwargs or {})
+
+    @property
+    def _call_options(self) -> dict[str, Any]:
+        return json.loads(self._job.options) if self._job is not None and self._job.options else {}
 
     @property
     def properties(self) -> dict[str, Any]:

@@ -154,6 +154,8 @@ class Retry(TaskPredicate):
         self.message, self.exc, self.when = message, exc, when
         self.changes: dict[str, Any] = {}
         self.is_eager = False
+        self.counted = False
+        """Whether `Task.retry` made it, which knows `max_retries`; what a task raises of its own does not."""
 
     def humanize(self) -> str:
         if isinstance(self.when, (int, float)):

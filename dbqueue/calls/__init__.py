@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
@@ -231,12 +231,17 @@ def _unique(
 def retry_terms(
     conf: Settings, task: Task[Any, Any], *, eta: datetime | None, countdown: Any, options: Mapping[str, Any]
 ) -> tuple[float | datetime, dict[str, Any]]:
-    """When a retry is to run, and the queue and priority that it changes; checked as for an enqueue."""
+    """When a retry is to run, and what it changes of the call; checked as for an enqueue."""
     changes: dict[str, Any] = {}
     if options.get("queue") is not None:
         changes["queue"] = _checked(options["queue"], "queue")
     if options.get("priority") is not None:
         changes["priority"] = _priority(conf, task, options)
+    if options.get("expires") is not None:
+        expires_at, seconds = _end(conf, task, options)
+        changes["expires_at"] = (expires_at or datetime.now(UTC) + timedelta(seconds=seconds or 0.0)).isoformat()
+    if text := row_options(options):
+        changes["options"] = json.loads(text)
     return aware(conf, eta, "eta") if eta is not None else _seconds(countdown, "countdown"), changes
 
 

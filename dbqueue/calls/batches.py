@@ -26,6 +26,11 @@ _OPTIONS: Final = NewJob._fields.index("options")
 _PRIORITY: Final = NewJob._fields.index("priority")
 
 
+def arguments_of(call: Sequence[Any] | Mapping[str, Any]) -> Call:
+    """A call of `enqueue_many`: its positional arguments, or a mapping of its keyword arguments."""
+    return ((), call) if isinstance(call, Mapping) else (call, None)
+
+
 def new_jobs(
     conf: Settings,
     name: str,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import random
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import Token
 from datetime import datetime, timedelta
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, T
 
 from dbqueue.calls import follows, new_job, retry_terms
 from dbqueue.calls.arguments import argument_checker
-from dbqueue.calls.batches import new_jobs
+from dbqueue.calls.batches import arguments_of, new_jobs
 from dbqueue.context import Context, current_request
 from dbqueue.errors import MaxRetriesExceededError, OperationalError, Retry, TaskPredicate
 from dbqueue.jobs import collector_paused
@@ -197,7 +198,7 @@ class Task(ReportingTask, Generic[P, R]):
         those of `apply_async`, for all of them. All are enqueued, or none.
         """
         if self.app.conf.task_always_eager:
-            return [self._run_here(*_split(call), **options) for call in calls]
+            return [self._run_here(*arguments_of(call), **options) for call in calls]
         jobs = self._jobs(calls, options)
         return self._sent(self.app.database.enqueue(jobs, connection), options)
 
@@ -210,7 +211,7 @@ class Task(ReportingTask, Generic[P, R]):
     ) -> list[AsyncResult[R]]:
         """`enqueue_many` for asynchronous code, and for asynchronous connections."""
         if self.app.conf.task_always_eager:
-            return [await self.aapply_async(*_split(call), **options) for call in calls]
+            return [await self.aapply_async(*arguments_of(call), **options) for call in calls]
         jobs = self._jobs(calls, options)
         return self._sent(await self.app.database.aenqueue(jobs, connection), options)
 
@@ -221,7 +222,7 @@ class Task(ReportingTask, Generic[P, R]):
 
     def _jobs(self, calls: Iterable[Sequence[Any] | Mapping[str, Any]], options: Mapping[str, Any]) -> Batch:
         # All calls before the first is written: theirs may be a generator that reads from the caller's own connection.
-        return new_jobs(self.app.conf, self.name, self, [_split(call) for call in calls], options)
+        return new_jobs(self.app.conf, self.name, self, [arguments_of(call) for call in calls], options)
 
     def _sent(self, ids: Sequence[str], options: Mapping[str, Any]) -> list[AsyncResult[R]]:
         ignored = self._ignores(options)
@@ -290,11 +291,13 @@ class Task(ReportingTask, Generic[P, R]):
         """Run this job again later: the same row, with one more in `retries`.
 
         `countdown` in seconds, by default `default_retry_delay`, or `eta`. `args` and `kwargs`
-        replace the call's; `queue` and `priority` may change too. Raises Retry
-        (with `throw=False` it is returned, to be raised by the caller); once `max_retries` are
-        used up, raises `exc`, or MaxRetriesExceededError without one. Called directly, outside of
-        a job, it raises `exc` or the exception that is being handled.
+        replace the call's; so do `queue`, `priority`, `expires`, `time_limit`, `soft_time_limit`
+        and `shadow`. Raises Retry; with `throw=False` it is returned, and the job runs again when
+        this run has ended, however it ends. Once `max_retries` are used up, raises `exc`, or
+        MaxRetriesExceededError without one. Called directly, outside of a job, it raises `exc` or
+        the exception that is being handled.
         """
+        warn_of_unknown(options)
         if isinstance(args, BaseException):
             args, exc = None, args  # Celery's guide has it so in places: `self.retry(exc, countdown=10)`
         request = self.request
@@ -312,11 +315,12 @@ class Task(ReportingTask, Generic[P, R]):
         pause = self.default_retry_delay if countdown is None else countdown
         when, changes = retry_terms(self.app.conf, self, eta=eta, countdown=pause, options=options)
         retry = Retry(exc=exc, when=when)
-        retry.is_eager = request.is_eager
+        retry.is_eager, retry.counted = request.is_eager, True
         given = {"args": args and list(args), "kwargs": kwargs and dict(kwargs)}
         retry.changes = changes | {name: value for name, value in given.items() if value is not None}
         if throw:
             raise retry from exc
+        request._retry = retry
         return retry
 
     def on_bound(self, app: DBQueue) -> None:
@@ -332,10 +336,18 @@ class Task(ReportingTask, Generic[P, R]):
         current_request.reset(_pushed.pop())
 
     def translate(self, error: Exception) -> BaseException:
-        """The Retry that `autoretry_for` asks for, or the error itself; used by the worker."""
-        if isinstance(error, TaskPredicate) or not self.autoretry_for:
+        """The Retry that is asked for by `autoretry_for` or by the run itself, or the error; used by the worker."""
+        if isinstance(error, Retry) and not error.counted:
+            return self._counted(error)
+        if isinstance(error, TaskPredicate):
             return error
-        if not isinstance(error, self.autoretry_for) or isinstance(error, self.dont_autoretry_for):
+        if self.request._retry is not None:
+            return self.request._retry  # type: ignore[no-any-return]
+        if (
+            not self.autoretry_for
+            or not isinstance(error, self.autoretry_for)
+            or isinstance(error, self.dont_autoretry_for)
+        ):
             return error
         options: dict[str, Any] = dict(self.retry_kwargs)
         if self.retry_backoff:
@@ -349,6 +361,17 @@ class Task(ReportingTask, Generic[P, R]):
             return self.retry(exc=error, throw=False, **options)
         except BaseException as final:  # noqa: BLE001 - the error itself, or MaxRetriesExceededError
             return final
+
+    def _counted(self, error: Retry) -> BaseException:
+        """A Retry that the task has made itself, as `retry` makes it: never above `max_retries`, nor at once again."""
+        exc = error.exc if isinstance(error.exc, BaseException) else None
+        at = {"eta": error.when} if isinstance(error.when, datetime) else {"countdown": error.when}
+        try:
+            retry = self.retry(exc=exc, throw=False, **at)
+        except BaseException as final:  # noqa: BLE001 - as above
+            return final
+        retry.message = error.message
+        return retry
 
     # hooks, for subclasses; each runs in the process that ran the task
 
@@ -371,11 +394,5 @@ class Task(ReportingTask, Generic[P, R]):
         return f"<@task: {self.name} of {self.app.main or '__main__'} at {id(self.app):#x}>"
 
 
-def _split(call: Sequence[Any] | Mapping[str, Any]) -> tuple[Sequence[Any], Mapping[str, Any] | None]:
-    return ((), call) if isinstance(call, Mapping) else (call, None)
-
-
 def _reraise(error: BaseException | None) -> NoReturn:
-    import sys
-
     raise error or sys.exc_info()[1] or Retry("Task can be retried", None)

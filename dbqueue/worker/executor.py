@@ -49,7 +49,7 @@ from dbqueue.jobs import (
 )
 from dbqueue.pools.interrupts import Steps, interruptible
 from dbqueue.signing import Signer
-from dbqueue.worker import inputs, log, own_end, transacting
+from dbqueue.worker import inputs, log, own_end, telling, transacting
 from dbqueue.worker.ended import Ended, OneAnswer, awaited, hide_own_frames, invoked
 from dbqueue.worker.going_back import changed_columns, rejected
 from dbqueue.worker.runnable import Call, Runnable
@@ -120,6 +120,8 @@ class Executor:
                 if _is_to_be_awaited(value):
                     steps = Steps(job.id, value)
                     value = self._loop().run(awaited(steps), context=contextvars.copy_context()).get()
+            if call.request._retry is not None:
+                raise call.request._retry
             failpoints.hit("run.after")
             if call.request._unit is not None:
                 return transacting.run(self, call, Ended(value), self._here)
@@ -152,6 +154,8 @@ class Executor:
                     value = (await asyncio.get_running_loop().run_in_executor(None, invoke)).get()
                     if _is_to_be_awaited(value):
                         value = await Steps(job.id, value)
+            if call.request._retry is not None:
+                raise call.request._retry
             failpoints.hit("run.after")
             if call.request._unit is not None:
                 return await transacting.arun(self, call, Ended(value))
@@ -249,18 +253,22 @@ class Executor:
         task, job = call.task, call.job
         if task.has_hooks and state not in (RETRY, IGNORED, REJECTED):
             einfo = None if error is None else ExceptionInfo(error)
-            task.after_return(state, value, job.id, call.args, call.kwargs, einfo)
+            telling.hook(call, task.after_return, state, value, job.id, call.args, call.kwargs, einfo)
         signals.task_postrun.send(
             task, task_id=job.id, task=task, args=call.args, kwargs=call.kwargs, retval=value, state=state
         )
 
     def succeed(self, call: Call, value: Any) -> Outcome:
         outcome = self.finished(call, value)
-        return self.told(call, value, outcome) if type(outcome) is Succeeded else outcome
+        if type(outcome) is not Succeeded:
+            return outcome
+        if call.task.has_hooks:
+            telling.hook(call, call.task.on_success, value, call.job.id, call.args, call.kwargs)
+        return self.told(call, value, outcome)
 
     def finished(self, call: Call, value: Any) -> Outcome:
         """The success of a task that returned this, or the failure of one whose value cannot be stored."""
-        job, task = call.job, call.task
+        job = call.job
         self._see(value)
         result, content = None, None
         # As in Celery, a job that another one waits for gives it what it returned, ignored or not.
@@ -277,8 +285,6 @@ class Executor:
             except EncodeError as error:
                 log.unstorable(job, error)
                 return self._failure(job, error, call.started)
-        if task.has_hooks:
-            task.on_success(value, job.id, call.args, call.kwargs)
         return Succeeded(job.id, job.lease, result, time.monotonic() - call.started, content)
 
     def told(self, call: Call, value: Any, outcome: Succeeded | Settled) -> Succeeded | Settled:
@@ -289,7 +295,7 @@ class Executor:
         return outcome
 
     def fail(self, call: Call, error: BaseException) -> Outcome:
-        """The outcome of an exception; the task's hooks run, and may raise in their turn."""
+        """The outcome of an exception, when signals and hooks have told of it."""
         try:
             hide_own_frames(error)
             meaning = call.task.translate(error) if isinstance(error, Exception) else error
@@ -298,16 +304,7 @@ class Executor:
         except BaseException as second:  # noqa: BLE001
             self._see(second)
             log.failed(call.job, second, expected=False)
-            signals.task_internal_error.send(
-                call.task,
-                task_id=call.job.id,
-                args=call.args,
-                kwargs=call.kwargs,
-                request=call.request,
-                exception=second,
-                traceback=second.__traceback__,
-                einfo=ExceptionInfo(second),
-            )
+            telling.internal_error(call, second)
             return self._failure(call.job, second, call.started)
 
     def _see(self, what: Any) -> None:
@@ -331,7 +328,7 @@ class Executor:
                 self.after(call, REJECTED, error, None)
                 return rejected(job, error)
             case Reject():
-                log.failed(job, error, expected=True)
+                log.given_up(job, error)
                 self._tell_failure(call, error)
                 self.after(call, REJECTED, error, None)
                 return self._failure(job, error, call.started)
@@ -342,7 +339,7 @@ class Executor:
         log.failed(job, error, expected=isinstance(error, task.throws))
         einfo = ExceptionInfo(error)
         if task.has_hooks:
-            task.on_failure(error, job.id, call.args, call.kwargs, einfo)
+            telling.hook(call, task.on_failure, error, job.id, call.args, call.kwargs, einfo)
         self._tell_failure(call, error, einfo)
         self.after(call, FAILURE, error, error)
         return self._failure(job, error, call.started)
@@ -362,10 +359,12 @@ class Executor:
         job, task = call.job, call.task
         cause = retry.exc if isinstance(retry.exc, BaseException) else retry
         error, traceback = codec.describe_exception(cause, max_bytes=self._options.max_payload_bytes)
+        if traceback is None:  # `exc` was raised nowhere: that of the retry tells where it was asked for
+            cause, (_, traceback) = retry, codec.describe_exception(retry, max_bytes=self._options.max_payload_bytes)
         log.retried(job, retry)
         einfo = ExceptionInfo(retry, cause)
         if task.has_hooks:
-            task.on_retry(retry.exc, job.id, call.args, call.kwargs, einfo)
+            telling.hook(call, task.on_retry, retry.exc, job.id, call.args, call.kwargs, einfo)
         signals.task_retry.send(task, request=call.request, reason=retry, einfo=einfo)
         self.after(call, RETRY, retry, retry)
         options = self._options

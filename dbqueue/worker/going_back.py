@@ -37,5 +37,6 @@ def changed_columns(
         args, kwargs = changes.pop("args", request.args), changes.pop("kwargs", request.kwargs)
         changes |= payloads.rewritten(job, args, kwargs, max_bytes=max_bytes)
     if "options" in changes:
-        changes["options"] = json.dumps(changes["options"])
+        kept = codec.loads(job.options) if job.options else {}
+        changes["options"] = json.dumps({**kept, **changes["options"]})
     return changes if signer is None else signer.changed(job, changes)

@@ -42,7 +42,10 @@ def failed(job: ClaimedJob, error: BaseException, *, expected: bool) -> None:
     if expected:
         task_logger.info("Task %s[%s] raised expected: %s", job.shown_name, job.id, printed(error), extra=_fields(job))
         return
-    message, arguments = "Task %s[%s] raised unexpected: %s", (job.shown_name, job.id, printed(error))
+    _with_traceback("Task %s[%s] raised unexpected: %s", (job.shown_name, job.id, printed(error)), job, error)
+
+
+def _with_traceback(message: str, arguments: tuple[object, ...], job: ClaimedJob, error: BaseException) -> None:
     try:
         task_logger.error(message, *arguments, exc_info=error, extra=_fields(job))
     except BaseException:  # noqa: BLE001 - the traceback of an exception whose own attributes raise
@@ -65,6 +68,21 @@ def retried(job: ClaimedJob, reason: object) -> None:
 
 def ignored(job: ClaimedJob) -> None:
     task_logger.info("Task %s[%s] ignored", job.shown_name, job.id, extra=_fields(job))
+
+
+def given_up(job: ClaimedJob, reason: object) -> None:
+    """A task that raised `Reject`, not to run again."""
+    task_logger.warning(
+        "Task %s[%s] %s; it ends as FAILURE", job.shown_name, job.id, printed(reason), extra=_fields(job)
+    )
+
+
+def hook_failed(job: ClaimedJob, hook: str, error: BaseException) -> None:
+    message, arguments = (
+        "Task %s[%s]: its %s raised %s; what came of the job stands",
+        (job.shown_name, job.id, hook, printed(error)),
+    )
+    _with_traceback(message, arguments, job, error)
 
 
 def rejected(job: ClaimedJob, reason: object, pause: float) -> None:

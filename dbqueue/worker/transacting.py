@@ -125,7 +125,12 @@ def _steps(executor: Executor, call: Call, ended: Ended) -> Steps:
 def _outcome(executor: Executor, call: Call, ended: Ended, value: Any) -> Outcome:
     """What is to be committed; raises what is to be rolled back."""
     if ended.error is None:
-        return executor.finished(call, value)
+        outcome = executor.finished(call, value)
+        if call.task.has_hooks and isinstance(
+            outcome, Succeeded
+        ):  # in the transaction: it is part of what is committed
+            call.task.on_success(value, call.job.id, call.args, call.kwargs)
+        return outcome
     if isinstance(ended.error, Ignore):
         return executor.fail(call, ended.error)
     raise ended.error

@@ -186,3 +186,29 @@ def test_modules_that_are_reached_without_an_import() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.stdout.startswith("TimeoutError SUCCESS <function"), done.stderr
+
+
+class TestRequest:
+    """Section "Task Request": what the call says, and what it leaves to the task."""
+
+    def test_limits_arguments_and_headers(self, app: DBQueue) -> None:
+        @app.task(name="seen", bind=True, time_limit=50, soft_time_limit=40)
+        def seen(self: Any, *args: Any, **kwargs: Any) -> list[Any]:
+            request = self.request
+            own = [request.tenant, request.get("tenant")] if request.headers else [hasattr(request, "tenant")]
+            return [request.timelimit, request.argsrepr, request.kwargsrepr, *own]
+
+        with start_worker(app, perform_ping_check=False):
+            assert seen.delay(1, x=2).get(timeout=TIMEOUT) == [[50, 40], "(1,)", "{'x': 2}", False]
+            result = seen.apply_async(time_limit=20, argsrepr="(...)", headers={"tenant": "tea", "id": "none of this"})
+            assert result.get(timeout=TIMEOUT) == [[20, 40], "(...)", "{}", "tea", "tea"]
+
+    def test_a_retry_with_other_options(self, app: DBQueue) -> None:
+        @app.task(name="again", bind=True)
+        def again(self: Any) -> list[Any]:
+            if not self.request.retries:
+                self.retry(countdown=0, expires=600, time_limit=30, soft_time_limit=20)
+            return [self.request.timelimit, self.request.expires is not None]
+
+        with start_worker(app, perform_ping_check=False):
+            assert again.delay().get(timeout=TIMEOUT) == [[30, 20], True]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from dbqueue import DBQueue
-from dbqueue.jobs import ClaimedJob, Failed, Outcome, Released, Retried, Succeeded
+from dbqueue import DBQueue, Task
+from dbqueue.errors import Retry
+from dbqueue.jobs import ClaimedJob, Failed, Outcome, Retried, Succeeded
 from dbqueue.services.workers import Worker
-from tests.worker.sample import make_app
+from tests.worker.sample import OutOfStock, make_app
 
 Run = Callable[..., Outcome]
 
@@ -147,14 +149,15 @@ def test_a_retry_that_cannot_be(run: Run, kind: str) -> None:
 
 @pytest.mark.parametrize("hook", ["before_start", "on_success", "on_failure", "on_retry", "after_return"])
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
-def test_a_hook_that_raises_fails_the_job_and_no_more(
-    app: DBQueue, run: Run, hook: str, error: type[BaseException], tmp_path: Any
+def test_a_hook_that_raises(
+    app: DBQueue, run: Run, hook: str, error: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
-    from dbqueue import Task
+    """Before the run it is the job's failure; what is told of an end does not change it, as in Celery."""
 
     def raising(self: Any, *args: Any, **kwargs: Any) -> None:
         raise error(hook)
 
+    raising.__name__ = hook
     base = type("Hooked", (Task,), {hook: raising})
     for name, body in {"good": lambda: 1, "bad": lambda: 1 / 0}.items():
         app.task(name=f"sample.{name}", base=base)(body)
@@ -163,7 +166,78 @@ def test_a_hook_that_raises_fails_the_job_and_no_more(
         raise self.retry(countdown=0)
 
     app.task(name="sample.again", base=base, bind=True)(again)
-    for name in ("good", "bad", "again"):
-        outcome = run(name)
-        assert isinstance(outcome, (Succeeded, Failed, Retried, Released))
-    assert exc_type(run("good")) == error.__name__ if hook in ("before_start", "on_success", "after_return") else True
+    if hook == "before_start":
+        assert {exc_type(run(name)) for name in ("good", "bad", "again")} == {error.__name__}
+        return
+    assert isinstance(run("good"), Succeeded)
+    assert exc_type(run("bad")) == "ZeroDivisionError"
+    assert isinstance(run("again"), Retried)
+    assert f"its {hook} raised {error.__name__}({hook!r})" in caplog.text
+
+
+@pytest.mark.parametrize("then", ["return", "raise"])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_retry_that_is_not_thrown(app: DBQueue, run: Run, then: str, is_async: bool) -> None:
+    """Celery's `throw=False`: the run goes on, and the job runs again all the same."""
+
+    def body(self: Any) -> str:
+        self.retry(exc=OutOfStock("tea", 1), countdown=7, throw=False)
+        if then == "raise":
+            raise KeyError("tea")
+        return "for now"
+
+    async def abody(self: Any) -> str:
+        return body(self)
+
+    app.task(name="sample.quietly", bind=True)(abody if is_async else body)
+    outcome = run("quietly")
+    assert isinstance(outcome, Retried)
+    assert outcome.delay_seconds == 7
+    assert json.loads(outcome.error)["exc_type"] == "OutOfStock"
+
+
+def test_a_retry_for_an_exception_that_was_raised_nowhere_has_a_traceback(app: DBQueue, run: Run) -> None:
+    told = []
+
+    class Told(Task[Any, Any]):
+        def on_retry(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+            told.append(str(einfo))
+
+    def body(self: Any) -> None:
+        raise self.retry(exc=KeyError("tea"), countdown=1)
+
+    app.task(name="sample.unraised", bind=True, base=Told)(body)
+    outcome = run("unraised")
+    assert isinstance(outcome, Retried)
+    assert told == [outcome.traceback]
+    assert told[0].endswith("Retry: Retry in 1s: KeyError('tea')\n")
+
+
+def test_a_retry_of_the_tasks_own_making_counts_as_one(app: DBQueue, run: Run) -> None:
+    def body(self: Any, when: float | None, exc: bool) -> None:
+        raise Retry("not yet", KeyError("tea") if exc else None, when)
+
+    app.task(name="sample.own_retry", bind=True, max_retries=2, default_retry_delay=9)(body)
+    for when, expected in ((None, 9), (4, 4)):
+        outcome = run("own_retry", when, False, retries=1)
+        assert isinstance(outcome, Retried)
+        assert outcome.delay_seconds == expected
+    assert exc_type(run("own_retry", 0, False, retries=2)) == "MaxRetriesExceededError"
+    assert exc_type(run("own_retry", 0, True, retries=2)) == "KeyError"
+
+
+def test_a_retry_may_change_more_of_the_call(app: DBQueue, run: Run) -> None:
+    def body(self: Any, /, **options: Any) -> None:
+        self.retry(countdown=0, **options)
+
+    app.task(name="sample.changing", bind=True)(body)
+    outcome = run(
+        "changing", kwargs='{"time_limit": 8, "soft_time_limit": 4, "expires": 60}', options='{"shadow": "x"}'
+    )
+    assert isinstance(outcome, Retried)
+    assert json.loads(outcome.options or "") == {"shadow": "x", "time_limit": 8, "soft_time_limit": 4}
+    left = datetime.fromisoformat(outcome.expires_at or "") - datetime.now(UTC)
+    assert timedelta() < left <= timedelta(seconds=60)
+    assert exc_type(run("changing", kwargs='{"time_limit": 1, "soft_time_limit": 4}')) == "ValueError"
+    with pytest.warns(UserWarning, match="call option contdown is unknown .* did you mean countdown"):
+        run("changing", kwargs='{"contdown": 5}')
