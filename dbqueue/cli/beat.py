@@ -25,6 +25,7 @@ logger: Final = logging.getLogger("dbqueue.beat")
 
 _UNUSED: Final = {
     "schedule_file": ("--schedule", "the times of the last runs are in the database"),
+    "executable": ("--executable", "the service goes on in the interpreter that was called"),
     "scheduler": ("--scheduler", "the schedules are in the table dbqueue_schedules"),
 }
 """Celery's options that mean nothing here, and why."""
@@ -41,6 +42,7 @@ _UNUSED: Final = {
 )
 @click.option("-s", "--schedule", "schedule_file", hidden=True)
 @click.option("-S", "--scheduler", hidden=True)
+@click.option("--executable", hidden=True)
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> None:
     """Start a beat: it enqueues periodic tasks when they are due.

@@ -56,6 +56,8 @@ def _seconds_or_time(ctx: click.Context, param: click.Parameter, value: str | No
 @click.option("--eta", help="Not before this time (ISO 8601; without a zone, in the setting timezone).")
 @click.option("--expires", callback=_seconds_or_time, help="REVOKED unless started by then: seconds, or a time.")
 @click.option("-Q", "--queue", "--routing-key", "queue", help="The queue.")
+@click.option("--exchange", hidden=True, expose_value=False)  # jobs have none
+@click.option("--serializer", metavar="NAME", help="Of the arguments; default: that of the task or the settings.")
 @click.option("--priority", type=int, help="Higher runs first.")
 @click.option("--id", "task_id", help="The job's id; default: a new one.")
 @click.pass_obj

@@ -32,8 +32,8 @@ _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
 def json_option(command: F) -> F:
-    """The option `--json`, as the argument `as_json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+    """The option `-j` or `--json`, as the argument `as_json`."""
+    return click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
 def print_json(value: Any) -> None:

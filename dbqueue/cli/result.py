@@ -20,6 +20,7 @@ from dbqueue.jobs import SUCCESS
 @click.option("--wait", is_flag=True, help="Wait for the job to end.")
 @click.option("--follow", is_flag=True, help="Wait, and show the states and the progress meanwhile.")
 @click.option("--timeout", type=click.FloatRange(min=0), help="Seconds to wait at most; implies --wait.")
+@click.option("-t", "--task", hidden=True, expose_value=False)  # for a task's own backend, which there is not
 @json_option
 @click.pass_obj
 def command(

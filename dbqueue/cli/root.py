@@ -119,6 +119,7 @@ def set_defaults(table: MutableMapping[str, Any], name: str, command: click.Comm
     help="The database, in the place of the application's own.",
 )
 @click.option("--result-backend", metavar="URL", hidden=True)
+@click.option("--skip-checks", is_flag=True, hidden=True, expose_value=False)  # Django's checks are not run
 @click.option("--config", metavar="MODULE", help="Read settings from this module, too; `-A` may then be missing.")
 @click.option(
     "--workdir", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Change to this folder first."

@@ -9,25 +9,33 @@ import click
 
 from dbqueue.cli import exit_codes
 from dbqueue.cli.output import count, duration, json_option, print_json, print_table
+from dbqueue.cli.purge import names
 from dbqueue.cli.target import Target
 
 PING_SECONDS: Final = 2.0
-"""How long to wait for workers that are slow to answer; all that do are through in milliseconds."""
+"""Default of `--timeout`: how long to wait for workers that are slow to answer; others are through in milliseconds."""
 
 
 @click.command("status")
+@click.option(
+    "-t", "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", default=PING_SECONDS, show_default=True,
+    help="How long to wait for answers.",
+)  # fmt: skip
+@click.option("-d", "--destination", metavar="NAMES", help="Only these workers, with commas between them.")
 @json_option
 @click.pass_obj
-def command(target: Target, /, as_json: bool) -> None:
+def command(target: Target, /, timeout: float, destination: str | None, as_json: bool) -> None:
     """Show the workers that are alive; exit code 69 if none of them answers a ping.
 
     A worker is alive while its heartbeat in the database is younger than its lease.
     """
     from dbqueue.store import queries
 
-    known = queries.open_workers(target.store)
+    chosen = names(destination)
+    known = [worker for worker in queries.open_workers(target.store) if not chosen or worker.name in chosen]
     alive = [worker for worker in known if worker.alive]
-    answered = {name for reply in target.database_app.control.ping(timeout=PING_SECONDS) for name in reply}
+    replies = target.database_app.control.ping(chosen or None, timeout=timeout)
+    answered = {name for reply in replies for name in reply}
     if as_json:
         print_json([asdict(worker) | {"answers": worker.name in answered} for worker in alive])
     elif alive:
@@ -53,7 +61,7 @@ def command(target: Target, /, as_json: bool) -> None:
         click.echo(f"Without a heartbeat, so dead or cut off: {shown}.", err=True)
     mute = [worker.name for worker in alive if worker.name not in answered]
     if mute:
-        click.echo(f"Did not answer within {PING_SECONDS:g} s: {', '.join(mute)}.", err=True)
+        click.echo(f"Did not answer within {timeout:g} s: {', '.join(mute)}.", err=True)
     if alive and not answered:
         raise click.exceptions.Exit(exit_codes.NOBODY_ANSWERED)
     if not alive:

@@ -22,6 +22,7 @@ WITHOUT_MEANING: Final[tuple[tuple[tuple[str, ...], bool, str], ...]] = (
     (("--disable-prefetch",), True, "how much to claim ahead is measured"),
     (("-S", "--statedb"), False, "the state is in the database"),
     (("-s", "--schedule-filename", "--schedule"), False, "beat's state is in the database"),
+    (("--pool-start-method",), False, "processes are forked"),
     (("--executable",), False, "the service goes on in the interpreter that was called"),
     (("--scheduler",), False, "the schedules are in the table dbqueue_schedules"),
 )

@@ -19,7 +19,9 @@ _EVENTS: Final = "what happens to a job is on its row: there are no event queues
 _CONTROL: Final = "commands to workers go through the database and need no queue of their own"
 _PREFETCH: Final = "a worker claims jobs only when it has room to run them: nothing is prefetched or held back"
 _CHORD: Final = "a chord's body is released by the transaction that completes its last header job"
-_SECURITY: Final = "messages are not signed: who may write to the table is decided by the database"
+_SECURITY: Final = (
+    "jobs are signed with the secrets of task_signing_keys, and who may write to the table is decided by the database"
+)
 _PARTS: Final = "the parts of the worker cannot be exchanged"
 _FAILURE: Final = "a failed job is over unless its task retries it"
 _PUBLISH: Final = "an enqueue is a statement of the caller's transaction and fails at once where the database is away"

@@ -81,6 +81,9 @@ def test_results(dbqueue: Commands) -> None:
     assert traceback.endswith("ValueError: bad\n")
     assert dbqueue.json("result", bad, code=1)["result"]["exc_message"] == ["bad"]
     assert json.loads(dbqueue.here("result", good, "--json").stdout)["result"] == 3
+    assert (
+        dbqueue.here("result", "-t", "cele.add", good).stdout == "3\n"
+    )  # as in Celery, whose backends tasks may choose
     assert worker.stop() == 0
 
 
@@ -108,6 +111,9 @@ def test_queues_status_and_purge_beside_a_worker(dbqueue: Commands, tmp_path: Pa
     assert (status["name"], status["pool"], status["concurrency"]) == ("one@host", "prefork", 1)
     assert (status["queues"], status["pid"]) == (["celery"], worker.process.pid)
     assert dbqueue.here("status").stdout.endswith("\n1 worker online.\n")
+    assert dbqueue.here("status", "-d", "one@host,two@host", "-t", "30").stdout.endswith("\n1 worker online.\n")
+    other = dbqueue.here("status", "-d", "two@host", "-t", "0.1", "-j")
+    assert (other.returncode, other.stdout) == (69, "[]\n")
 
     refused = dbqueue.here("jobs", "cancel", running)
     assert refused.returncode == 1
@@ -272,3 +278,22 @@ def test_report_and_shell(dbqueue_sqlite: Commands) -> None:
     assert "secret" not in masked
     assert "postgresql://u:********@h/x" in masked
     assert "<@task: cele.add of cele at 0x" in dbqueue_sqlite.ok("shell", typed="add\n")
+    assert "<@task: cele.add of cele at 0x" in dbqueue_sqlite.ok(
+        "shell", "--python", typed="celery.tasks['cele.add']\n"
+    )
+    assert "name 'add' is not defined" in dbqueue_sqlite.run("-A", "cele", "shell", "-T", typed="add\n").stderr
+
+
+@pytest.mark.parametrize(("option", "name"), [("-I", "IPython"), ("--bpython", "bpython")])
+def test_a_shell_that_is_not_installed(dbqueue_sqlite: Commands, option: str, name: str) -> None:
+    blocker = f"import sys\nsys.modules[{name!r}] = None\n"
+    (dbqueue_sqlite.folder / "cele.py").write_text(blocker + (dbqueue_sqlite.folder / "cele.py").read_text())
+    refused = dbqueue_sqlite.run("-A", "cele", "shell", option)
+    assert refused.returncode == 2
+    assert f"{name} is not installed: pip install {name.lower()}" in refused.stderr
+
+
+def test_options_of_celerys_commands_that_mean_nothing_here(dbqueue_sqlite: Commands) -> None:
+    dbqueue_sqlite.here("call", "cele.add", "-a", "[1, 2]", "--exchange", "x", "--serializer", "json", "--id", "a")
+    assert dbqueue_sqlite.status("a") == "PENDING"
+    assert dbqueue_sqlite.run("--skip-checks", "-A", "cele", "purge", "-f").stdout == "Purged 1 message.\n"
