@@ -75,6 +75,8 @@ def new_job(
         routes.annotate(conf, task)
         if checked:
             task.check_arguments(args, kwargs)
+        if task.validation is not None:
+            task.validation.dump_models(args, kwargs)
         if task.soft_time_limit and task.time_limit and task.soft_time_limit > task.time_limit:
             raise ValueError(SOFT_ABOVE_HARD)
     options = routes.route(conf, name, task, args, kwargs, options)

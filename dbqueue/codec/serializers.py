@@ -46,7 +46,7 @@ class Serializer:
     dumps: Callable[..., Any]
     loads: Callable[[Any], Any]
     package: str | None = None
-    """What must be installed, as `dbqueue[name]` does."""
+    """What must be installed, as `dbqueue-sql[name]` does."""
     text: bool = False
     """Whether `loads` takes text rather than bytes."""
 
@@ -89,7 +89,7 @@ def serializer(name: str) -> Serializer:
         raise ImproperlyConfigured(f"there is no serializer {name!r}; known: {known}") from None
     if found.package is not None and not _installed(found.package):
         raise ImproperlyConfigured(
-            f"the serializer {name!r} needs the package {found.package}: pip install 'dbqueue[{name}]'"
+            f"the serializer {name!r} needs the package {found.package}: pip install 'dbqueue-sql[{name}]'"
         )
     return found
 

@@ -90,7 +90,7 @@ class solar(BaseSchedule):  # noqa: N801 - Celery's name
             return importlib.import_module("ephem")
         except ImportError:
             raise ImproperlyConfigured(
-                "a solar schedule needs the package ephem: install it, or the extra `solar` of dbqueue"
+                "a solar schedule needs the package ephem: pip install 'dbqueue-sql[solar]'"
             ) from None
 
     def __repr__(self) -> str:

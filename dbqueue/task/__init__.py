@@ -89,6 +89,7 @@ class Task(ReportingTask, Generic[P, R]):
     bind: ClassVar[bool] = False
     has_hooks: ClassVar[bool] = False
     is_async: ClassVar[bool] = False
+    validation: ClassVar[Any] = None
     transactional: bool = False
     """Whether each run has a transaction on the queue's database, in which its job's SUCCESS is committed too."""
 

@@ -39,7 +39,7 @@ def make_task(
     options = dict(options)
     chosen = {own: options.pop(given) for given, own in PYDANTIC_OPTIONS.items() if given in options}
     if options.pop("pydantic", False):
-        fun = validated(fun, app=app, name=name, **chosen)
+        fun, options["validation"] = validated(fun, app=app, name=name, **chosen)
     attributes: dict[str, Any] = {
         "run": fun if bind else staticmethod(fun),
         "app": app,

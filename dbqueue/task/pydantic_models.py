@@ -1,6 +1,7 @@
 """Tasks that take and return pydantic models: `@app.task(pydantic=True)`, as in Celery 5.5.
 
-Callers send what JSON carries (`task.delay(model.model_dump())`). In the worker, and where the task
+Callers send what JSON carries (`task.delay(model.model_dump())`), or the model itself where it comes back
+equal from its dump, as in Celery 5.7. In the worker, and where the task
 is called as a function, each argument whose parameter is annotated with a model, or with a model or
 None, is validated into that model; other annotations are left alone. A returned model of the
 annotated class is dumped.
@@ -27,8 +28,8 @@ def validated(
     strict: bool = False,
     context: Mapping[str, Any] | None = None,
     dump_kwargs: Mapping[str, Any] | None = None,
-) -> Callable[..., Any]:
-    """The function with its models validated and dumped; `async def` stays `async def`.
+) -> tuple[Callable[..., Any], Validation]:
+    """The function with its models validated and dumped, and what does so; `async def` stays `async def`.
 
     `strict` and `context` are those of pydantic's `model_validate`; the context has the application
     and the task's name besides, as `dbqueue_app` and `dbqueue_task_name`, and under Celery's names.
@@ -39,40 +40,71 @@ def validated(
         from pydantic import BaseModel
     except ImportError:
         raise ImproperlyConfigured(
-            f"the task {name} has pydantic=True, which needs pydantic: pip install 'dbqueue[pydantic]'"
+            f"the task {name} has pydantic=True, which needs pydantic: pip install 'dbqueue-sql[pydantic]'"
         ) from None
     names = {"app": app, "task_name": name}
     known = {f"{prefix}_{key}": value for prefix in ("celery", "dbqueue") for key, value in names.items()}
-    info, dumping = {**known, **(context or {})}, {"mode": "json", **(dump_kwargs or {})}
     # At the first call: a model may stand below its task in the module.
     models = functools.cache(lambda: Models.of(fun, BaseModel))
-
-    def taken(args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:
-        bound = models().signature.bind(*args, **kwargs)
-        for each, (model, optional) in models().parameters.items():
-            if each in bound.arguments and not (optional and bound.arguments[each] is None):
-                bound.arguments[each] = model.model_validate(bound.arguments[each], strict=strict, context=info)
-        return bound
-
-    def given(value: Any) -> Any:
-        returned = models().returned
-        return value.model_dump(**dumping) if returned is not None and isinstance(value, returned) else value
+    validation = Validation(models, strict, {**known, **(context or {})}, {"mode": "json", **(dump_kwargs or {})})
 
     if inspect.iscoroutinefunction(fun):
 
         @functools.wraps(fun)
         async def arun(*args: Any, **kwargs: Any) -> Any:
-            bound = taken(args, kwargs)
-            return given(await fun(*bound.args, **bound.kwargs))
+            bound = validation.taken(args, kwargs)
+            return validation.given(await fun(*bound.args, **bound.kwargs))
 
-        return arun
+        return arun, validation
 
     @functools.wraps(fun)
     def run(*args: Any, **kwargs: Any) -> Any:
-        bound = taken(args, kwargs)
-        return given(fun(*bound.args, **bound.kwargs))
+        bound = validation.taken(args, kwargs)
+        return validation.given(fun(*bound.args, **bound.kwargs))
 
-    return run
+    return run, validation
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What is done with the models of one task, on either side of a call."""
+
+    models: Callable[[], Models]
+    strict: bool
+    context: Mapping[str, Any]
+    dump_kwargs: Mapping[str, Any]
+
+    def dump_models(self, args: list[Any], kwargs: dict[str, Any]) -> None:
+        """Put dumps in the place of models, in the arguments of a call."""
+        args[:] = [self._dumped(value) for value in args]
+        kwargs.update({name: self._dumped(value) for name, value in kwargs.items()})
+
+    def _dumped(self, value: Any) -> Any:
+        """The dump of a model of one of the parameters; another value, and a model that would change, as it is."""
+        model = type(value)
+        if model not in self.models().classes or hasattr(model, "__json__"):
+            return value
+        try:
+            dumped = value.model_dump(**self.dump_kwargs)
+            return dumped if self._validated(model, dumped) == value else value
+        except Exception:  # noqa: BLE001 - the model's own code: the serializer is to say that it cannot be sent
+            return value
+
+    def taken(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:
+        """The arguments of a run, validated."""
+        bound = self.models().signature.bind(*args, **kwargs)
+        for each, (model, optional) in self.models().parameters.items():
+            if each in bound.arguments and not (optional and bound.arguments[each] is None):
+                bound.arguments[each] = self._validated(model, bound.arguments[each])
+        return bound
+
+    def _validated(self, model: Any, value: Any) -> Any:
+        return model.model_validate(value, strict=self.strict, context=self.context)
+
+    def given(self, value: Any) -> Any:
+        """What a run returned, dumped if it is a model of the annotated class."""
+        returned = self.models().returned
+        return value.model_dump(**self.dump_kwargs) if returned is not None and isinstance(value, returned) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +115,16 @@ class Models:
     parameters: dict[str, tuple[Any, bool]]
     """The model of each parameter that has one, and whether None may stand in its place."""
     returned: Any
+    classes: frozenset[Any]
+    """Those of the parameters."""
 
     @classmethod
     def of(cls, fun: Callable[..., Any], base: type) -> Models:
         signature, hints = inspect.signature(fun), _hints(fun)
         found = {name: _model(hints.get(name), base) for name in signature.parameters}
         parameters = {name: (model, hints[name] is not model) for name, model in found.items() if model is not None}
-        return cls(signature, parameters, _model(hints.get("return"), base))
+        classes = frozenset(model for model, _ in parameters.values())
+        return cls(signature, parameters, _model(hints.get("return"), base), classes)
 
 
 def _hints(fun: Callable[..., Any]) -> dict[str, Any]:

@@ -6,10 +6,10 @@ import sys
 from typing import Any, Optional
 
 import pytest
-from pydantic import BaseModel, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
 from dbqueue import DBQueue
-from dbqueue.errors import ImproperlyConfigured, RemoteError
+from dbqueue.errors import EncodeError, ImproperlyConfigured, RemoteError
 
 
 class ArgModel(BaseModel):
@@ -53,6 +53,32 @@ def test_the_guides_example(app: DBQueue) -> None:
         result.get()
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'arg'"):
         x.delay()  # type: ignore[call-arg]
+
+
+def test_a_model_may_be_sent(app: DBQueue) -> None:
+    """It goes as its dump, if it comes back equal from that; another one is refused as any object is."""
+
+    class Changing(BaseModel):
+        value: int = Field(exclude=True)
+
+    class More(ArgModel):
+        more: int = 0
+
+    @app.task(pydantic=True)
+    def x(arg: ArgModel, other: ArgModel | None = None) -> Any:
+        return [repr(arg), repr(other)]
+
+    @app.task(pydantic=True)
+    def changing(arg: Changing) -> Any:
+        return arg.value
+
+    assert x.delay(ArgModel(value=1)).get() == ["ArgModel(value=1)", "None"]
+    assert x.delay(ArgModel(value=1), other=ArgModel(value=2)).get() == ["ArgModel(value=1)", "ArgModel(value=2)"]
+    assert x.s(ArgModel(value=3)).apply_async().get()[0] == "ArgModel(value=3)"
+    with pytest.raises(EncodeError, match="has no JSON form"):
+        changing.delay(Changing(value=1))
+    with pytest.raises(EncodeError, match="has no JSON form"):
+        x.delay(More(value=1))
 
 
 def test_none_and_other_annotations(app: DBQueue) -> None:
@@ -135,5 +161,5 @@ def test_the_callers_error_says_what_was_wrong() -> None:
 
 def test_without_pydantic(app: DBQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pydantic", None)
-    with pytest.raises(ImproperlyConfigured, match=r"pip install 'dbqueue\[pydantic\]'"):
+    with pytest.raises(ImproperlyConfigured, match=r"pip install 'dbqueue-sql\[pydantic\]'"):
         app.task(pydantic=True)(lambda: None)

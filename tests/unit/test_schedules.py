@@ -439,7 +439,7 @@ def test_is_due_in_the_applications_zone() -> None:
 
 def test_solar_without_ephem_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ephem", None)
-    with pytest.raises(ImproperlyConfigured, match=r"needs the package ephem.*extra `solar`"):
+    with pytest.raises(ImproperlyConfigured, match=r"needs the package ephem: pip install 'dbqueue-sql\[solar\]'"):
         solar("sunset", -37.81753, 144.96715)
 
 

@@ -135,7 +135,7 @@ def test_a_serializer_of_ones_own() -> None:
 
 def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serializers, "_installed", lambda package: False)
-    with pytest.raises(ImproperlyConfigured, match=r"needs the package msgpack: pip install 'dbqueue\[msgpack\]'"):
+    with pytest.raises(ImproperlyConfigured, match=r"needs the package msgpack: pip install 'dbqueue-sql\[msgpack\]'"):
         codec.serializer("msgpack")
     with pytest.raises(ImproperlyConfigured, match="needs the package yaml"):
         DBQueue("a", set_as_current=False, task_serializer="yaml")
