@@ -71,6 +71,8 @@ class DBQueue(Services, CanvasNames):
         self.on_after_configure = Signal("on_after_configure", "source")
         self.on_after_finalize = Signal("on_after_finalize")
         self.on_after_fork = Signal("on_after_fork")
+        if self.on_configure is None:
+            self.on_configure = Signal("on_configure")
         self.finalized = False
         self._periodic: dict[str, dict[str, Any]] = {}
         if task_cls is not None:
@@ -92,8 +94,8 @@ class DBQueue(Services, CanvasNames):
     def on_init(self) -> None:
         """Runs when the application is made; for subclasses."""
 
-    def on_configure(self) -> None:
-        """Runs before `on_after_configure` is sent; for subclasses."""
+    on_configure: Any = None
+    """A signal that is sent before `on_after_configure`; in a subclass it may be a method, which is called then."""
 
     # settings
 
@@ -116,9 +118,9 @@ class DBQueue(Services, CanvasNames):
         """The time now, in the application's zone."""
         return datetime.now(self.timezone)
 
-    def add_defaults(self, defaults: Mapping[str, Any]) -> None:
-        """Set what nothing else has set."""
-        for name, value in defaults.items():
+    def add_defaults(self, defaults: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> None:
+        """Set what nothing else has set; a function gives it."""
+        for name, value in (defaults() if callable(defaults) else defaults).items():
             if self.conf.origin(name) == "default":
                 self.conf[name] = value
 
@@ -236,7 +238,10 @@ class DBQueue(Services, CanvasNames):
         """
         if not self.finalized:
             self.finalized = True
-            self.on_configure()
+            if isinstance(self.on_configure, Signal):
+                self.on_configure.send(sender=self)
+            else:
+                self.on_configure()
             self.on_after_configure.send(sender=self, source=self.conf)
             self.conf.beat_schedule.update(self._periodic)
             self.on_after_finalize.send(sender=self)

@@ -104,7 +104,10 @@ class FileReader(ast.NodeVisitor):
             self._add(node, rules.judge_name(".".join((self._modules[names[0]], *names[1:]))))
             return
         if len(names) >= 2 and names[0] in self._apps and names[1] != "conf":
-            self._add(node, rules.judge_app_attribute(names[1]))
+            if len(names) > 2 and names[1] == "control":
+                self._add(node, rules.judge_command(names[2], inspect=False))
+            else:
+                self._add(node, rules.judge_app_attribute(names[1]))
             return
         self.generic_visit(node)
 
@@ -178,20 +181,30 @@ class FileReader(ast.NodeVisitor):
         name = last_name(node.func)
         if self._is_app(node):
             self._application(node)
-        elif names[1:] == ["conf", "update"] and names[0] in self._apps:
+        elif name == "update" and self._is_conf(node.func):
             for each, value in _pairs(node):
                 self.found += setting_findings(value.lineno, each, value, None)
         elif names[-2:] in (["config", "update"], ["config", "from_mapping"]):
             for each, value in _pairs(node):
                 self._of_flask(each, value)
+        elif isinstance(node.func, ast.Attribute) and self._is_inspect(node.func.value):
+            self._add(node, rules.judge_command(str(name), inspect=True))
         elif isinstance(node.func, ast.Attribute) and names[:1] and names[0] not in self._modules:
-            if name in rules.TASK_METHODS and names[0] not in self._apps and self._concerned(name, node):
+            if name in rules.TASK_METHODS and names[0] not in self._apps and self._concerned(name):
                 self._task_call(node, name)
             elif name in rules.CONTROL_METHODS and len(names) == 2 and "result" in names[0].lower():
                 self._add(node, rules.judge_result_method(name))
         self.generic_visit(node)
 
-    def _concerned(self, name: str, node: ast.Call) -> bool:
+    def _is_conf(self, method: ast.expr) -> bool:
+        """`app.conf` of `app.conf.update`, whatever leads to the application in a file that has to do with Celery."""
+        of = method.value if isinstance(method, ast.Attribute) else None
+        return isinstance(of, ast.Attribute) and of.attr == "conf" and self._concerned("conf")
+
+    def _is_inspect(self, node: ast.expr) -> bool:
+        return isinstance(node, ast.Call) and _dotted(node.func)[-2:] == ["control", "inspect"]
+
+    def _concerned(self, name: str) -> bool:
         """Names that other libraries have too count only in a file that has to do with Celery."""
         return name in ("delay", "apply_async") or bool(self._modules or self._classes or self._apps)
 
@@ -207,5 +220,7 @@ class FileReader(ast.NodeVisitor):
         positional = dict(zip(("main", "broker", "backend"), node.args, strict=False))
         for name, value in {**positional, **{each.arg: each.value for each in node.keywords if each.arg}}.items():
             setting = {"broker": "broker_url", "backend": "result_backend"}.get(name, name)
-            if name not in ("main", "include", "set_as_current", "task_cls", "config_source", "namespace"):
+            if name in rules.OTHER_ARGUMENTS:
+                self._add(node, rules.judge_argument(name))
+            elif name not in ("main", "include", "set_as_current", "task_cls", "config_source", "namespace"):
                 self.found += setting_findings(node.lineno, setting, value, None)

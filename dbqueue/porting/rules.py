@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from dbqueue import urls
 from dbqueue.app import DBQueue
+from dbqueue.control import Control, Inspect
 from dbqueue.errors import ImproperlyConfigured
 from dbqueue.result import AsyncResult
 from dbqueue.settings import KNOWN, SETTINGS, URL_SETTINGS
@@ -103,6 +104,15 @@ INSTANCE_ATTRIBUTES: Final = frozenset(
     {"main", "conf", "tasks", "database", "finalized", "on_after_configure", "on_after_finalize"}
 )
 """What an application has beyond its class."""
+OTHER_ARGUMENTS: Final = {
+    "strict_typing": "give task_cls a class with `typing = False`",
+    **dict.fromkeys(("loader", "amqp", "events", "log", "control", "tasks"), "the parts cannot be exchanged"),
+    **dict.fromkeys(("changes", "preload"), "give the settings themselves"),
+    "autofinalize": "tasks are whole as soon as they are declared",
+    "fixups": "what Django needs is always done",
+    "backend_cls": "results lie in the jobs table, and nowhere else",
+}
+"""Arguments of Celery's application that are not here, and why, or what to do instead."""
 DECORATOR_OPTIONS: Final = frozenset({"name", "base", "bind", "pydantic", *PYDANTIC_OPTIONS})
 TASK_METHODS: Final = frozenset(
     {
@@ -220,6 +230,18 @@ def judge_task_method(name: str) -> Verdict:
 
 def judge_result_method(name: str) -> Verdict:
     return works(f"result.{name}()") if hasattr(AsyncResult, name) else missing(f"result.{name}() is not here")
+
+
+def judge_argument(name: str) -> Verdict:
+    """One of `OTHER_ARGUMENTS`."""
+    return changes(f"the argument {name} of the application has no effect: {OTHER_ARGUMENTS[name]}")
+
+
+def judge_command(name: str, *, inspect: bool) -> Verdict:
+    """What is asked of `app.control`, or of what its `inspect()` gives."""
+    shown = f"app.control.inspect().{name}" if inspect else f"app.control.{name}"
+    known = hasattr(Inspect if inspect else Control, name)
+    return works(shown) if known else missing(f"{shown} is not in dbqueue")
 
 
 def judge_app_attribute(name: str) -> Verdict:

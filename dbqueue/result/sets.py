@@ -18,6 +18,7 @@ from dbqueue.result.waiting_rules import refuse_to_wait
 
 if TYPE_CHECKING:
     from dbqueue.app import DBQueue
+    from dbqueue.services.backend import Backend
 
 
 class ResultSet(ResultBase):
@@ -39,6 +40,11 @@ class ResultSet(ResultBase):
     @app.setter
     def app(self, app: DBQueue) -> None:
         self._app = app
+
+    @property
+    def backend(self) -> Backend:
+        """Results, under the names of Celery's result backends."""
+        return self.app.backend
 
     # members
 

@@ -244,6 +244,43 @@ celery.current_app.tasks.keys()
     assert changes == {(9, "the value of broker_url"), (10, "the value of broker_url")}
 
 
+def test_what_further_projects_taught(tmp_path: Path) -> None:
+    """An application in a registry, its constructor's other arguments, and what is asked of workers."""
+    text = """\
+import celery
+
+def includeme(config):
+    config.registry["celery.app"] = celery.Celery("shop", autofinalize=False, set_as_current=False, fixups=[])
+    config.registry["celery.app"].conf.update(task_default_queue="default", broker_use_ssl=True)
+
+app = celery.Celery()
+app.control.revoke("id")
+app.control.election("id", "topic")
+app.control.inspect(["a@b"]).active()
+app.control.inspect().memdump()
+"""
+    report = check_project(project(tmp_path, a=text))
+    assert found(report, Kind.MISSING) == [
+        ("a.py", 9, "app.control.election is not in dbqueue"),
+        ("a.py", 11, "app.control.inspect().memdump is not in dbqueue"),
+    ]
+    changes = {(line, text.split(":")[0]) for _, line, text in found(report, Kind.CHANGES)}
+    assert changes == {
+        (4, "the argument autofinalize of the application has no effect"),
+        (4, "the argument fixups of the application has no effect"),
+        (5, "the setting broker_use_ssl has no effect"),
+    }
+    works = {(line, text) for _, line, text in found(report, Kind.WORKS)}
+    assert {(5, "the setting task_default_queue"), (8, "app.control.revoke")} <= works
+    assert (10, "app.control.inspect().active") in works
+
+
+def test_files_without_celery_have_no_settings(tmp_path: Path) -> None:
+    text = "import other\nthing.conf.update(include=['a'], imports=[])\n"
+    report = check_project(project(tmp_path, a=text))
+    assert [found(report, kind) for kind in Kind] == [[], [], []]
+
+
 def test_the_queue_celery_keeps_its_name(tmp_path: Path) -> None:
     """A search and replace over whole files would make another queue of it."""
     shop = {

@@ -21,7 +21,7 @@ from dbqueue.app.task import Context, Task
 from dbqueue.contrib.abortable import AbortableAsyncResult, AbortableTask
 from dbqueue.contrib.testing.worker import start_worker
 from dbqueue.exceptions import AlreadyRegistered, ImproperlyConfigured, Retry
-from dbqueue.result import AsyncResult
+from dbqueue.result import AsyncResult, GroupResult
 from dbqueue.states import PENDING, SUCCESS, precedence, state
 from tests.waiting import wait_until
 
@@ -96,6 +96,17 @@ def test_add_defaults(app: DBQueue) -> None:
     app.conf.task_default_queue = "mine"
     app.add_defaults({"task_default_queue": "theirs", "result_expires": 60})
     assert (app.conf.task_default_queue, app.conf.result_expires) == ("mine", 60)
+    app.add_defaults(lambda: {"task_default_queue": "theirs", "result_max_kept": 9})
+    assert (app.conf.task_default_queue, app.conf.result_max_kept) == ("mine", 9)
+
+
+def test_on_configure_is_a_signal(app: DBQueue) -> None:
+    """Sent before `on_after_configure`; in a subclass it may be a method (see test_names)."""
+    told: list[str] = []
+    for name in ("on_configure", "on_after_configure", "on_after_finalize"):
+        getattr(app, name).connect(lambda sender, name=name, **_: told.append(name), weak=False)
+    app.finalize()
+    assert told == ["on_configure", "on_after_configure", "on_after_finalize"]
 
 
 def test_connections_of_celery_s_kind_are_the_application_s(app: DBQueue) -> None:
@@ -197,6 +208,10 @@ class TestAutodiscovery:
         assert app.loader.import_task_module("loaded_tasks") is sys.modules["loaded_tasks"]
         assert app.loader.import_from_cwd("loaded_tasks").LOADED
         assert app.loader.conf is app.conf
+
+
+def test_results_of_a_group_have_the_backend(app: DBQueue) -> None:
+    assert GroupResult("g", [], app=app).backend.app is app
 
 
 def test_the_result_backend_s_names(app: DBQueue) -> None:
