@@ -12,6 +12,7 @@ from dbqueue.canvas.compiler import Compiler, Feed, Result, is_nothing
 from dbqueue.canvas.primitives import chain, chord, chunks, group
 from dbqueue.canvas.signatures import Signature, maybe_signature
 from dbqueue.result import AsyncResult, GroupResult
+from dbqueue.task.options import warn_of_unknown
 
 if TYPE_CHECKING:
     from dbqueue.app import DBQueue
@@ -71,6 +72,7 @@ def send(
         if task is None:
             return app.send_task(sig.name, args, kwargs, connection=connection, **options)
         return task.apply_async(args, kwargs, connection=connection, **options)
+    warn_of_unknown(options)
     if not (args or kwargs) and (flat := flat_groups.of_signature(app, sig, options)):
         return flat.result(app.database.enqueue(flat.jobs, connection))
     planned = plan(app, sig, args, kwargs, options)
@@ -100,6 +102,7 @@ async def asend(
         if task is None:
             return await app.asend_task(sig.name, args, kwargs, connection=connection, **options)
         return await task.aapply_async(args, kwargs, connection=connection, **options)
+    warn_of_unknown(options)
     if not (args or kwargs) and (flat := flat_groups.of_signature(app, sig, options)):
         return flat.result(await app.database.aenqueue(flat.jobs, connection))
     planned = plan(app, sig, args, kwargs, options)

@@ -11,6 +11,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from dbqueue.canvas import printing
+from dbqueue.task.options import warn_of_unknown
 
 if TYPE_CHECKING:
     from dbqueue.app import DBQueue
@@ -235,16 +236,16 @@ class Signature(dict[str, Any]):
         copy = self.clone()
         if args is not None:
             copy["args"] = tuple(args)
-        if kwargs is not None:
-            copy["kwargs"] = dict(kwargs)
-        if options is not None:
-            copy["options"] = dict(options)
+        for name, value in (("kwargs", kwargs), ("options", options)):
+            if value is not None:
+                copy[name] = dict(value)
         return copy
 
     def set(self, immutable: bool | None = None, **options: Any) -> Any:
         """Set options of the call; returns the signature itself."""
         if immutable is not None:
             self.set_immutable(immutable)
+        warn_of_unknown(options)
         self.options.update(options)
         return self
 

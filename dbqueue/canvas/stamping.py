@@ -113,7 +113,7 @@ def stamp(sig: Any, visitor: StampingVisitor | None, append_stamps: bool, header
         _stamp_chord(sig, visitor, append_stamps, headers)
     else:
         stamp_links(sig, visitor, append_stamps, headers)
-        sig.set(**_started(sig, visitor and visitor.on_signature, append_stamps, headers))
+        sig.options.update(_started(sig, visitor and visitor.on_signature, append_stamps, headers))
     return sig
 
 

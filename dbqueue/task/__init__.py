@@ -145,7 +145,9 @@ class Task(ReportingTask, Generic[P, R]):
         if self.app.conf.task_always_eager:
             return self._run_here(args, kwargs, **options)
         if follows(options):
-            return self._sending().send(self.signature(args, kwargs), None, None, options, connection)  # type: ignore[no-any-return]
+            from dbqueue.canvas import sending
+
+            return sending.send(self.signature(args, kwargs), None, None, options, connection)  # type: ignore[no-any-return]
         job = new_job(self.app.conf, self.name, self, args, kwargs, options)
         (job_id,) = self.app.database.enqueue([job], connection)
         return self.app.sent(job_id, ignored=self._ignores(options))
@@ -165,7 +167,9 @@ class Task(ReportingTask, Generic[P, R]):
 
             return await asyncio.to_thread(self._run_here, args, kwargs, **options)
         if follows(options):
-            return await self._sending().asend(self.signature(args, kwargs), None, None, options, connection)  # type: ignore[no-any-return]
+            from dbqueue.canvas import sending
+
+            return await sending.asend(self.signature(args, kwargs), None, None, options, connection)  # type: ignore[no-any-return]
         job = new_job(self.app.conf, self.name, self, args, kwargs, options)
         (job_id,) = await self.app.database.aenqueue([job], connection)
         return self.app.sent(job_id, ignored=self._ignores(options))
@@ -216,12 +220,8 @@ class Task(ReportingTask, Generic[P, R]):
         jobs = self._jobs(calls, options)
         return self._sent(await self.app.database.aenqueue(jobs, connection), options)
 
-    def _sending(self) -> Any:
-        from dbqueue.canvas import sending
-
-        return sending
-
     def _jobs(self, calls: Iterable[Sequence[Any] | Mapping[str, Any]], options: Mapping[str, Any]) -> Batch:
+        warn_of_unknown(options)
         # All calls before the first is written: theirs may be a generator that reads from the caller's own connection.
         return new_jobs(self.app.conf, self.name, self, [arguments_of(call) for call in calls], options)
 

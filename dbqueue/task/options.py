@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import sys
 import warnings
 from collections.abc import Mapping
 from typing import Any, Final
@@ -23,12 +24,20 @@ _CLOSE: Final = 0.75
 
 
 def warn_of_unknown(options: Mapping[str, Any]) -> None:
-    """Warn of each option that means nothing, to the caller of the caller. Names of stamps are options, too."""
+    """Warn of each option that means nothing, where the program gives it. Names of stamps are options, too."""
     if options.keys() <= KNOWN:
         return
     stamped = options.get("stamped_headers") or ()
     for name in sorted(options.keys() - KNOWN - set([stamped] if isinstance(stamped, str) else stamped)):
-        warnings.warn(_unknown(name), UserWarning, stacklevel=3)
+        warnings.warn(_unknown(name), UserWarning, stacklevel=_frames_of_ours())
+
+
+def _frames_of_ours() -> int:
+    """The `stacklevel` of the nearest frame that is not this package's, counted from the caller."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and f"{frame.f_globals.get('__name__')}.".startswith("dbqueue."):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 @functools.lru_cache(maxsize=256)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from dbqueue import DBQueue
+from dbqueue import DBQueue, chain, group
 from dbqueue.store import queries
 
 
@@ -66,7 +67,30 @@ def test_an_option_that_is_none_is_told(app: DBQueue) -> None:
         app.send_task("work", MessageGroupId="1")  # type: ignore[call-arg]
     assert [each.filename for each in told] == [__file__]
     work.apply_async(expiration=5, stamped_headers=["customer"], customer="7")  # type: ignore[call-arg]
+    work.s().stamp(customer="7").set(priority=1).delay()
     assert {job.queue for job in queries.find_jobs(app.database.store)} == {"celery"}
+
+
+async def _awaited(call: Callable[[], Any]) -> None:
+    await call()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda work: work.s().set(prioirty=1),
+        lambda work: work.signature((), {}, prioirty=1).delay(),
+        lambda work: chain(work.si(), work.si()).apply_async(prioirty=1),
+        lambda work: group(work.si(), work.si()).apply_async(prioirty=1),
+        lambda work: work.enqueue_many([()], prioirty=1),
+        lambda work: asyncio.run(_awaited(lambda: work.aenqueue_many([()], prioirty=1))),
+    ],
+    ids=["set", "signature", "chain", "group", "many", "async"],
+)
+def test_it_is_told_where_the_program_gives_it(app: DBQueue, call: Callable[[Any], Any]) -> None:
+    with pytest.warns(UserWarning, match="the call option prioirty is unknown .*: did you mean priority") as told:
+        call(app.tasks["work"])
+    assert [each.filename for each in told] == [__file__]
 
 
 @pytest.mark.parametrize("args", [5, "ab", {"x": 1}], ids=repr)
