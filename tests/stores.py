@@ -59,9 +59,8 @@ class TestWorker:
         now: datetime | None = None,
         max_input_bytes: int = MAX_INPUT_BYTES,
     ) -> list[ClaimedJob]:
-        return self.settle_and_claim(
-            [], limit, queues=queues, once=once, now=now, max_input_bytes=max_input_bytes
-        ).claimed
+        result = self.settle_and_claim([], limit, queues=queues, once=once, now=now, max_input_bytes=max_input_bytes)
+        return list(result.claimed)
 
     def settle_and_claim(
         self,

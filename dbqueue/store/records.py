@@ -83,7 +83,7 @@ class Round:
     """What one round did: which outcomes were written, and which jobs were claimed."""
 
     settled: frozenset[str] = frozenset()
-    claimed: list[ClaimedJob] = field(default_factory=list)
+    claimed: Sequence[ClaimedJob] = ()
     released: bool = False
     """Whether jobs that waited for these outcomes may run now, and were not claimed."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -39,6 +39,7 @@ class WorkSession(ABC):
         claim: Claim | None,
         *,
         linked: Collection[str] = frozenset(),
+        meanwhile: Callable[[], None] | None = None,
         now: datetime | None = None,
     ) -> Round:
         """Write the outcomes and claim due jobs, in one transaction and one round trip.
@@ -49,6 +50,9 @@ class WorkSession(ABC):
         `linked` are the jobs that others wait for, as their claims told (`ClaimedJob.successors`):
         what waits is moved in the transaction that ends them. Failures of such jobs, and
         replacements, have transactions of their own, before that of the rest.
+
+        `meanwhile` is called once, unless an error comes first: while the database works, where that is
+        another process.
         """
 
     @abstractmethod

@@ -8,6 +8,7 @@
     dispatch.py     which job goes to which child, how many to claim
     children.py     a child as the supervisor sees it
     rounds.py       the thread that completes and claims, over one connection
+    handover.py     what was claimed, on its way to the loop
     lasting_session.py, holding.py   that connection when it breaks, and what is held over it
     claim_clock.py  when it claims next; queue_choice.py from where
     watch.py        the thread that beats and listens, over a second connection

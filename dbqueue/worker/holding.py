@@ -19,16 +19,29 @@ class Holding:
         self.worker_id = ""
         """Whose jobs these are: the worker's present identity."""
         self.outcomes: deque[Outcome] = deque()
-        self.leases: dict[str, str] = {}
-        """The lease of each job that was claimed and whose outcome has not been written."""
         self.linked: set[str] = set()
-        """Those of them that other jobs wait for."""
+        """Those that other jobs wait for, among the jobs that were noted and whose outcomes have not been written."""
+        self._leases: dict[str, str] = {}
+        self._taken: list[Iterable[ClaimedJob]] = []
 
     def take(self, jobs: Iterable[ClaimedJob]) -> None:
-        for job in jobs:
-            self.leases[job.id] = job.lease
-            if job.successors:
-                self.linked.add(job.id)
+        """These were claimed; `note` must follow before any of them can end."""
+        self._taken.append(jobs)
+
+    def note(self) -> None:
+        """Look at the jobs that were taken."""
+        while self._taken:
+            for job in self._taken.pop(0):
+                self._leases[job.id] = job.lease
+                if job.successors:
+                    self.linked.add(job.id)
+
+    @property
+    def leases(self) -> dict[str, str]:
+        """The lease of each job that was claimed and whose outcome has not been written."""
+        if self._taken:
+            self.note()
+        return self._leases
 
     def next_outcomes(self) -> list[Outcome]:
         """Those of the next round; they stay here until they are `written`."""
@@ -36,8 +49,9 @@ class Holding:
 
     def written(self, outcomes: Iterable[Outcome]) -> None:
         """The database has answered for these, the first that are here."""
+        leases = self.leases
         for outcome in outcomes:
             self.outcomes.popleft()
-            if self.leases.get(outcome.job_id) == outcome.lease:  # it may have been claimed anew meanwhile
-                del self.leases[outcome.job_id]
+            if leases.get(outcome.job_id) == outcome.lease:  # it may have been claimed anew meanwhile
+                del leases[outcome.job_id]
                 self.linked.discard(outcome.job_id)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Final, TypeVar
@@ -23,12 +22,13 @@ from dbqueue.errors import DBQueueError
 from dbqueue.jobs import ClaimedJob, Outcome, Progress, Released
 from dbqueue.limits import TASK_KEYS
 from dbqueue.store.base import Store
-from dbqueue.store.records import Claim, HeldClaim, WorkerInfo
+from dbqueue.store.records import Claim, HeldClaim, Round, WorkerInfo
 from dbqueue.store.sessions import WorkSession
 from dbqueue.worker import log
 from dbqueue.worker.claim_clock import ClaimClock
 from dbqueue.worker.config import WorkerConfig
 from dbqueue.worker.doorbell import Doorbell
+from dbqueue.worker.handover import Handover
 from dbqueue.worker.held_jobs import HeldJobs
 from dbqueue.worker.holding import Holding
 from dbqueue.worker.lasting_session import LastingSession
@@ -40,6 +40,7 @@ from dbqueue.worker.upkeep import Upkeep
 from dbqueue.worker.watch import boot_clock
 
 C = TypeVar("C", Claim, HeldClaim)
+T = TypeVar("T")
 
 PARK_ROWS: Final = 1000
 """How far to look ahead for jobs of a task that may start no more: a backlog of it must not keep others waiting."""
@@ -59,11 +60,8 @@ class Rounds:
     ) -> None:
         """`notify` wakes the supervisor; `registered` is called with a new worker id and when it was sent."""
         self._store, self._config, self._notify, self._registered = store, config, notify, registered
-        self._lock = threading.Lock()
         self._bell = Doorbell()
-        self._claimed: deque[ClaimedJob] = deque()
         self._board = ProgressBoard()
-        self._wanted = 0
         self._claiming = False
         self._stopping = False
         self._clock = ClaimClock(config, must_poll=store.must_poll)
@@ -71,6 +69,9 @@ class Rounds:
         self._queues = QueueChoice(config)
         self._held = HeldJobs(config, rates)
         self._holding = Holding()
+        self._handover = Handover(self._holding, notify)
+        self.take_claimed = self._handover.take
+        """Jobs for the supervisor, claimed since the last call; from then on it wants none until it says so."""
         self._session = LastingSession(store, config.name, self._holding, restored=self._restored)
         self._new_info: WorkerInfo | None = None
         self._passed_over = False
@@ -100,17 +101,9 @@ class Rounds:
 
     def want(self, count: int) -> None:
         """How many jobs the supervisor can take, beyond those that `take_claimed` has given it."""
-        with self._lock:
-            self._wanted = count
+        self._handover.want(count)
         if count > 0:
             self._bell.ring()
-
-    def take_claimed(self) -> list[ClaimedJob]:
-        with self._lock:
-            jobs = list(self._claimed)
-            self._claimed.clear()
-            self._wanted = 0  # until the supervisor has counted these
-        return jobs
 
     def woken(self) -> None:
         """There may be new jobs, of which the database does not tell this thread: SQLite, or jobs put back."""
@@ -159,7 +152,7 @@ class Rounds:
         try:
             while not (self._stopping and not self._holding.outcomes):
                 if time.monotonic() >= self._upkeeper.due_at and not self._stopping:
-                    self._session.surely(self._upkeep)  # here, for under load there is no pause
+                    self._surely(self._upkeep)  # here, for under load there is no pause
                 self._write_reports()
                 if not self._step():
                     self._sleep(self._pause())
@@ -167,13 +160,14 @@ class Rounds:
         except BaseException as error:  # noqa: BLE001 - the supervisor decides what becomes of the worker
             self.failed = error
         finally:
+            self._handover.give()
             self._say_goodbye()
             self._bell.close()
             self._notify()
 
     def _sleep(self, seconds: float) -> None:
         """Until the bell rings, the time has come, or (where the database can say so) there are new jobs."""
-        if seconds > 0 and self._session.surely(lambda session: session.wait(seconds, self._bell)):
+        if seconds > 0 and self._surely(lambda session: session.wait(seconds, self._bell)):
             self._clock.at_once()
             self._held.woken()
 
@@ -203,7 +197,7 @@ class Rounds:
             self._register(self._new_info)
         outcomes = self._holding.next_outcomes()
         self._held.ended(outcomes)
-        able = self._claiming and self._room > 0
+        able = self._claiming and self._handover.room > 0
         # What waits for a job may run as soon as this round has ended it, and the claim comes after that.
         linked = not self._holding.linked.isdisjoint(each.job_id for each in outcomes)
         claim = (self._claim_freed() if able and not linked else None) or self._claim(now=linked)
@@ -212,6 +206,7 @@ class Rounds:
         look = able and self._held.due() and not alone and not (claim and claim.keys)
         self._passed_over = bool(claim and claim.keys) and self._clock.due
         if not outcomes and claim is None and not look:
+            self._handover.give()
             if self._held.gives_up():
                 self._store.wake()
             return False
@@ -219,13 +214,11 @@ class Rounds:
             self._complete_and_claim(outcomes, None)
             outcomes = []
         if look and self._claim_held(yielding=claim is not None) and claim is not None:
-            claim = replace(claim, limit=self._room) if self._room > 0 else None
+            claim = replace(claim, limit=self._handover.room) if self._handover.room > 0 else None
             if claim is None:
                 self._clock.at_once()
         if outcomes or claim is not None:
             self._complete_and_claim(outcomes, claim)
-        if self._claimed:
-            self._notify()
         return True
 
     def _claim_freed(self) -> Claim | None:
@@ -239,17 +232,16 @@ class Rounds:
         queues = self._queue_order(held=True) if keys else []
         if not queues:
             return None
-        return self._new_claim(queues, self._room, keys)
+        return self._new_claim(queues, self._handover.room, keys)
 
     def _complete_and_claim(self, outcomes: list[Outcome], claim: Claim | None) -> None:
         # A claim whose reply was lost may have been granted, and handed back: the next has a lease of its own.
-        linked = self._holding.linked
-        result = self._session.surely(lambda session: settle(session, outcomes, claim and _anew(claim), linked))
+        result = self._session.surely(lambda session: self._round(session, outcomes, claim and _anew(claim)))
         self._clock.round_ended()
         self._holding.written(outcomes)
         if claim and claim.keys:
             self._held.took(result.claimed, claim.limit)
-            self._hand_over(result.claimed)
+            self._handover.add(result.claimed)
         elif claim:
             self._clock.claim_found(len(result.claimed), claim.limit)
             if result.claimed:
@@ -258,24 +250,31 @@ class Rounds:
             self._clock.at_once()
             self._held.woken()
 
+    def _round(self, session: WorkSession, outcomes: list[Outcome], claim: Claim | None) -> Round:
+        meanwhile = self._handover.give if self._handover.fresh else None
+        try:
+            return settle(session, outcomes, claim, self._holding.linked, meanwhile)
+        finally:
+            self._handover.give()  # also where the database did not answer
+
     def _take_on(self, jobs: Sequence[ClaimedJob], claim: Claim) -> None:
         """Let the supervisor have the jobs, but for those whose tasks may not start more now."""
         started, parked = self._held.sort_out(jobs)
-        self._hand_over(started)
+        self._handover.add(started)
         if parked:
             self._holding.take(parked)
             tasks = {job.task for job in parked}
             self._holding.outcomes.extend(
                 Released(job.id, job.lease, job.ready_at, hold=TASK_KEYS + job.task) for job in parked
             )
-            self._session.surely(lambda session: session.park(tasks, claim.queues, most=PARK_ROWS))
+            self._surely(lambda session: session.park(tasks, claim.queues, most=PARK_ROWS))
             self._held.park(tasks)
             self._clock.at_once()  # what they stood before
 
-    def _hand_over(self, jobs: Sequence[ClaimedJob]) -> None:
-        self._holding.take(jobs)
-        with self._lock:
-            self._claimed.extend(jobs)
+    def _surely(self, operation: Callable[[WorkSession], T]) -> T:
+        """Something else than a round: the supervisor does not wait for it."""
+        self._handover.give()
+        return self._session.surely(operation)
 
     def _claim_held(self, *, yielding: bool) -> bool:
         """Start jobs that waited for permits; whether there were any."""
@@ -283,11 +282,11 @@ class Rounds:
         if not queues:
             return False
         wakes = self._held.wakes
-        claim = self._held.claim(self._holding.worker_id, queues, self._room, yielding=yielding)
-        found = self._session.surely(lambda session: session.claim_held(_anew(claim)))
+        claim = self._held.claim(self._holding.worker_id, queues, self._handover.room, yielding=yielding)
+        found = self._surely(lambda session: session.claim_held(_anew(claim)))
         if self._held.learned(claim, found, wakes):
             self._store.wake()  # others have jobs that wait for what is left
-        self._hand_over(found.claimed)
+        self._handover.add(found.claimed)
         return bool(found.claimed)
 
     def _write_reports(self) -> None:
@@ -295,7 +294,7 @@ class Rounds:
         reports = self._board.take_due(time.monotonic(), self._holding.leases)
         if reports:
             try:
-                self._session.surely(lambda session: session.report(reports))
+                self._surely(lambda session: session.report(reports))
             except DBQueueError:
                 raise
             except Exception as error:  # noqa: BLE001 - the next report may do better
@@ -309,7 +308,7 @@ class Rounds:
             sent_at = boot_clock()
             session.register(info)
 
-        self._session.surely(register)
+        self._surely(register)
         self._new_info, self._holding.worker_id = None, info.id
         self._registered(info.id, sent_at)
         self.resume_claiming()
@@ -322,7 +321,7 @@ class Rounds:
         """
         if not self._claiming:
             return None
-        wanted = self._room
+        wanted = self._handover.room
         if wanted <= 0 or not (now or self._clock.due):
             return None
         self._clock.claim_begins()
@@ -336,16 +335,10 @@ class Rounds:
         once, max_input_bytes = tuple(self._config.once), self._config.max_input_bytes
         return Claim(self._holding.worker_id, str(uuid4()), queues, limit, once, max_input_bytes, keys)
 
-    @property
-    def _room(self) -> int:
-        """How many more jobs the supervisor can take."""
-        with self._lock:
-            return self._wanted - len(self._claimed)
-
     def _queue_order(self, *, held: bool = False) -> list[str]:
         """The queues of the next claim, after a look at what is paused and what is held if the last is too old."""
         if time.monotonic() >= self._queues.look_at:
-            self._session.surely(self._look)
+            self._surely(self._look)
         return self._queues.next_order(held=held)
 
     def _look(self, session: WorkSession) -> None:
@@ -360,7 +353,7 @@ class Rounds:
             if settling > 0:
                 return settling
             self._clock.asking(now, no_later_than=self._queues.look_at if self._queues.restless else None)
-            seconds, held = self._session.surely(lambda session: session.outlook(self._queues.names))
+            seconds, held = self._surely(lambda session: session.outlook(self._queues.names))
             self._held.seen(held)
             self._clock.told(seconds)
         wake_at = self._upkeeper.due_at
@@ -368,7 +361,7 @@ class Rounds:
         if reports_at is not None:
             wake_at = min(wake_at, reports_at)
         times = [self._held.gives_up_at]
-        if self._claiming and self._room > 0:
+        if self._claiming and self._handover.room > 0:
             times += [self._clock.at, self._held.due_at]
         wake_at = min([wake_at, *(at for at in times if at is not None)])
         return max(0.0, wake_at - time.monotonic()) if not self._bell.rung else 0.0

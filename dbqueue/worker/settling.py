@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from dbqueue.codec import describe_exception
 from dbqueue.errors import AccessDenied, EncodeError, OperationalError, SchemaError
@@ -12,11 +12,20 @@ from dbqueue.store.sessions import WorkSession
 from dbqueue.worker import log
 
 
-def settle(session: WorkSession, outcomes: list[Outcome], claim: Claim | None, linked: Collection[str]) -> Round:
-    """One round with the database; others wait for the jobs `linked`. Raises OperationalError and SchemaError."""
+def settle(
+    session: WorkSession,
+    outcomes: list[Outcome],
+    claim: Claim | None,
+    linked: Collection[str],
+    meanwhile: Callable[[], None] | None = None,
+) -> Round:
+    """One round with the database; others wait for the jobs `linked`. Raises OperationalError and SchemaError.
+
+    `meanwhile` may be called once, while the database works.
+    """
     outcomes = [outcome for outcome in outcomes if type(outcome) is not Settled]
     try:
-        result = session.round(outcomes, claim, linked=linked)
+        result = session.round(outcomes, claim, linked=linked, meanwhile=meanwhile)
     except (OperationalError, SchemaError, AccessDenied):
         raise
     except Exception as error:  # one bad row must not poison a batch

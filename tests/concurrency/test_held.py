@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from dbqueue.jobs import Outcome, Released, Retried, Succeeded
+from dbqueue.jobs import ClaimedJob, Outcome, Released, Retried, Succeeded
 from dbqueue.limits import Limit, Policies
 from dbqueue.store import limits
 from dbqueue.store.base import Store
@@ -64,10 +64,10 @@ def work(store: Store, policies: Policies, quick: bool, seed: int) -> int:
     outcomes: list[Outcome] = []
     keys: set[str] = set()
     while outcomes or count(store, "finished_at IS NULL"):
-        jobs = []
+        jobs: list[ClaimedJob] = []
         if quick and keys:
             claim = Claim(worker.id, str(uuid4()), worker.queues, 5, keys=sorted(keys))
-            jobs = worker.session.round(outcomes, claim).claimed
+            jobs = [*worker.session.round(outcomes, claim).claimed]
         else:
             worker.settle(*outcomes)
         done += sum(type(each) is Succeeded for each in outcomes)

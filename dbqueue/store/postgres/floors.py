@@ -72,6 +72,8 @@ class Floors:
             again = slow and self._was_slow
             self._bottom_at = time.monotonic() + min(PATIENCE * seconds, LONGEST_SECONDS) if again else 0.0
             self._was_slow = slow
+            if not slow:
+                return  # the hints are not used, and will not be before there were two slow looks
         last = {(job.queue, job.priority): (job.ready_at, job.id) for job in claimed}
         if hinted or len(claimed) >= claim.limit:  # there may be more right behind it
             self._floors.update(last)

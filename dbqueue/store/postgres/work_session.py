@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -21,6 +21,7 @@ from dbqueue.store.inserts import pyformat
 from dbqueue.store.postgres import held as held_postgres
 from dbqueue.store.postgres import pruning, sql
 from dbqueue.store.postgres.arrays import array
+from dbqueue.store.postgres.claimed_rows import ClaimedRows
 from dbqueue.store.postgres.driver import Driver, translated
 from dbqueue.store.postgres.floors import Floors
 from dbqueue.store.postgres.held import PostgresHeld
@@ -71,6 +72,7 @@ class PostgresWorkSession(WorkSession):
         claim: Claim | None,
         *,
         linked: Collection[str] = frozenset(),
+        meanwhile: Callable[[], None] | None = None,
         now: datetime | None = None,
     ) -> Round:
         failpoints.hit("complete.before", self._driver, when=bool(outcomes))
@@ -101,14 +103,13 @@ class PostgresWorkSession(WorkSession):
         with translated():
             self._plans.look()
             began = time.monotonic()
-            cursors = self._send(statements)[bool(contents_first) :]
+            cursors = self._send(statements, meanwhile)[bool(contents_first) :]
             seconds = time.monotonic() - began
             self._plans.took(seconds, len(outcomes))
         lease = claim.lease if claim else ""
-        rows = cursors.pop().fetchall() if claim else ()
+        claimed: ClaimedRows | tuple[()] = ClaimedRows(cursors.pop(), lease) if claim else ()
         if claim and claim.keys:
             cursors.pop()  # what was locked
-        claimed = [ClaimedJob._make((row[0], lease, *row[1:])) for row in rows]
         if claim and not claim.keys and now is None:
             rows_of_both = len(outcomes) + len(claimed)
             self._floors.learn(claim, claimed, hinted=hints is not None, seconds=seconds, rows=rows_of_both)
@@ -116,18 +117,18 @@ class PostgresWorkSession(WorkSession):
             moved = cursors.pop().fetchall()
             settled.update(job_id for job_id, free in moved if not free)
             released |= not {job_id for job_id, free in moved if free} <= {job.id for job in claimed}
-        settled.update(row[0] for cursor in cursors for row in cursor.fetchall())
+        for cursor in cursors:
+            settled.update(row[0] for row in cursor.fetchall())
         failpoints.hit("complete.after", self._driver, when=bool(outcomes))
         failpoints.hit("claim.after", self._driver, when=bool(claimed))
         if requeue or released:
             with translated():
                 self._driver.execute(sql.NOTIFY)  # another worker may be idle
-        return Round(frozenset(settled), self._with_inputs(claimed, claim), released)
+        with_inputs = self._with_inputs(claimed, claim) if claim and claimed and claimed.have_inputs else claimed
+        return Round(frozenset(settled), with_inputs, released)
 
-    def _with_inputs(self, claimed: list[ClaimedJob], claim: Claim | HeldClaim | None) -> list[ClaimedJob]:
-        if claim is None or not any(job.inputs for job in claimed):
-            return claimed
-        kept, handed_back = self._perform(lifecycle.inputs(self._store, claimed, claim.max_input_bytes))
+    def _with_inputs(self, claimed: Sequence[ClaimedJob], claim: Claim | HeldClaim) -> list[ClaimedJob]:
+        kept, handed_back = self._perform(lifecycle.inputs(self._store, list(claimed), claim.max_input_bytes))
         if handed_back:
             self.round(handed_back, None)
         return kept
@@ -150,14 +151,18 @@ class PostgresWorkSession(WorkSession):
         with translated():
             return operations.run(steps, JoinedPsycopg(self._driver).reply)
 
-    def _send(self, statements: list[tuple[str, dict[str, Any]]]) -> list[psycopg.Cursor[tuple[Any, ...]]]:
+    def _send(
+        self, statements: list[tuple[str, dict[str, Any]]], meanwhile: Callable[[], None] | None
+    ) -> list[psycopg.Cursor[tuple[Any, ...]]]:
         """Run the statements as one transaction, in one round trip."""
-        if not statements:
-            return []
-        if len(statements) == 1:  # the pipeline's own bookkeeping costs as much as a short statement
+        if len(statements) == 1 and meanwhile is None:  # a pipeline costs as much as a short statement
             return [self._driver.execute(*statements[0])]
-        with self._driver.pipeline():  # what lies between two syncs is one transaction
-            return [self._driver.execute(*statement) for statement in statements]
+        with self._driver.pipeline() as pipeline:  # what lies between two syncs is one transaction
+            cursors = [self._driver.execute(*statement) for statement in statements]
+            if meanwhile is not None:
+                pipeline.sync()
+                meanwhile()
+            return cursors
 
     def report(self, reports: Sequence[Progress]) -> None:
         columns = dict(zip(Progress._fields, map(list, zip(*reports, strict=True)), strict=True))
@@ -178,6 +183,8 @@ class PostgresWorkSession(WorkSession):
     def claim_held(self, claim: HeldClaim, *, now: datetime | None = None) -> HeldRound:
         with translated():
             found = claim_held(PostgresHeld(self._driver, self._store.text, now), claim)
+        if not any(job.inputs for job in found.claimed):
+            return found
         return dataclasses.replace(found, claimed=self._with_inputs(found.claimed, claim))
 
     def park(self, tasks: Collection[str], queues: Sequence[str], *, most: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -54,8 +54,11 @@ class SqliteWorkSession(WorkSession):
         claim: Claim | None,
         *,
         linked: Collection[str] = frozenset(),
+        meanwhile: Callable[[], None] | None = None,
         now: datetime | None = None,
     ) -> Round:
+        if meanwhile is not None:
+            meanwhile()
         at = sqlite_time(now)
         failpoints.hit("complete.before", when=bool(outcomes))
         with self._store.translating():

@@ -1,0 +1,62 @@
+"""Claimed jobs on their way from the rounds to the supervisor, and how many more it wants.
+
+What a round has claimed is read only when it is handed over, and that is while the database works on the next
+round, where there is one to send at once: neither waits for the other.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from dbqueue.jobs import ClaimedJob
+from dbqueue.worker.holding import Holding
+
+
+class Handover:
+    """`want` and `take` are the supervisor's, all else is for the thread of the rounds."""
+
+    def __init__(self, holding: Holding, notify: Callable[[], None]) -> None:
+        """`notify` tells the supervisor that there are jobs to take."""
+        self._holding, self._notify = holding, notify
+        self._lock = threading.Lock()
+        self._claimed: deque[ClaimedJob] = deque()
+        self._wanted = 0
+        self.fresh: list[Sequence[ClaimedJob]] = []
+        """Claimed, and not handed over yet."""
+
+    def want(self, count: int) -> None:
+        """How many jobs the supervisor can take, beyond those that `take` has given it."""
+        with self._lock:
+            self._wanted = count
+
+    def take(self) -> list[ClaimedJob]:
+        """What was handed over since the last call."""
+        with self._lock:
+            jobs = list(self._claimed)
+            self._claimed.clear()
+            self._wanted = 0  # until the supervisor has counted these
+        return jobs
+
+    @property
+    def room(self) -> int:
+        """How many more jobs the supervisor can take."""
+        with self._lock:
+            return self._wanted - len(self._claimed) - sum(map(len, self.fresh))
+
+    def add(self, jobs: Sequence[ClaimedJob]) -> None:
+        """These are claimed: the next `give` hands them over."""
+        if jobs:
+            self._holding.take(jobs)
+            self.fresh.append(jobs)
+
+    def give(self) -> None:
+        """Let the supervisor have what was claimed, if anything was."""
+        if self.fresh:
+            self._holding.note()  # before any of them can end
+            with self._lock:
+                for jobs in self.fresh:
+                    self._claimed.extend(jobs)
+            self.fresh.clear()
+            self._notify()
