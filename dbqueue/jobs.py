@@ -24,10 +24,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from dbqueue.workflows import Workflow
+
+T = TypeVar("T")
 
 PENDING: Final = "PENDING"
 STARTED: Final = "STARTED"
@@ -196,6 +198,27 @@ def collector_paused() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+GATHER_SECONDS: Final = 0.02
+
+
+def gathered(items: Iterable[T]) -> list[T]:
+    """The items as a list, with the collector paused while they come quickly: half of the time of a large group.
+
+    It is on for a moment every 20 ms, for they may come from anywhere.
+    """
+    found: list[T] = []
+    coming, more = iter(items), True
+    while more:
+        until, more = time.monotonic() + GATHER_SECONDS, False
+        with collector_paused():
+            for item in coming:
+                found.append(item)
+                if time.monotonic() > until:
+                    more = True
+                    break
+    return found
 
 
 class AlikeJobs:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dbqueue.canvas import folding, printing
 from dbqueue.canvas.signatures import Signature, as_list, maybe_signature, signature
+from dbqueue.jobs import gathered
 
 if TYPE_CHECKING:
     from dbqueue.app import DBQueue
@@ -23,7 +24,7 @@ def _is_list(value: Any) -> bool:
 
 def _sequence(tasks: Any) -> Any:
     """The tasks as a list; a tuple stays one, for it is printed as one."""
-    return tasks if isinstance(tasks, list | tuple) else list(tasks)
+    return tasks if isinstance(tasks, list | tuple) else gathered(tasks)
 
 
 def _tasks(place: str, meaning: str) -> Any:

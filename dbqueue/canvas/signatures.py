@@ -79,16 +79,17 @@ class Signature(dict[str, Any]):
         **more: Any,
     ) -> None:
         self._app = app
-        if isinstance(task, Mapping):
+        # A large group makes very many of these, and `isinstance` of an abstract class is slow: it comes last.
+        if not isinstance(task, str | dict) and hasattr(task, "name"):
+            self._type, task = task, task.name
+        elif isinstance(task, Mapping):
             super().__init__({**_EMPTY, "kwargs": {}, "options": {}, **task})
             return
-        if not isinstance(task, str) and hasattr(task, "name"):
-            self._type, task = task, task.name
-        super().__init__(
+        self.update(
             task=task,
-            args=tuple(args or ()),
-            kwargs=dict(kwargs or {}),
-            options={**(options or {}), **more},
+            args=tuple(args) if args else (),
+            kwargs=dict(kwargs) if kwargs else {},
+            options={**options, **more} if options else more,
             subtask_type=subtask_type,
             immutable=immutable,
         )

@@ -75,6 +75,20 @@ def test_any_text_arrives_as_it_is(store: Store) -> None:
     assert {(each.id, each.args, each.queue) for each in found.values()} == {(j.id, j.args, j.queue) for j in jobs}
 
 
+@pytest.mark.parametrize("text", STRANGE)
+def test_any_text_of_alike_jobs_arrives_as_it_is(store: Store, text: str) -> None:
+    content = json.dumps([f"{text}\n\t\r"], ensure_ascii=False)
+    named = json.dumps({text: text}, ensure_ascii=False)
+    first = new_job("0", queue=text, args=content, kwargs=named, headers=named, parent_id=f"{text}\t\n\r")
+    jobs = [first._replace(id=str(n), options=named if n % 2 else None) for n in range(MANY)]
+    store.enqueue(AlikeJobs(jobs, MANY))
+    found = store.fetch(["0", "7"])
+    for job in (jobs[0], jobs[7]):
+        names = ("queue", "args", "kwargs", "parent_id", "options")
+        assert [getattr(found[job.id], name) for name in names] == [getattr(job, name) for name in names]
+        assert count(store, f"id = '{job.id}' AND CAST(headers AS text) = '{named}'") == 1
+
+
 def test_they_run_in_their_order(app: DBQueue) -> None:
     results = app.tasks["bulk.add"].enqueue_many([(n,) for n in range(MANY)])
     claimed = claim(app)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from itertools import islice
 from operator import attrgetter, itemgetter
 from typing import Any, Final
 
@@ -21,13 +22,17 @@ from dbqueue.jobs import AlikeJobs, Batch, NewJob
 FEWEST: Final = 50
 """For fewer, the INSERT's one round trip is worth more."""
 
-COLUMNS: Final = (
-    "id", "task", "queue", "args", "kwargs", "priority", "headers", "options", "content_type", "content",
-    "parent_id", "root_id", "group_id",
-)  # fmt: skip
+DIFFERENT: Final = ("id", "args", "kwargs", "options")
+"""The columns in which alike jobs differ."""
+SAME: Final = ("task", "queue", "priority", "headers", "content_type", "content", "parent_id", "root_id", "group_id")
+COLUMNS: Final = DIFFERENT + SAME
 _REST: Final = itemgetter(*(n for n, name in enumerate(NewJob._fields) if name not in COLUMNS))
 _DEFAULTS: Final = _REST(NewJob(id="", task="", queue=""))
 _row: Final = itemgetter(*map(NewJob._fields.index, COLUMNS))
+_same: Final = itemgetter(*map(NewJob._fields.index, SAME))
+_ESCAPED: Final = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
+LINES_AT_ONCE: Final = 256
+"""Some 30 kB."""
 
 _REFUSED: Final = (errors.UniqueViolation, errors.FeatureNotSupported)
 """An id that exists; or row-level security, which allows no COPY."""
@@ -58,11 +63,32 @@ def copy(driver: psycopg.Connection[Any], statement: str, jobs: Batch) -> bool:
         jobs = sorted(jobs, key=attrgetter("id"))
     try:
         with _kept_usable(driver), driver.cursor().copy(statement.encode()) as rows:
-            for job in jobs:
-                rows.write_row(_row(job))
+            if isinstance(jobs, AlikeJobs):
+                lines = _lines(jobs)
+                while text := "".join(islice(lines, LINES_AT_ONCE)):
+                    rows.write(text)
+            else:
+                for job in jobs:
+                    rows.write_row(_row(job))
     except _REFUSED:
         return False
     return True
+
+
+def _lines(jobs: AlikeJobs) -> Iterator[str]:
+    """Each job in COPY's text format, with what all have in common formatted once: a third of the driver's time.
+
+    JSON text has no raw control characters, so only its backslashes are escaped; ids of alike jobs are dbqueue's own.
+    """
+    same = "".join("\t" + _text(value) for value in _same(next(iter(jobs)))) + "\n"
+    for job in jobs:
+        options = "\\N" if job.options is None else job.options.replace("\\", r"\\")
+        args, kwargs = job.args.replace("\\", r"\\"), job.kwargs.replace("\\", r"\\")
+        yield f"{job.id}\t{args}\t{kwargs}\t{options}{same}"
+
+
+def _text(value: str | int | None) -> str:
+    return "\\N" if value is None else str(value).translate(_ESCAPED)
 
 
 @contextlib.contextmanager
