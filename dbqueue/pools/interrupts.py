@@ -4,7 +4,8 @@ The supervisor says which job has had its time; by then the slot may be busy wit
 each slot says which job it is running, and only that one is interrupted.
 
     a function on the process's main thread   by a signal, out of a blocking call too
-    a function on another thread              by the interpreter, at the next bytecode: cooperative
+    a function on another thread              by the interpreter, at the next bytecode: cooperative; also where the
+                                              job is an event loop's
     a coroutine                               at the `await` where it waits; on a main thread's loop by the
                                               signal as well, where it blocks the loop
 
@@ -33,6 +34,8 @@ _running: dict[str, int | asyncio.Task[object] | Steps] = {}
 """The thread, the task of the event loop, or the coroutine that runs each job of this process."""
 _due: set[str] = set()
 """Jobs whose soft limit has passed."""
+_aiming: Final = threading.Lock()
+"""Held while a thread is hit, and while one leaves its job."""
 
 
 @contextmanager
@@ -51,6 +54,37 @@ def interruptible(job_id: str, task: asyncio.Task[object] | None = None) -> Iter
     finally:
         _running.pop(job_id, None)
         _due.discard(job_id)
+
+
+@contextmanager
+def on_this_thread(job_id: str) -> Iterator[None]:
+    """The job's function runs here, on a thread of its event loop's: it is interrupted here, and the loop waits for it.
+
+    Cancelled, the job would have ended while its function runs on, in a slot that is taken for free.
+    """
+    around = _running[job_id]
+    _running[job_id] = threading.get_ident()
+    try:
+        if job_id in _due:
+            raise SoftTimeLimitExceeded
+        yield
+    finally:
+        _leave(job_id, around)
+
+
+def _leave(job_id: str, around: int | asyncio.Task[object] | Steps) -> None:
+    """Nothing is aimed at this thread any more, and what was is spent here: it goes back to the loop."""
+    while True:
+        try:
+            with _aiming:
+                _running[job_id] = around
+            return _spent()
+        except SoftTimeLimitExceeded:
+            continue
+
+
+def _spent() -> None:
+    """The interpreter raises what is due on a thread where it begins a function."""
 
 
 class Steps:
@@ -130,7 +164,11 @@ def interrupt(job_id: str) -> None:
     elif isinstance(slot, asyncio.Task):
         slot.get_loop().call_soon_threadsafe(slot.cancel)
     else:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(slot), ctypes.py_object(SoftTimeLimitExceeded))
+        with _aiming:
+            if _running.get(job_id) == slot:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(slot), ctypes.py_object(SoftTimeLimitExceeded)
+                )
 
 
 def forget(job_id: str) -> None:

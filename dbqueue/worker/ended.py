@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from dbqueue.jobs import ClaimedJob
+from dbqueue.pools.interrupts import on_this_thread
 from dbqueue.worker import log
 from dbqueue.worker.runnable import Runnable
 
@@ -66,10 +67,10 @@ class OneAnswer:
         os._exit(0)
 
 
-def invoked(task: Runnable, args: tuple[Any, ...], kwargs: dict[str, Any], once: OneAnswer) -> Ended:
-    """Call a function, in whatever thread."""
+def invoked(task: Runnable, args: tuple[Any, ...], kwargs: dict[str, Any], once: OneAnswer, job_id: str) -> Ended:
+    """Call a job's function, in a thread of its event loop's."""
     try:
-        with once:
+        with once, on_this_thread(job_id):
             return Ended(task.invoke(args, kwargs))
     except BaseException as error:  # noqa: BLE001 - a task may raise anything at all
         return Ended(None, error)

@@ -150,7 +150,7 @@ class Executor:
                 else:
                     context = contextvars.copy_context()
                     once = OneAnswer(job, self._options.eager)
-                    invoke = partial(context.run, invoked, call.task, call.args, call.kwargs, once)
+                    invoke = partial(context.run, invoked, call.task, call.args, call.kwargs, once, job.id)
                     value = (await asyncio.get_running_loop().run_in_executor(None, invoke)).get()
                     if _is_to_be_awaited(value):
                         value = await Steps(job.id, value)

@@ -1,7 +1,8 @@
 """How long a job may run, and what is done about it.
 
 Limits of the call go before those of the task, and those before the worker's. The soft one raises
-SoftTimeLimitExceeded inside the task; the hard one ends its process, and the job is a FAILURE.
+SoftTimeLimitExceeded inside the task; the hard one ends its process, and the job is a FAILURE. The pool solo
+has no process to end: there a hard limit is only logged.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class TimeLimits:
         self.worker = worker
         self._started: dict[tuple[int, str], tuple[float, Limits]] = {}
         self._warned: set[tuple[int, str]] = set()
+        self._over: set[tuple[int, str]] = set()
+        """The runs that were told of their soft limit, and those that were to end by their hard one."""
 
     def of(self, job: ClaimedJob) -> Limits:
         limits = self.by_task.get(job.task, NO_LIMITS).over(self.worker)
@@ -74,6 +77,9 @@ class TimeLimits:
                 log.soft_limit(job, seconds)
                 child.send(wire.frame(wire.INTERRUPT, job.id))
                 crew.watch(child)
+                continue
+            if crew.place is not None:
+                log.hard_limit_in_place(job, seconds)
                 continue
             log.hard_limit(job, seconds)
             child.held.pop(job.id)
@@ -95,10 +101,12 @@ class TimeLimits:
                 key = (id(child), job.lease + job.id)
                 began, limits = self._started.get(key) or (now, self.of(job))
                 seen[key] = (began, limits)
-                if limits.hard is not None and now - began >= limits.hard:
+                if limits.hard is not None and now - began >= limits.hard and key not in self._over:
+                    self._over.add(key)
                     yield child, job, "hard", limits.hard
                 elif limits.soft is not None and now - began >= limits.soft and key not in self._warned:
                     self._warned.add(key)
                     yield child, job, "soft", limits.soft
         self._started = seen
         self._warned &= seen.keys()
+        self._over &= seen.keys()

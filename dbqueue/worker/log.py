@@ -147,6 +147,17 @@ def hard_limit(job: ClaimedJob, seconds: float) -> None:
     )
 
 
+def hard_limit_in_place(job: ClaimedJob, seconds: float) -> None:
+    logger.error(
+        "Hard time limit (%gs) exceeded for %s[%s]: the pool solo runs it in the worker itself and cannot end it; it "
+        "goes on",
+        seconds,
+        job.shown_name,
+        job.id,
+        extra=_fields(job),
+    )
+
+
 def lease_lost(job: ClaimedJob, error: object) -> None:
     logger.warning(
         "Job %s lost its lease while it ran here: what it wrote is rolled back and its outcome is dropped, for it is "

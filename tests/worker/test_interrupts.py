@@ -42,6 +42,44 @@ def test_a_soft_limit(database_url: str, send: Send, path: PathOf, start_worker:
     assert send("aadd", 1, 2).get(timeout=TIMEOUT) == 3  # the loop is as it was
 
 
+def test_a_function_on_the_loop_of_asyncio(sqlite_url: str, path: PathOf, start_worker: Start) -> None:
+    """It runs in a thread: the exception is raised there, and its slot is free only when it has ended."""
+    from tests.worker.sample import make_app
+
+    with make_app(sqlite_url) as app:
+        start_worker(sqlite_url, pool="asyncio", concurrency=1)
+        softly = app.tasks["sample.hold_softly"]
+        for number in range(3):
+            mark = path(f"limited{number}")
+            with pytest.raises(SoftTimeLimitExceeded):
+                softly.apply_async((mark, path("never")), soft_time_limit=0.2).get(timeout=TIMEOUT)
+            assert "soft limit" in Path(mark).read_text()
+        result = softly.delay(path("revoked"), path("never"))
+        started(path("revoked"))
+        result.revoke(terminate=True)
+        with pytest.raises(TaskRevokedError, match="terminated"):
+            result.get(timeout=TIMEOUT)
+        wait_until(lambda: "soft limit" in Path(path("revoked")).read_text(), what="the exception in the function")
+        assert app.tasks["sample.add"].delay(1, 2).get(timeout=TIMEOUT) == 3
+
+
+def test_a_hard_limit_in_the_worker_itself(sqlite_url: str, path: PathOf, start_worker: Start) -> None:
+    """The pool solo cannot end a run: it goes on to its end, and is not a failure while it does."""
+    from tests.worker.sample import make_app
+
+    with make_app(sqlite_url) as app:
+        worker = start_worker(sqlite_url, pool="solo")
+        hold, add = app.tasks["sample.hold"], app.tasks["sample.add"]
+        over = hold.apply_async((path("held"), path("release")), time_limit=0.2)
+        after = add.apply_async((1, 2), time_limit=60)
+        started(path("held"))
+        worker.says("cannot end it; it goes on")
+        assert over.state == "STARTED"
+        Path(path("release")).touch()
+        assert over.get(timeout=TIMEOUT) == "released"
+        assert after.get(timeout=TIMEOUT) == 3
+
+
 @pytest.mark.parametrize(
     ("pool", "signum"), [("threads", "SIGTERM"), ("asyncio", "SIGTERM"), ("prefork", "SIGUSR1"), ("prefork", "SIGTERM")]
 )
