@@ -147,6 +147,7 @@ def _found_route(
             found = _by_name(router, name)
         else:
             function = _named(router)
+            function = function() if isinstance(function, type) else function
             older = getattr(function, "route_for_task", None)  # Celery 3's routers
             found = older(name, args, kwargs) if older else function(name, args, kwargs, dict(options), task=task)
         if found:

@@ -67,8 +67,9 @@ def test_functions_see_the_call_and_may_give_any_option() -> None:
     large, small = job(app, "pay", 500), job(app, "pay", 5)
     assert (large.queue, large.priority, large.expires_seconds) == ("large", 9, None)
     assert (small.queue, small.priority, small.expires_seconds) == ("small", 0, 60.0)
-    old = make_app(task_routes=f"{__name__}.old_router")
-    assert [queue(old, "old.x"), queue(old, "new.x")] == ["old", "celery"]
+    for path in ("old_router", "OldRouter"):  # an object, or the class of one, as in Celery's guide
+        old = make_app(task_routes=(f"{__name__}.{path}",))
+        assert [queue(old, "old.x"), queue(old, "new.x")] == ["old", "celery"]
 
 
 def test_the_call_counts_for_most_then_the_task_then_the_routes() -> None:
