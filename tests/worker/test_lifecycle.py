@@ -405,13 +405,25 @@ def stop_processes(app: DBQueue, pids: list[int]) -> None:
     def are_stopped() -> bool:
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
-        if app.database.store.dialect != "sqlite" or not is_locked(app):
+        if app.database.store.dialect != "sqlite":
+            return True
+        wait_until(lambda: all(map(is_stopped, pids)), what="the stop")  # a thread ends its system call first
+        if not is_locked(app):
             return True
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
         return False
 
     wait_until(are_stopped, what="a moment without a write")
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether all of its threads are; where there is no /proc, it is taken for granted."""
+    try:
+        threads = [stat.read_text() for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:
+        return False  # one that was just ending
+    return all(thread.rpartition(")")[2].split()[0] in "TZ" for thread in threads)
 
 
 def is_locked(app: DBQueue) -> bool:
