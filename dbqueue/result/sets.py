@@ -285,12 +285,13 @@ class GroupResult(ResultSet):
         super().__init__(results, app=app)
         self.id, self.parent = id, parent
 
-    def save(self, backend: Any = None) -> None:
-        """Write down which results belong to the group, for `restore`; kept as long as results are."""
+    def save(self, backend: Any = None) -> GroupResult:
+        """Write down which results belong to the group, for `restore`; kept as long as results are. Gives the group."""
         from dbqueue.store import groups
 
         text = codec.dumps(self.as_tuple(), what="the group's ids", max_bytes=self.app.conf.max_payload_bytes)
         groups.save(self.app.database.store, str(self.id), text)
+        return self
 
     def delete(self, backend: Any = None) -> None:
         """Forget what `save` wrote; the results stay."""

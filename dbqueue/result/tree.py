@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from dbqueue.errors import TaskError
 
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 class IncompleteStream(TaskError):
     """A job of the tree has not ended: there may be more results than are there yet."""
+
+
+INDENT: Final = 5
+"""Columns that a printed node stands to the right of the one above it, as in Celery."""
 
 
 class DependencyGraph:
@@ -35,8 +39,8 @@ class DependencyGraph:
         return [node for node, children in self.adjacent.items() if children]
 
     def valency_of(self, node: Any) -> int:
-        """How many nodes are below this one, itself among them."""
-        return 1 + sum(self.valency_of(child) for child in self.adjacent.get(node, ()))
+        """How many nodes are below this one."""
+        return sum(1 + self.valency_of(child) for child in self.adjacent.get(node, ()))
 
     def topsort(self) -> list[Any]:
         """The nodes, each after those that it started."""
@@ -76,9 +80,14 @@ class DependencyGraph:
     def __len__(self) -> int:
         return len(self.adjacent)
 
+    def _lines(self, node: Any, depth: int) -> Iterator[str]:
+        yield f"{' ' * INDENT * depth}{node}({self.valency_of(node)})"
+        for child in self.adjacent[node]:
+            yield from self._lines(child, depth + 1)
+
     def __repr__(self) -> str:
-        lines = (f"{node}({self.valency_of(node)})\n  {', '.join(map(str, below))}" for node, below in self.items())
-        return "\n".join(lines)
+        """Each node, with what is below it."""
+        return "\n".join(line for node in self.adjacent for line in self._lines(node, 0))
 
 
 def result_from_tuple(r: Any, app: DBQueue | None = None) -> Any:

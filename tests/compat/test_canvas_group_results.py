@@ -16,6 +16,7 @@ from dbqueue import DBQueue, chord, group
 from dbqueue.errors import TaskRevokedError
 from dbqueue.errors import TimeoutError as ResultTimeout
 from dbqueue.result import AsyncResult, GroupResult, IncompleteStream, ResultSet, allow_join_result, result_from_tuple
+from dbqueue.result.tree import DependencyGraph
 from dbqueue.services.periodic import new_entry
 
 
@@ -85,7 +86,7 @@ class TestGroupResult:
 
     def test_save_and_restore(self, canvas_app: DBQueue, t: Any) -> None:
         result = (t.add.s(1, 1) | group(t.add.s(1), t.add.s(2) | group(t.add.s(3), t.add.s(4)))).delay()
-        result.save()
+        assert result.save() is result
         result.save()
         restored = GroupResult.restore(result.id, app=canvas_app)
         assert restored == result
@@ -233,3 +234,18 @@ def _settled(result: Any) -> list[tuple[Any, Any]]:
     for child in result.children:
         get(child)
     return list(result.collect())
+
+
+def test_a_graph_as_the_guide_prints_it() -> None:
+    graph = DependencyGraph()
+    graph.add_edge("first", "second")
+    graph.add_edge("second", "third")
+    assert [graph.valency_of(node) for node in graph] == [2, 1, 0]
+    assert repr(graph).splitlines() == [
+        "first(2)",
+        "     second(1)",
+        "          third(0)",
+        "second(1)",
+        "     third(0)",
+        "third(0)",
+    ]
