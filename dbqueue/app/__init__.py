@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+OwnTask = TypeVar("OwnTask", bound="BaseTask[Any, Any]")
 
 
 class DBQueue(Services, CanvasNames):
@@ -184,7 +185,7 @@ class DBQueue(Services, CanvasNames):
             return existing  # a module that is imported twice, as `__main__` and by its name
         return self.register_task(make_task(self, fun, name=name, base=base or self.Task, bind=bind, options=options))
 
-    def register_task(self, task: BaseTask[Any, Any] | type[BaseTask[Any, Any]], **options: Any) -> BaseTask[Any, Any]:
+    def register_task(self, task: OwnTask | type[OwnTask], **options: Any) -> OwnTask:
         """Register an instance (or a class) of Task that defines `run`.
 
         One of a class that was registered before takes the other's place: modules are imported twice, and tests

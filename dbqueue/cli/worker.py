@@ -40,6 +40,13 @@ def _pool(ctx: click.Context, param: click.Parameter, value: str | None) -> str 
         raise click.BadParameter(str(error), ctx, param) from error
 
 
+class _Concurrency(click.IntRange):
+    """A number, or Celery's `auto`: the default."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return None if value == "auto" else super().convert(value, param, ctx)
+
+
 def _bounds(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
     """`10,3` is from 3 to 10; `10` is from 1 to 10."""
     if value is None:
@@ -78,7 +85,10 @@ class Options:
 @click.command("worker")
 @log_flags
 @click.option(
-    "-c", "--concurrency", type=click.IntRange(min=1), help="Tasks that run at once. Default: the number of cores."
+    "-c",
+    "--concurrency",
+    type=_Concurrency(min=1),
+    help="Tasks that run at once. Default, and 'auto': the number of cores.",
 )
 @click.option("-P", "--pool", callback=_pool, metavar="POOL", help="prefork (default), threads, asyncio or solo.")
 @click.option(

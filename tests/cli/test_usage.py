@@ -143,3 +143,10 @@ def test_colour_only_where_it_is_wanted(dbqueue_sqlite: Commands) -> None:
 def test_completion(dbqueue_sqlite: Commands) -> None:
     done = dbqueue_sqlite.run(_DBQUEUE_COMPLETE="bash_complete", COMP_WORDS="dbqueue wor", COMP_CWORD="1")
     assert done.stdout.split() == ["plain,worker"]
+
+
+@pytest.mark.parametrize(("given", "concurrency"), [("auto", None), ("3", 3)])
+def test_concurrency_as_celery_takes_it(given: str, concurrency: int | None) -> None:
+    from dbqueue.cli.worker import command
+
+    assert command.make_context("worker", ["-c", given]).params["concurrency"] == concurrency

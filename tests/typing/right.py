@@ -73,6 +73,18 @@ assert_type(fetch_more.delay("a", times=2), AsyncResult[list[bytes]])
 assert_type(bound_fetch.delay("a"), AsyncResult[bytes])
 assert_type(shared.delay(1), AsyncResult[float])
 assert_type(shared_bound.delay(1), AsyncResult[float])
+
+
+class Greet(Task[[str], str]):
+    name = "greet"
+
+    def run(self, whom: str) -> str:
+        return f"hello {whom}"
+
+
+greet = app.register_task(Greet())
+assert_type(greet.delay("you"), AsyncResult[str])
+assert_type(app.register_task(Greet), Greet)
 assert_type(shared_async.delay(1), AsyncResult[float])
 assert_type(app.AsyncResult("id"), AsyncResult[Any])
 assert_type(add.AsyncResult("id"), AsyncResult[int])
