@@ -63,7 +63,7 @@ def command(ctx: click.Context, /, words: Sequence[str]) -> None:
         return
     if name not in COMMANDS:
         raise click.UsageError(f"there is no command {name!r} of multi: it is one of {', '.join(COMMANDS)}")
-    pattern = left.pop(0) if name == "expand" and left else ""
+    pattern = left.pop(0) if name in ("expand", "get") and left else ""
     cluster = Cluster(ctx, left, quiet=quiet)
     cluster.pattern = pattern
     if splash and not quiet and name in SPLASHED:
@@ -80,7 +80,7 @@ class Cluster:
 
         self._quiet = quiet
         self.pattern = ""
-        """What `expand` prints for each node."""
+        """What `expand` prints for each node, or the node that `get` prints."""
         self._of_root = {name: value for name, value in nodes.takes_value(root).items() if name not in ("-h", "--help")}
         known = nodes.takes_value(worker) | self._of_root
         read = nodes.read(words, known)
@@ -184,10 +184,19 @@ def expand(cluster: Cluster) -> int:
     return exit_codes.OK
 
 
+def get(cluster: Cluster) -> int:
+    """Print the command line that would start one of the nodes: `dbqueue multi get celery2 3 -c 2`."""
+    for node in cluster.nodes:
+        if cluster.pattern in (node.name, node.name.partition("@")[0]):
+            click.echo(shlex.join(cluster.command_line(node)))
+            return exit_codes.OK
+    return exit_codes.FAILURE
+
+
 Command = Callable[[Cluster], int]
 COMMANDS: Final[dict[str, tuple[Command, str]]] = {
     each.__name__: (each, (each.__doc__ or "").strip())
-    for each in (start, stop, stopwait, restart, kill, show, names, expand)
+    for each in (start, stop, stopwait, restart, kill, show, names, expand, get)
 }
 COMMANDS["stop_verify"] = COMMANDS["stopwait"]
 SPLASHED: Final = ("start", "stop", "stopwait", "stop_verify", "restart", "kill")

@@ -21,6 +21,8 @@ RANGE_PREFIX: Final = "celery"
 """How nodes are called that are only counted."""
 OWN: Final = ("--prefix", "--suffix", "--range-prefix", "--executable", "--cmd")
 """Options of `multi` itself that take a value."""
+OTHERWISE: Final = {"-L": "-l"}
+"""Options that Celery's guide to `multi` writes in another way than workers know them."""
 
 Given = list[tuple[str, str | None]]
 """Options in the order in which they were typed; None where one takes no value."""
@@ -87,6 +89,7 @@ def _option(word: str, known: Mapping[str, bool]) -> tuple[str, str | None, str 
     """Its name, whom it is for, and its value where that is in the same word."""
     head, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
     option, colon, target = head.partition(":")
+    option = OTHERWISE.get(option, option)
     given: str | None = value if equals else None
     if option not in known and not option.startswith("--") and option[:2] in known:  # -c3, -lINFO
         option, given = option[:2], option[2:] + colon + target

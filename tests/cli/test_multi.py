@@ -153,17 +153,18 @@ def test_multi_names_and_options(commands: Commands) -> None:
     assert run("multi", "names", "3").stdout.split() == [f"celery{n}@{HOST}" for n in (1, 2, 3)]
     assert run("multi", "names", "a", "b@far", "--suffix=near").stdout.split() == ["a@near", "b@far"]
     assert run("multi", "expand", "/run/%n-%h.pid", "a@x", "b@y").stdout.split() == ["/run/a-x.pid", "/run/b-y.pid"]
-    shown = run("multi", "show", "10", "-l", "INFO", "-Q:1-3", "images,video", "-Q:4,5", "data", "-Q", "default",
-                "-L:4,5=DEBUG")  # fmt: skip
-    assert "no such option of `dbqueue worker`: -L" in shown.stderr
-    shown = run("multi", "show", "10", "-l", "INFO", "-Q:1-3", "images,video", "-Q:4,5", "data", "-Q", "default",
-                "--loglevel:4,5=DEBUG", "-c:celery9", "3")  # fmt: skip
+    assert "no such option of `dbqueue worker`: -K" in run("multi", "show", "2", "-K:1", "x").stderr
+    guide = ("10", "-l", "INFO", "-Q:1-3", "images,video", "-Q:4,5", "data", "-Q", "default", "-L:4,5", "DEBUG",
+             "-c:celery9", "3")  # fmt: skip
+    shown = run("multi", "show", *guide)
     lines = [line.partition(" worker ")[2] for line in shown.stdout.splitlines()]
     files = "--pidfile=%n.pid --logfile=%n%I.log"
     assert lines[0] == f"--detach -l INFO -Q default -Q images,video {files} -n celery1@{HOST}"
-    assert lines[4] == f"--detach -l INFO -Q default -Q data --loglevel=DEBUG {files} -n celery5@{HOST}"
+    assert lines[4] == f"--detach -l INFO -Q default -Q data -l DEBUG {files} -n celery5@{HOST}"
     assert lines[8] == f"--detach -l INFO -Q default -c 3 {files} -n celery9@{HOST}"
     assert "--database" in shown.stdout
+    assert run("multi", "get", "celery9", *guide).stdout == shown.stdout.splitlines(keepends=True)[8]
+    assert run("multi", "get", "celery11", *guide).returncode == 1
     assert "which nodes?" in run("multi", "start").stderr
     assert "there is no node '3'" in run("multi", "show", "2", "-c:3", "1").stderr
     assert "no command 'go'" in run("multi", "go", "2").stderr
