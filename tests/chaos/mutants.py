@@ -150,7 +150,7 @@ WHERE j.id = d.id COLLATE "C" AND""",
                 "        jobs, tried = list(jobs), []\n        # One statement",
             ),
         ),
-        "test_servers.py::test_connections_cut_around_commit[lost replies-prefork]",
+        "test_servers.py::test_a_producer_that_is_cut_off[lost replies]",
         "invented: nobody has enqueued it",
     ),
     "one lease for each try of a claim": Mutant(

@@ -2,7 +2,8 @@
 
 So it can lose the reply to a COMMIT that the server has done, or deliver one after its sender has gone.
 (PostgreSQL's manual, "Frontend/Backend Protocol": after the start-up each message is a type, a length
-and its content; a client's request ends with Query or Sync, its reply with ReadyForQuery.)
+and its content; a client's request ends with Query or Sync, and the rows of a COPY with CopyDone; its reply
+with ReadyForQuery.)
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ import sqlalchemy as sa
 from tests.waiting import wait_until
 
 LATE_SECONDS = 0.3
-REQUEST_ENDS = (b"Q", b"S")
+REQUEST_ENDS = (b"Q", b"S", b"c", b"f")
 REPLY_END = b"Z"
+COPY_BEGINS = b"G"
+"""The server waits for the rows: no end of its reply comes before they have."""
 
 
 @dataclass
@@ -40,6 +43,11 @@ class Weather:
     refusing: bool = False
     """Whether new connections are closed at once."""
 
+    def worse(self, times: float) -> Weather:
+        """Cuts that come so many times as often."""
+        cuts = (self.lost_replies * times, self.lost_requests * times, self.late_requests * times)
+        return Weather(*cuts, self.delay_seconds, self.refusing)
+
 
 class Proxy:
     """Listens on `port`; `on_fault` is told of each connection that `weather` cuts."""
@@ -52,6 +60,7 @@ class Proxy:
         self._pass = {"up": threading.Event(), "down": threading.Event()}
         for gate in self._pass.values():
             gate.set()
+        self._to_lose = 0
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -86,6 +95,11 @@ class Proxy:
         """Good weather again."""
         self.weather = Weather()
         self.resume()
+
+    def lose_reply(self, number: int) -> None:
+        """Lose the reply to the request that is so far ahead, and no other: 1 is the next one."""
+        with self._lock:
+            self._to_lose = number
 
     def halt(self, *directions: str) -> None:
         """Let nothing through any more, and keep all connections: `up` is towards the server."""
@@ -132,6 +146,12 @@ class Proxy:
         least, most = self.weather.delay_seconds
         if most > 0 and whole:
             time.sleep(random.uniform(least, most))
+
+    def is_to_lose(self) -> bool:
+        """Whether the reply to this request is the one that is to be lost."""
+        with self._lock:
+            self._to_lose -= 1
+            return self._to_lose == 0
 
     def fault(self, what: str) -> None:
         self.faults += 1
@@ -184,6 +204,8 @@ class _Connection:
             return False
         if chance < weather.lost_requests + weather.late_requests + weather.lost_replies:
             self._losing = True
+        if self._ready and kind and self._proxy.is_to_lose():
+            self._losing = True
         with contextlib.suppress(OSError):
             self._server.sendall(request)
             return True
@@ -193,7 +215,7 @@ class _Connection:
         for kind, message in _messages(self._server, starts=False):
             if kind == REPLY_END:
                 self._ready = True
-            if self._losing:
+            if self._losing and kind != COPY_BEGINS:
                 if kind == REPLY_END:  # the server has done it
                     self._proxy.fault("a reply was lost")
                     break

@@ -92,3 +92,24 @@ def test_connections_cut_around_commit(
                 proxy.calm()
                 it.heal()
             it.stop_workers()
+
+
+@pytest.mark.chaos("D4")
+@pytest.mark.parametrize("what", BAD_WEATHER)
+def test_a_producer_that_is_cut_off(
+    campaign: Judge, tries: Tries, fresh_postgres: Callable[[], str], what: str
+) -> None:
+    """It alone is in the bad weather, so that every cut is one of an enqueue or of its wake-up."""
+    for _ in tries.until(short=1, full=100):
+        direct = fresh_postgres()
+        with Proxy(direct) as proxy, campaign(direct, counts=1, **LASTING) as it:
+            proxy.on_fault = it.fault
+            with make_app(proxy.url, **it.settings) as producer:
+                it.start_worker()
+                it.producing(0.02, app=producer)
+                it.wait_running()
+                proxy.weather = BAD_WEATHER[what].worse(8)
+                proxy.wait_faults(CUTS // 2)
+                proxy.calm()
+                it.heal()
+            it.stop_workers()
