@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "log_min_messages": "warning",
 }
+
+NO_SETTINGS: Mapping[str, str] = {}
 
 STILL_ENDING = "pre-existing shared memory block"
 """What a server says that starts before the last processes of the killed one are gone: they lead groups of their own,
@@ -109,11 +111,19 @@ class OwnServer(PostgresServer):
 
     `durable` keeps PostgreSQL's own durability, for benchmarks. `inside` begins a command that runs in another network
     namespace: the server is there, with the addresses `listen` too, and the tests reach it by its Unix socket.
+    `settings` go before the suite's own.
     """
 
-    def __init__(self, *, durable: bool = False, inside: Sequence[str] = (), listen: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        durable: bool = False,
+        inside: Sequence[str] = (),
+        listen: Sequence[str] = (),
+        settings: Mapping[str, str] = NO_SETTINGS,
+    ) -> None:
         self._inside = inside
-        self._settings = SETTINGS | ({"fsync": "on"} if durable else {})
+        self._settings = {**SETTINGS, **({"fsync": "on"} if durable else {}), **settings}
         self._settings |= {"listen_addresses": ",".join([SETTINGS["listen_addresses"], *listen])}
         self._folder = Path(tempfile.mkdtemp(prefix="dbqueue-postgres-"))
         self._process: subprocess.Popen[bytes] | None = None

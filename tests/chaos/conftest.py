@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.campaign import Campaign
+from tests.chaos.campaign import POOLS, Campaign
 from tests.chaos.checker import OVERTAKEN
 
+EVERY_POOL = (*POOLS, "solo")
+"""For faults of databases, networks and whole workers; solo has no pool processes, and its hard limit ends nothing."""
 SAMPLED = 1
 """How many variants of each test a run has that names no row: CI has two and a half minutes for all."""
 INVALID_RUNS = 6

@@ -10,8 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from dbqueue.store import migrate
-from tests.chaos.campaign import POOLS, task_of
-from tests.chaos.conftest import Judge, Tries
+from tests.chaos.campaign import task_of
+from tests.chaos.conftest import EVERY_POOL, Judge, Tries
 from tests.chaos.test_servers import LASTING
 from tests.servers import GIVEN_URL, OwnServer, Standby, libpq_url
 from tests.waiting import wait_until
@@ -62,7 +62,7 @@ def is_followed(primary: OwnServer) -> bool:
 
 
 @pytest.mark.chaos("D8")
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", EVERY_POOL)
 @pytest.mark.parametrize("synchronous_commit", ["on", "remote_apply"])
 def test_a_standby_is_promoted(campaign: Judge, tries: Tries, pool: str, synchronous_commit: str) -> None:
     """Worker and producer go over by themselves; what either was told has happened is so on the new primary."""

@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from tests.chaos.campaign import POOLS, children_of, pool_processes, task_of, wait_gone
-from tests.chaos.conftest import Judge, Tries
+from tests.chaos.conftest import EVERY_POOL, Judge, Tries
 from tests.servers import PostgresServer
 
 JOBS = 60
@@ -47,7 +47,7 @@ def test_children_killed_at_a_point(campaign: Judge, tries: Tries, kind: str, po
 
 
 @pytest.mark.chaos("P2")
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", EVERY_POOL)
 def test_the_supervisor_killed(campaign: Judge, tries: Tries, kind: str, pool: str) -> None:
     """Its processes end with it, within two seconds; another worker has its jobs within a lease."""
     for left in tries.until(short=1, full=300):

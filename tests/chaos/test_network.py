@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.chaos.campaign import POOLS, task_of
-from tests.chaos.conftest import Judge, Tries
+from tests.chaos.conftest import EVERY_POOL, Judge, Tries
 from tests.chaos.proxy import Proxy, Weather
 from tests.chaos.test_servers import LASTING
 from tests.crash.test_pooler import POOLER, Pooler
@@ -33,7 +33,7 @@ def terminate(url: str) -> int:
 
 
 @pytest.mark.chaos("D3")
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", EVERY_POOL)
 def test_terminated_backends(campaign: Judge, tries: Tries, fresh_postgres: Callable[[], str], pool: str) -> None:
     for left in tries.until(short=6, full=2000):
         with campaign(**LASTING) as it:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.campaign import POOLS, task_of
-from tests.chaos.conftest import Judge, Tries
+from tests.chaos.campaign import task_of
+from tests.chaos.conftest import EVERY_POOL, Judge, Tries
 from tests.chaos.load import make_app
 from tests.chaos.proxy import Proxy, Weather
 from tests.servers import PostgresServer
@@ -26,7 +26,7 @@ CUTS = 40
 
 
 @pytest.mark.chaos("D1")
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", EVERY_POOL)
 @pytest.mark.parametrize("mode", ["immediate", "kill"])
 def test_the_server_dies_under_load(
     campaign: Judge, tries: Tries, postgres_server: PostgresServer, pool: str, mode: str
@@ -74,7 +74,7 @@ def test_an_answer_is_durable(campaign: Judge, tries: Tries, postgres_server: Po
 
 
 @pytest.mark.chaos("D4")
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", EVERY_POOL)
 @pytest.mark.parametrize("what", BAD_WEATHER)
 def test_connections_cut_around_commit(
     campaign: Judge, tries: Tries, fresh_postgres: Callable[[], str], pool: str, what: str

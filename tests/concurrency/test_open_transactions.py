@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -66,13 +66,13 @@ class Waiting:
         return self.found
 
 
-def claim_keys(worker: TestWorker) -> list[ClaimedJob]:
+def claim_keys(worker: TestWorker) -> Sequence[ClaimedJob]:
     """As a round does whose outcomes have freed permits."""
     claim = Claim(worker.id, str(uuid4()), worker.queues, 10, keys=(KEY,))
     return worker.session.round([], claim).claimed
 
 
-CLAIMS: dict[str, Callable[[TestWorker], list[ClaimedJob]]] = {
+CLAIMS: dict[str, Callable[[TestWorker], Sequence[ClaimedJob]]] = {
     "plain": lambda worker: worker.claim(),
     "behind the last": lambda worker: worker.claim(),
     "held": lambda worker: worker.claim_held().claimed,

@@ -21,6 +21,7 @@ from dbqueue.store import open_store
 from tests.crash.test_kills import LEASE, ended, runs
 from tests.servers import UNPRIVILEGED_USER, libpq_url
 from tests.waiting import wait_until
+from tests.worker import exactly_once
 from tests.worker.sample import make_app
 from tests.workers import WorkerProcess
 
@@ -158,6 +159,27 @@ def test_a_restart_of_the_pooler_under_load(pooler: Pooler, tmp_path: Path, star
             pooler.start()
         wait_until(lambda: ended(app)["SUCCESS"] == 400, timeout=60)
         assert set(runs(path)) == {str(n) for n in range(400)}
+        assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("pool", ["prefork", "asyncio"])
+def test_transactional_tasks_count_exactly(pooler: Pooler, postgres_url: str, start_worker: Start, pool: str) -> None:
+    """A task's transaction is the pooler's unit, too: its writes and its SUCCESS are there together, or neither is."""
+    jobs, effects = 40, "SELECT count(*) FROM effects"
+    with exactly_once.counting(postgres_url) as app:
+        worker = exactly_once.start(start_worker, pooler.url, pool, settings=POOLER)
+        failing = [app.tasks["t.write_and_fail"].delay(f"failed {n}") for n in range(3)]
+        for each in failing:
+            with pytest.raises(ValueError, match="after the write"):
+                each.get(timeout=60)
+            each.forget()
+        counted = app.tasks[exactly_once.TASKS[pool]]
+        counted.enqueue_many([(0.02,)] * jobs)
+        for done in (5, 20):
+            wait_until(lambda done=done: exactly_once.scalar(app, effects) >= done)  # type: ignore[misc]
+            pooler.stop()
+            pooler.start()
+        exactly_once.check(app, jobs)
         assert worker.stop() == 0
 
 
