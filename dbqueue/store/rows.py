@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from dbqueue.jobs import PENDING, RETRY, SUCCESS, Failed, Outcome, Released, Replaced, Retried, Succeeded
+
+_ID: Final = itemgetter(0)
 
 
 class Finish(NamedTuple):
@@ -71,17 +74,18 @@ def split(outcomes: Iterable[Outcome]) -> tuple[list[Finish], list[Requeue]]:
     finish: list[Finish] = []
     requeue: list[Requeue] = []
     for outcome in outcomes:
-        match outcome:
-            case Succeeded(job_id, lease, result, seconds):
-                finish.append(Finish(job_id, lease, SUCCESS, result, None, seconds))
-            case Failed(job_id, lease, error, traceback, seconds, status):
-                finish.append(Finish(job_id, lease, status, error, traceback, seconds))
-            case Released():
-                requeue.append(_release(outcome))
-            case Retried():
-                requeue.append(_retry(outcome))
-    finish.sort(key=lambda row: row.id)
-    requeue.sort(key=lambda row: row.id)
+        if isinstance(outcome, Succeeded):  # nearly all: a `match` on the class takes three times as long
+            job_id, lease, result, seconds, _ = outcome
+            finish.append(Finish(job_id, lease, SUCCESS, result, None, seconds))
+        elif isinstance(outcome, Failed):
+            job_id, lease, error, traceback, seconds, status = outcome
+            finish.append(Finish(job_id, lease, status, error, traceback, seconds))
+        elif isinstance(outcome, Released):
+            requeue.append(_release(outcome))
+        elif isinstance(outcome, Retried):
+            requeue.append(_retry(outcome))
+    finish.sort(key=_ID)
+    requeue.sort(key=_ID)
     return finish, requeue
 
 

@@ -329,13 +329,15 @@ class Supervisor:
     # giving out work
 
     def _receive_claims(self) -> None:
+        kept: list[ClaimedJob] = []
         for job in self._rounds.take_claimed():
             if job.expired or self._revoker.refuses(job):
                 self._revoker.refuse(job, "expired" if job.expired and not job.revoked else "revoked")
             elif self._ending.state is not State.RUNNING:
                 self._give_back(job)
             else:
-                self._dispatcher.add([job])
+                kept.append(job)
+        self._dispatcher.add(kept)
 
     def _give_back(self, job: ClaimedJob) -> None:
         self._rounds.complete(Released(job.id, job.lease, job.ready_at))
