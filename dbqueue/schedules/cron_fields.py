@@ -83,7 +83,7 @@ class Field:
 
     def _step(self, text: str, part: str) -> int:
         if not text.isascii() or not text.isdigit() or int(text) == 0:
-            raise self._wrong(part, "a step is a whole number from 1")
+            raise self._wrong(part, "a whole number from 1 as a step")
         return int(text)
 
     def _number(self, text: str, *, last: bool = False) -> int:

@@ -133,7 +133,7 @@ def _tell(row: ScheduleRow, now: datetime, step: Step) -> None:
     fires = row.next_due_at is not None and row.enabled and row.planned_from == step.planned_from
     if fires and late > SKIP_GRACE_SECONDS:
         logger.warning(
-            "Scheduler: Entry %s was due %.0f s ago; by its policy (%s) it is sent %d times for what was missed",
+            "Scheduler: Entry %s was due %.0f s ago; by its policy (%s) what was missed is sent so many times: %d",
             row.name,
             late,
             row.misfire,

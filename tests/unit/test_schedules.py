@@ -164,6 +164,11 @@ def test_texts_that_are_no_schedule(text: str) -> None:
         from_text(text)
 
 
+def test_a_step_that_is_none_is_named() -> None:
+    with pytest.raises(ParseException, match=r"minute of a crontab takes a whole number from 1 as a step: '\*/0'"):
+        crontab(minute="*/0")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
