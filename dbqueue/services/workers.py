@@ -86,6 +86,8 @@ class Worker:
         if unknown:
             raise TypeError(f"Worker() got an unexpected keyword argument {unknown[0]!r}")
         self.app = app
+        self.hostname = worker_name(hostname)
+        """The worker's name."""
         conf = app.conf
         if include:
             conf.include = [*conf.include, *_names(include)]
@@ -95,7 +97,7 @@ class Worker:
             "max_tasks_per_child": max_tasks_per_child, "max_memory_per_child": max_memory_per_child,
             "autoscale": autoscale, "beat": beat, "task_events": task_events, **unused,
         }  # fmt: skip
-        signals.celeryd_init.send(worker_name(hostname), instance=self, conf=conf, options=given)
+        signals.celeryd_init.send(self.hostname, instance=self, conf=conf, options=given)
         django_connections.prepare()
         app.import_tasks()
         pool = pool or conf.worker_pool
@@ -109,7 +111,7 @@ class Worker:
         if concurrency < 1:
             raise ImproperlyConfigured(f"concurrency must be at least 1, not {concurrency}")
         self.config = WorkerConfig(
-            name=worker_name(hostname),
+            name=self.hostname,
             queues=_queues(conf, queues, exclude_queues),
             excluded=tuple(_names(exclude_queues)),
             queue_weights=_weights(conf),
@@ -156,11 +158,6 @@ class Worker:
         signals.celeryd_after_setup.send(self.config.name, instance=self, conf=conf)
         self._supervisor: Supervisor | None = None
         self._stop_requested: str | None = None
-
-    @property
-    def hostname(self) -> str:
-        """The worker's name."""
-        return self.config.name
 
     @property
     def controller(self) -> Worker:

@@ -146,13 +146,13 @@ def test_the_worker_and_its_processes(tmp_path: Path, environment: dict[str, str
     environment["TOLD_SIGNALS"] = "celeryd_init celeryd_after_setup worker_process_init worker_process_shutdown"
     setting_up = (
         "\n\n@signals.celeryd_init.connect\n"
-        "def at_init(options=None, **kwargs):\n"
-        "    note('options', options['concurrency'], options['queues'], options['loglevel'])\n"
+        "def at_init(options=None, instance=None, **kwargs):\n"
+        "    note('options', repr(instance), options['concurrency'], options['queues'], options['loglevel'])\n"
     )
     (tmp_path / "told.py").write_text(PROGRAM + setting_up)
     run_all(tmp_path, environment, "results = [add.delay(1, 2)]" + GET, "-Q", "celery,mail", "-l", "info")
     lines = told(tmp_path)
-    assert ["options", 1, "celery,mail", "INFO"] in lines
+    assert ["options", "<Worker: w@h>", 1, "celery,mail", "INFO"] in lines
     told_by = {line[0]: line[1:] for line in lines if line[0] not in ("options", "ready", "after_return")}
     assert told_by == {
         "celeryd_init": ["w@h", ["conf", "instance", "options"], {}],
