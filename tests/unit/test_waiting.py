@@ -140,15 +140,17 @@ def test_those_who_wait_share_their_pauses(database: Database) -> None:
     """A pause ends for all of them with one question; if each looked in its turn, there would be thirty."""
     waiter = waiter_of(database)
     threads = [
-        threading.Thread(target=waiter.wait, args=(f"job-{n}",), kwargs={"timeout": 0.7, "interval": 60})
+        threading.Thread(target=waiter.wait, args=(f"job-{n}",), kwargs={"timeout": 3, "interval": 60})
         for n in range(30)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    # Ten at the shortest pause, then one for each tenth more of the time: 70. And one for each who comes, and who goes.
-    assert len(database.questions) < 300
+    # Who comes begins the short pauses anew, so that those before depend on how fast the machine starts threads.
+    all_wait = next(number for number, ids in enumerate(database.questions) if len(ids) == len(threads))
+    # Ten at the shortest pause, then one for each tenth more of the time: 90. And one for each who goes.
+    assert len(database.questions) - all_wait < 300
 
 
 class TestHeadStart:
