@@ -21,6 +21,7 @@ ERROR = json.dumps({"exc_type": "ValueError", "exc_message": ["nö"], "exc_modul
 OUTCOMES: dict[str, MakeOutcome] = {
     "succeeded": lambda job_id, lease: Succeeded(job_id, lease, '{"sum": 3}', 0.25),
     "succeeded without a value": lambda job_id, lease: Succeeded(job_id, lease, None, 0.0),
+    "succeeded in another serializer": lambda job_id, lease: Succeeded(job_id, lease, None, 0.25, b"\x80pickled"),
     "failed": lambda job_id, lease: Failed(job_id, lease, ERROR, "Traceback: ...", 0.25),
     "revoked": lambda job_id, lease: Failed(job_id, lease, ERROR, None, 0.0, status="REVOKED"),
     "retried": lambda job_id, lease: Retried(job_id, lease, ERROR, None, 0.1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -11,7 +12,8 @@ import pytest
 from dbqueue.jobs import Failed, Released, Succeeded
 from dbqueue.store.base import Store
 from dbqueue.store.kept import Marks
-from tests.stores import TestWorker, count, enqueued, moment, new_job, row, run_sql
+from dbqueue.store.sqlite.store import SqliteStore
+from tests.stores import TestWorker, count, enqueued, moment, new_job, opened, row, run_sql
 
 NewWorker = Callable[..., TestWorker]
 
@@ -301,3 +303,21 @@ def test_marks_that_stand_for_more_than_may_be_kept() -> None:
     assert marks.newest_surplus(30) == (979, "979")
     assert marks.newest_surplus(1000) is None
     assert Marks(1).newest_surplus(1) is None
+
+
+def test_a_dead_process_is_seen_before_its_heartbeat_grows_old(sqlite_url: str) -> None:
+    """On SQLite, where the kernel tells: it has let go of the lock of a worker that is gone, however it went."""
+    with opened(sqlite_url) as store, opened(sqlite_url) as its_own:
+        assert isinstance(its_own, SqliteStore)
+        rescuer, dead = TestWorker(store, lease_seconds=3600), TestWorker(its_own, lease_seconds=3600)
+        if its_own.worker_locks._descriptor is None:
+            pytest.skip("this system has no locks of open files")
+        job_id = enqueued(store)
+        dead.claim_one()
+        assert rescuer.session.rescue(max_losses=3) == []
+        os.close(its_own.worker_locks._descriptor)  # as the kernel does when a process ends
+        its_own.worker_locks._descriptor = None
+        assert [(each.worker_id, each.requeued) for each in rescuer.session.rescue(max_losses=3)] == [(dead.id, 1)]
+        assert row(store, job_id)["losses"] == 1
+        dead.close()
+        rescuer.close()

@@ -1,0 +1,110 @@
+"""The lease as the worker itself counts it: never longer than the database does."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from dbqueue.worker import watch as watching
+from dbqueue.worker.config import WorkerConfig
+from dbqueue.worker.watch import Watch
+
+LEASE, EVERY = 30.0, 10.0
+START = 1000.0
+
+
+class Heart:
+    """A connection on which each heartbeat takes its time; `alive` is what the database answers."""
+
+    def __init__(self, clock: list[float]) -> None:
+        self._clock = clock
+        self.seconds = 0.0
+        self.alive = True
+        self.beats: list[str] = []
+        self.while_it_beats: Callable[[], None] = lambda: None
+
+    def heartbeat(self, worker_id: str) -> bool:
+        self.beats.append(worker_id)
+        self._clock[0] += self.seconds
+        self.while_it_beats()
+        return self.alive
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [START]
+    monkeypatch.setattr(watching, "boot_clock", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def heart(clock: list[float]) -> Heart:
+    return Heart(clock)
+
+
+@pytest.fixture
+def deaths() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def watch(deaths: list[str]) -> Watch:
+    config = WorkerConfig("w@test", ("celery",), "solo", 1, lease_seconds=LEASE, heartbeat_seconds=EVERY)
+    nobody: Any = SimpleNamespace()
+    watch = Watch(
+        nobody, config, desk=nobody, events=nobody, woken=lambda: None, declared_dead=lambda: deaths.append("dead")
+    )
+    watch.beat_for("first", START)
+    return watch
+
+
+def beat(watch: Watch, heart: Heart) -> None:
+    """What its thread does when a heartbeat is due."""
+    watch._watch(cast(Any, heart))
+
+
+def test_the_lease_counts_from_the_moment_its_heartbeat_was_sent(
+    watch: Watch, heart: Heart, clock: list[float]
+) -> None:
+    assert watch.deadline == START + 0.9 * LEASE
+    clock[0], heart.seconds = START + EVERY, 7.0
+    beat(watch, heart)
+    assert heart.beats == ["first"]
+    assert watch.deadline == START + EVERY + 0.9 * LEASE
+
+
+def test_heartbeats_are_due_by_when_the_last_was_sent(watch: Watch, heart: Heart, clock: list[float]) -> None:
+    """One that took longer than the interval is followed by the next at once."""
+    clock[0], heart.seconds = START + EVERY, EVERY + 1.0
+    for number in itertools.count(1):
+        beat(watch, heart)
+        assert len(heart.beats) == number
+        if number == 3:
+            break
+
+
+def test_a_refused_heartbeat_lengthens_nothing(
+    watch: Watch, heart: Heart, clock: list[float], deaths: list[str]
+) -> None:
+    clock[0], heart.alive = START + EVERY, False
+    beat(watch, heart)
+    assert deaths == ["dead"]
+    assert watch.deadline == START + 0.9 * LEASE
+
+
+def test_a_heartbeat_of_the_former_identity_says_nothing_of_the_new_one(
+    watch: Watch, heart: Heart, clock: list[float], deaths: list[str]
+) -> None:
+    """The worker has registered anew while it was under way: neither its answer nor its moment is the new lease's."""
+    for heart.alive in (True, False):
+        clock[0] += EVERY
+        registered_at = clock[0] - 5.0
+        heart.while_it_beats = lambda registered_at=registered_at: watch.beat_for("second", registered_at)  # type: ignore[misc]
+        watch.beat_for("first", clock[0] - EVERY)
+        beat(watch, heart)
+        assert watch.deadline == registered_at + 0.9 * LEASE
+    assert deaths == []
