@@ -42,23 +42,37 @@ class Ended:
         return self.value
 
 
+_copies = 0
+"""How often this process was made by a fork, itself or one that it is a copy of."""
+
+
+def _note_copy() -> None:
+    global _copies  # noqa: PLW0603 - of the process
+    _copies += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_copy)
+
+
 class OneAnswer:
     """Around a run: ends a process that the task made with `os.fork` and let come back.
 
     It shares the socket to the supervisor, and a transactional task's connection, with the process that it is a copy
     of: neither its answer nor its COMMIT or ROLLBACK may be sent. In eager mode the process is the caller's own.
+    (The interpreter tells of forks: to ask the kernel who this is, twice for each job, takes as long as its JSON.)
     """
 
-    __slots__ = ("_eager", "_job", "_process")
+    __slots__ = ("_copies", "_eager", "_job")
 
     def __init__(self, job: ClaimedJob, eager: bool) -> None:
-        self._job, self._eager, self._process = job, eager, os.getpid()
+        self._job, self._eager, self._copies = job, eager, _copies
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, *_: object) -> None:
-        if self._process == os.getpid() or self._eager:
+        if self._copies == _copies or self._eager:
             return
         log.copy_ends(self._job)
         for stream in (sys.stdout, sys.stderr):

@@ -54,6 +54,9 @@ from dbqueue.worker.ended import Ended, OneAnswer, awaited, hide_own_frames, inv
 from dbqueue.worker.going_back import changed_columns, rejected
 from dbqueue.worker.runnable import Call, Runnable
 
+_REQUEST_OPTIONS: Final = ("shadow", "group_index", "replaced_task_nesting")
+"""What a request has of the row's options, by the same names."""
+
 IGNORED: Final = "IGNORED"
 REJECTED: Final = "REJECTED"
 """Celery's states of runs that asked for no outcome, as the signal task_postrun tells them."""
@@ -202,13 +205,14 @@ class Executor:
 
     def _request(self, job: ClaimedJob, task: Runnable, args: Any, kwargs: Any, options: Any, headers: Any) -> Context:
         stamps = headers if isinstance(headers, dict) else {}
-        return Context(
-            id=job.id,
+        job_id = job.id
+        request = Context(
+            id=job_id,
             task=job.task,
             args=args,
             kwargs=kwargs,
             retries=job.retries,
-            root_id=job.root_id or job.id,
+            root_id=job.root_id or job_id,
             parent_id=job.parent_id,
             group=job.group_id,
             headers=headers,
@@ -219,22 +223,25 @@ class Executor:
                 "redelivered": job.redelivered,
             },
             hostname=self._options.hostname,
-            eta=self._moment(job.eta),
-            expires=self._moment(job.expires_at),
             called_directly=False,
             is_eager=self._options.eager,
             ignore_result=bool(options.get("ignore_result", task.ignores_result)),
-            correlation_id=job.id,
-            shadow=options.get("shadow"),
-            group_index=options.get("group_index"),
-            replaced_task_nesting=options.get("replaced_task_nesting", 0),
+            correlation_id=job_id,
             stamps=stamps.get("stamps") or (None if self._options.eager else {}),
-            stamped_headers=stamps.get("stamped_headers"),
             _outlet=None if self.report is None else (self.report, job.lease),
             _job=job,
             _task=task,
             _started=time.monotonic(),
         )
+        # What most calls do not have is left at the class's defaults.
+        if options:
+            own = {name: options[name] for name in _REQUEST_OPTIONS if name in options}
+            request.update(**own)
+        if stamps:
+            request.stamped_headers = stamps.get("stamped_headers")
+        if job.eta or job.expires_at:
+            request.update(eta=self._moment(job.eta), expires=self._moment(job.expires_at))
+        return request
 
     def _moment(self, text: str | None) -> str | None:
         try:
