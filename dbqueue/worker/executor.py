@@ -267,14 +267,14 @@ class Executor:
 
     def succeed(self, call: Call, value: Any) -> Outcome:
         outcome = self.finished(call, value)
-        if type(outcome) is not Succeeded:
-            return outcome
+        if isinstance(outcome, EncodeError):
+            return self.failed(call, outcome)
         if call.task.has_hooks:
             telling.hook(call, call.task.on_success, value, call.job.id, call.args, call.kwargs)
         return self.told(call, value, outcome)
 
-    def finished(self, call: Call, value: Any) -> Outcome:
-        """The success of a task that returned this, or the failure of one whose value cannot be stored."""
+    def finished(self, call: Call, value: Any) -> Succeeded | EncodeError:
+        """The success of a task that returned this, or why its value cannot be stored."""
         job = call.job
         self._see(value)
         result, content = None, None
@@ -291,7 +291,7 @@ class Executor:
                 )
             except EncodeError as error:
                 log.unstorable(job, error)
-                return self._failure(job, error, call.started)
+                return error
         return Succeeded(job.id, job.lease, result, time.monotonic() - call.started, content)
 
     def told(self, call: Call, value: Any, outcome: Succeeded | Settled) -> Succeeded | Settled:
@@ -336,31 +336,24 @@ class Executor:
                 return rejected(job, error)
             case Reject():
                 log.given_up(job, error)
-                self._tell_failure(call, error)
+                telling.failure(call, error, ExceptionInfo(error))
                 self.after(call, REJECTED, error, None)
                 return self._failure(job, error, call.started)
         return None
 
     def _raised(self, call: Call, error: BaseException) -> Outcome:
+        log.failed(call.job, error, expected=isinstance(error, call.task.throws))
+        return self.failed(call, error)
+
+    def failed(self, call: Call, error: BaseException) -> Failed:
+        """The failure of a run for this reason, when hooks and signals have told of it."""
         job, task = call.job, call.task
-        log.failed(job, error, expected=isinstance(error, task.throws))
         einfo = ExceptionInfo(error)
         if task.has_hooks:
             telling.hook(call, task.on_failure, error, job.id, call.args, call.kwargs, einfo)
-        self._tell_failure(call, error, einfo)
+        telling.failure(call, error, einfo)
         self.after(call, FAILURE, error, error)
         return self._failure(job, error, call.started)
-
-    def _tell_failure(self, call: Call, error: BaseException, einfo: ExceptionInfo | None = None) -> None:
-        signals.task_failure.send(
-            call.task,
-            task_id=call.job.id,
-            exception=error,
-            args=call.args,
-            kwargs=call.kwargs,
-            traceback=error.__traceback__,
-            einfo=einfo or ExceptionInfo(error),
-        )
 
     def _retry(self, call: Call, retry: Retry) -> Outcome:
         job, task = call.job, call.task

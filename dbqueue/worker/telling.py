@@ -22,6 +22,19 @@ def hook(call: Call, tell: Callable[..., Any], *told: Any) -> None:
         internal_error(call, error)
 
 
+def failure(call: Call, error: BaseException, einfo: ExceptionInfo) -> None:
+    """Send `task_failure`."""
+    signals.task_failure.send(
+        call.task,
+        task_id=call.job.id,
+        exception=error,
+        args=call.args,
+        kwargs=call.kwargs,
+        traceback=error.__traceback__,
+        einfo=einfo,
+    )
+
+
 def internal_error(call: Call, error: BaseException) -> None:
     """Send `task_internal_error`: something beside the task's own body has failed."""
     signals.task_internal_error.send(

@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from dbqueue.codec import describe_exception
-from dbqueue.errors import Ignore, LeaseLost, NotCommitted, WorkerLostError
+from dbqueue.errors import EncodeError, Ignore, LeaseLost, NotCommitted, WorkerLostError
 from dbqueue.jobs import ClaimedJob, Failed, Outcome, Released, Replaced, Settled, Succeeded
 from dbqueue.worker import log
 from dbqueue.worker.ended import Ended
@@ -109,8 +109,9 @@ def _steps(executor: Executor, call: Call, ended: Ended) -> Steps:
             settled: Outcome = yield partial(unit.commit, outcome if completed is None else completed)
             call.request._unit = None
             return _told(executor, call, value, settled) if ended.error is None else settled
-        yield unit.rollback  # a result that cannot be stored
-        return outcome
+        yield unit.rollback
+        call.request._unit = None  # what the hooks enqueue now is not to be lost with it
+        return executor.failed(call, outcome) if isinstance(outcome, EncodeError) else outcome
     except BaseException as error:  # noqa: BLE001 - of the task, or of the database about what it wrote
         try:
             yield unit.rollback
@@ -122,8 +123,8 @@ def _steps(executor: Executor, call: Call, ended: Ended) -> Steps:
         return executor.fail(call, error)
 
 
-def _outcome(executor: Executor, call: Call, ended: Ended, value: Any) -> Outcome:
-    """What is to be committed; raises what is to be rolled back."""
+def _outcome(executor: Executor, call: Call, ended: Ended, value: Any) -> Outcome | EncodeError:
+    """What is to be committed, or why the result cannot be stored; raises what is to be rolled back."""
     if ended.error is None:
         outcome = executor.finished(call, value)
         if call.task.has_hooks and isinstance(

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from dbqueue import DBQueue, Task
-from dbqueue.errors import Retry
+from dbqueue import DBQueue, Task, signals
+from dbqueue.errors import EncodeError, Retry
 from dbqueue.jobs import ClaimedJob, Failed, Outcome, Retried, Succeeded
 from dbqueue.services.workers import Worker
 from tests.worker.sample import OutOfStock, make_app
@@ -123,6 +123,23 @@ def test_a_result_that_is_ignored_need_not_be_storable(run: Run) -> None:
     outcome = run("unstorable", "object", options='{"ignore_result": true}')
     assert isinstance(outcome, Succeeded)
     assert outcome.result is None
+
+
+def test_a_result_that_cannot_be_stored_is_told_as_a_failure(run: Run) -> None:
+    """As in Celery: by the signals, which name the reason."""
+    told: list[Any] = []
+
+    def tell(signal: signals.Signal, **named: Any) -> None:
+        told.append((signal.name, type(named.get("exception", named.get("retval"))), named.get("state")))
+
+    for each in (signals.task_failure, signals.task_postrun, signals.task_success):
+        each.connect(tell)
+    try:
+        assert exc_type(run("unstorable", "object")) == "EncodeError"
+    finally:
+        for each in (signals.task_failure, signals.task_postrun, signals.task_success):
+            each.disconnect(tell)
+    assert told == [("task_failure", EncodeError, None), ("task_postrun", EncodeError, "FAILURE")]
 
 
 def test_ignore_and_reject(run: Run) -> None:

@@ -10,8 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 import dbqueue
-from dbqueue import testing
-from dbqueue.errors import LeaseLost
+from dbqueue import signals, testing
+from dbqueue.errors import EncodeError, LeaseLost
 from dbqueue.store.postgres.copying import FEWEST
 from tests.stores import row, run_sql
 from tests.worker.transactional import DEFERRED, EFFECTS, App, make_app
@@ -88,7 +88,17 @@ def test_an_ignored_run_is_a_success_without_a_result(app: App) -> None:
 
 def test_a_result_that_cannot_be_stored_takes_the_writes_back(app: App) -> None:
     result = call(app, "write_unstorable", "a")
-    testing.drain(app)
+    told: list[tuple[type[BaseException], list[str]]] = []
+
+    def tell(exception: BaseException, **_: Any) -> None:
+        told.append((type(exception), effects(app)))
+
+    signals.task_failure.connect(tell)
+    try:
+        testing.drain(app)
+    finally:
+        signals.task_failure.disconnect(tell)
+    assert told == [(EncodeError, [])]  # when they were taken back
     assert effects(app) == []
     assert result.status == "FAILURE"
     assert "EncodeError" in repr(result.result)
