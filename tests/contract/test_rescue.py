@@ -149,15 +149,17 @@ def test_the_eldest_lives(store: Store, new_worker: NewWorker) -> None:
 
 class TestHandBack:
     def test_what_the_worker_does_not_know_of_goes_back(self, store: Store, worker: TestWorker) -> None:
-        for job_id in ("known", "lost"):
+        for job_id in ("known", "lost", "ended"):
             enqueued(store, job_id)
         before = row(store, "lost")["ready_at"]
         jobs = {job.id: job for job in worker.claim()}
+        worker.settle(Succeeded("ended", jobs["ended"].lease, "1", 0.0))
         assert worker.session.hand_back(worker.id, {"known": jobs["known"].lease}) == 1
         lost = row(store, "lost")
         assert (lost["status"], lost["losses"], lost["worker"], lost["lease"]) == ("PENDING", 0, None, None)
         assert moment(lost["ready_at"]) == moment(before)
         assert row(store, "known")["status"] == "STARTED"
+        assert row(store, "ended")["status"] == "SUCCESS"
 
     def test_other_workers_jobs_are_theirs(self, store: Store, worker: TestWorker, new_worker: NewWorker) -> None:
         other = new_worker()
