@@ -189,6 +189,7 @@ class TestReading:
         enqueued(store, "waiting")
         assert sorted(store.fetch(["waiting", "done", "absent", "done"])) == ["done", "waiting"]
         assert sorted(store.finished(["waiting", "done", "absent"])) == ["done"]
+        assert [sorted(store.finished([each])) for each in ("waiting", "done", "absent")] == [[], ["done"], []]
         assert store.fetch([]) == {}
         assert store.finished([]) == {}
 
