@@ -12,8 +12,10 @@ import sqlalchemy as sa
 
 from tests.cli.commands import Commands
 from tests.servers import GIVEN_URL, OwnServer, PostgresServer, libpq_url
+from tests.waiting import wait_until
 
 ROOM = 20
+CLIENTS = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
 CARELESS = {
     "max_connections": str(ROOM),
     "superuser_reserved_connections": "0",
@@ -56,7 +58,10 @@ def test_a_server_with_no_room_left(careless: str, tmp_path: Path) -> None:
     commands = Commands(tmp_path, careless)
     commands.ok("migrate")
     with contextlib.ExitStack() as crowd:
-        for _ in range(ROOM - 1):  # the last one is for `doctor`
+        first = crowd.enter_context(psycopg.connect(libpq_url(careless), autocommit=True))
+        # The server notices a moment later that the commands before have gone.
+        wait_until(lambda: first.execute(CLIENTS).fetchone() == (1,), what="the server to be empty")
+        for _ in range(ROOM - 2):  # the last one is for `doctor`
             crowd.enter_context(psycopg.connect(libpq_url(careless)))
         (message,) = [each for each in warnings(commands) if "connections" in each]
         assert message == f"{ROOM} of {ROOM} connections are in use"
