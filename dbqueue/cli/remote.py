@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from dbqueue.worker.control import CommandInfo
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+WRITTEN: Final = ("revoke", "terminate")
+"""Commands whose effect is in the jobs' rows, whether a worker answers or not."""
 
 
 def remote_options(command: F) -> F:
@@ -70,7 +73,8 @@ def ask(
         if said and name == "ping":
             click.echo(f"\n{count(len(said), 'node')} online.")
     if not said:
-        click.echo("Error: No nodes replied within time constraint", err=True)
+        kept = ": it is written in the database, and holds for every worker" if name in WRITTEN else ""
+        click.echo(f"Error: No nodes replied within time constraint{kept}", err=True)
         raise click.exceptions.Exit(exit_codes.NOBODY_ANSWERED)
 
 
@@ -96,7 +100,7 @@ def _send(
     target.require_tables()
     control = target.database_app.control
     options: dict[str, Any] = {"destination": names(destination) or None, "reply": True, "timeout": max(timeout, 1.0)}
-    if info.name in ("revoke", "terminate"):
+    if info.name in WRITTEN:
         # Through the facade, which writes the rows: that holds for workers that start later, too.
         given = {name: value for name, value in given.items() if value is not None}
         return getattr(control, info.name)(**given, **options) or []

@@ -47,7 +47,8 @@ def test_mistakes(dbqueue_sqlite: Commands) -> None:
 
 def test_a_waiting_job_is_revoked_without_a_worker(dbqueue_sqlite: Commands) -> None:
     job_id = dbqueue_sqlite.ok("call", "cele.add", "-a", "[1, 2]")
-    assert dbqueue_sqlite.here("control", "revoke", job_id).returncode == 69
+    nobody = dbqueue_sqlite.here("control", "revoke", job_id)
+    assert (nobody.returncode, "it is written in the database" in nobody.stderr) == (69, True)
     assert dbqueue_sqlite.status(job_id) == "REVOKED"
 
 
