@@ -69,7 +69,7 @@ class Waiting:
 def claim_keys(worker: TestWorker) -> Sequence[ClaimedJob]:
     """As a round does whose outcomes have freed permits."""
     claim = Claim(worker.id, str(uuid4()), worker.queues, 10, keys=(KEY,))
-    return worker.session.round([], claim).claimed
+    return [*worker.session.round([], claim).claimed]
 
 
 CLAIMS: dict[str, Callable[[TestWorker], Sequence[ClaimedJob]]] = {
