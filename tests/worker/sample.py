@@ -102,8 +102,32 @@ def record(path: str, text: Any) -> Any:
 
 def record_slowly(path: str, text: Any, seconds: float) -> Any:
     note(path, text)
+    while beyond_bound(path):
+        time.sleep(0.01)
     time.sleep(seconds)
     return text
+
+
+def beyond_bound(path: str) -> bool:
+    try:
+        bound = int(Path(f"{path}.bound").read_text())
+    except FileNotFoundError:
+        return False
+    return Path(path).read_bytes().count(b"\n") > bound
+
+
+def set_bound(path: Path, bound: int | None) -> None:
+    """Let no run of `record_slowly` end that is beyond the first `bound` ones; None lets all go.
+
+    So there is work left, and work in mid-run, when a fault comes, however long this process waited for a processor.
+    """
+    file = Path(f"{path}.bound")
+    if bound is None:
+        file.unlink()
+    else:
+        whole = Path(f"{file}.new")
+        whole.write_text(str(bound))
+        whole.replace(file)
 
 
 def span(path: str, text: Any, seconds: float) -> None:
