@@ -9,9 +9,14 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from dbqueue.jobs import ClaimedJob
 from dbqueue.worker.holding import Holding
+
+MAX_CLAIM: Final = 1000
+"""Most jobs in one claim: larger ones save nothing (10 ms for 1,000, on PostgreSQL), and others wait longer for their
+locks."""
 
 
 class Handover:
@@ -41,9 +46,9 @@ class Handover:
 
     @property
     def room(self) -> int:
-        """How many more jobs the supervisor can take."""
+        """How many jobs to claim now: as many more as the supervisor can take, but no more than one claim may."""
         with self._lock:
-            return self._wanted - len(self._claimed) - sum(map(len, self.fresh))
+            return min(MAX_CLAIM, self._wanted - len(self._claimed) - sum(map(len, self.fresh)))
 
     def add(self, jobs: Sequence[ClaimedJob]) -> None:
         """These are claimed: the next `give` hands them over."""

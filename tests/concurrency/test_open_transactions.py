@@ -38,6 +38,12 @@ def open_transaction(worker: TestWorker) -> AbstractContextManager[Any]:
     return cast(PostgresWorkSession, worker.session)._driver.transaction()
 
 
+def waiting(store: Store) -> int:
+    """How many sessions wait for a lock."""
+    with store.connect() as connection:
+        return int(connection.execute(sa.text(WAITING)).scalar_one())
+
+
 class Waiting:
     """A call in a thread of its own that must wait for somebody's transaction; `found` is what it came to."""
 
@@ -53,11 +59,7 @@ class Waiting:
         self._thread = threading.Thread(target=run)
         self._thread.start()
 
-        def waits() -> bool:
-            with store.connect() as connection:
-                return bool(connection.execute(sa.text(WAITING)).scalar_one()) or not self._thread.is_alive()
-
-        wait_until(waits, what="the call to wait")
+        wait_until(lambda: waiting(store) or not self._thread.is_alive(), what="the call to wait")
         assert self._thread.is_alive(), f"it did not wait, and came to {self.found!r}"
 
     def result(self) -> Any:
@@ -109,6 +111,22 @@ def rescuer(store: Store) -> Iterator[TestWorker]:
 def rescue(worker: TestWorker) -> list[tuple[str, int]]:
     found = worker.session.rescue(max_losses=5, now=datetime.now(UTC) + LATER)
     return [(each.worker_id, each.requeued) for each in found]
+
+
+def test_a_round_calls_back_while_the_server_works(store: Store, postgres_url: str, rescuer: TestWorker) -> None:
+    """It has begun, and has not ended: it waits for the test's own lock, which only the call-back lets go."""
+    job_id = enqueued(store)
+    job = rescuer.claim_one()
+    gate = Gate(store, postgres_url, job_id)
+    claim = Claim(rescuer.id, str(uuid4()), rescuer.queues, 5)
+
+    def go_on() -> None:
+        wait_until(lambda: waiting(store), what="the server to begin")
+        gate.open()
+
+    result = rescuer.session.round([Succeeded(job_id, job.lease, "1", 0.0)], claim, meanwhile=go_on)
+    gate.close()
+    assert result.settled == {job_id}
 
 
 @pytest.mark.parametrize("how", CLAIMS)

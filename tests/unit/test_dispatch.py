@@ -9,7 +9,7 @@ import pytest
 
 from dbqueue.jobs import ClaimedJob
 from dbqueue.worker.children import Child
-from dbqueue.worker.dispatch import AHEAD_SECONDS, BUFFER_SECONDS, MAX_CLAIM, Dispatcher
+from dbqueue.worker.dispatch import AHEAD_SECONDS, BUFFER_SECONDS, MAX_AHEAD, Dispatcher
 
 
 def job(number: int, *, task: str = "quick", losses: int = 0) -> ClaimedJob:
@@ -122,4 +122,4 @@ def test_the_buffer_is_a_span_of_work_and_none_for_slow_or_unknown_jobs() -> Non
     assert dispatcher.wanted(0, now) == 2
     dispatcher = Dispatcher(2)
     dispatcher.measured("tiny", 1e-9)
-    assert dispatcher.wanted(0, now) == MAX_CLAIM
+    assert dispatcher.wanted(0, now) == 2 + 2 * 2 * MAX_AHEAD

@@ -157,10 +157,9 @@ class PostgresWorkSession(WorkSession):
         """Run the statements as one transaction, in one round trip."""
         if len(statements) == 1 and meanwhile is None:  # a pipeline costs as much as a short statement
             return [self._driver.execute(*statements[0])]
-        with self._driver.pipeline() as pipeline:  # what lies between two syncs is one transaction
+        with self._driver.pipeline():  # until its end, which commits: one transaction
             cursors = [self._driver.execute(*statement) for statement in statements]
-            if meanwhile is not None:
-                pipeline.sync()
+            if meanwhile is not None:  # the server has begun, for it does not wait for the end
                 meanwhile()
             return cursors
 
