@@ -47,7 +47,7 @@ from dbqueue.jobs import (
     Settled,
     Succeeded,
 )
-from dbqueue.pools.interrupts import Steps, interruptible
+from dbqueue.pools.interrupts import Interruptible, Steps
 from dbqueue.signing import Signer
 from dbqueue.worker import inputs, log, own_end, telling, transacting
 from dbqueue.worker.ended import Ended, OneAnswer, awaited, hide_own_frames, invoked
@@ -114,7 +114,7 @@ class Executor:
             return call
         token = current_request.set(call.request)
         try:
-            with OneAnswer(job, self._options.eager), interruptible(job.id):
+            with OneAnswer(job, self._options.eager), Interruptible(job.id):
                 if call.request._unit is not None:
                     self._here(call.request._unit.open())
                 self._before(call)
@@ -143,7 +143,7 @@ class Executor:
             return call
         token = current_request.set(call.request)
         try:
-            with OneAnswer(job, self._options.eager), interruptible(job.id, asyncio.current_task()):
+            with OneAnswer(job, self._options.eager), Interruptible(job.id, asyncio.current_task()):
                 if call.request._unit is not None and call.request._unit.is_async:
                     await call.request._unit.open()
                 self._before(call)
@@ -206,32 +206,34 @@ class Executor:
     def _request(self, job: ClaimedJob, task: Runnable, args: Any, kwargs: Any, options: Any, headers: Any) -> Context:
         stamps = headers if isinstance(headers, dict) else {}
         job_id = job.id
-        request = Context(
-            id=job_id,
-            task=job.task,
-            args=args,
-            kwargs=kwargs,
-            retries=job.retries,
-            root_id=job.root_id or job_id,
-            parent_id=job.parent_id,
-            group=job.group_id,
-            headers=headers,
-            delivery_info={
-                "exchange": "",
-                "routing_key": job.queue,
-                "priority": job.priority,
-                "redelivered": job.redelivered,
-            },
-            hostname=self._options.hostname,
-            called_directly=False,
-            is_eager=self._options.eager,
-            ignore_result=bool(options.get("ignore_result", task.ignores_result)),
-            correlation_id=job_id,
-            stamps=stamps.get("stamps") or (None if self._options.eager else {}),
-            _outlet=None if self.report is None else (self.report, job.lease),
-            _job=job,
-            _task=task,
-            _started=time.monotonic(),
+        request = Context.of(
+            {
+                "id": job_id,
+                "task": job.task,
+                "args": args,
+                "kwargs": kwargs,
+                "retries": job.retries,
+                "root_id": job.root_id or job_id,
+                "parent_id": job.parent_id,
+                "group": job.group_id,
+                "headers": headers,
+                "delivery_info": {
+                    "exchange": "",
+                    "routing_key": job.queue,
+                    "priority": job.priority,
+                    "redelivered": job.redelivered,
+                },
+                "hostname": self._options.hostname,
+                "called_directly": False,
+                "is_eager": self._options.eager,
+                "ignore_result": bool(options.get("ignore_result", task.ignores_result)),
+                "correlation_id": job_id,
+                "stamps": stamps.get("stamps") or (None if self._options.eager else {}),
+                "_outlet": None if self.report is None else (self.report, job.lease),
+                "_job": job,
+                "_task": task,
+                "_started": time.monotonic(),
+            }
         )
         # What most calls do not have is left at the class's defaults.
         if options:

@@ -15,7 +15,7 @@ from dbqueue.errors import SoftTimeLimitExceeded
 from dbqueue.jobs import ClaimedJob, Failed, Outcome, Released, Retried, Succeeded
 from dbqueue.pools import wire
 from dbqueue.pools.child import Inbox, Link
-from dbqueue.pools.interrupts import interruptible
+from dbqueue.pools.interrupts import Interruptible
 
 TEXTS = st.text(st.characters(), max_size=50)  # half surrogates included
 
@@ -182,13 +182,13 @@ def test_a_limit_that_is_over_before_the_job_begins(pair: tuple[socket.socket, s
     assert link.inbox.take() == JOB
     left.sendall(wire.frame(wire.INTERRUPT, JOB.id))
     served()
-    with pytest.raises(SoftTimeLimitExceeded), interruptible(JOB.id):
+    with pytest.raises(SoftTimeLimitExceeded), Interruptible(JOB.id):
         raise AssertionError("it must not begin")
 
     for _ in range(2):  # interrupted when it has ended: before its answer, and after it
         left.sendall(wire.run_frame([JOB]))
         assert link.inbox.take() == JOB
-        with interruptible(JOB.id):
+        with Interruptible(JOB.id):
             pass
         left.sendall(wire.frame(wire.INTERRUPT, JOB.id))
         served()
