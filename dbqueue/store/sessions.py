@@ -55,6 +55,10 @@ class WorkSession(ABC):
         another process.
         """
 
+    def prepare(self, outcomes: Sequence[Outcome]) -> None:
+        """The next round is about these very outcomes: do now what can be done before it. May be called `meanwhile`."""
+        return  # where there is nothing to gain
+
     @abstractmethod
     def claim_held(self, claim: HeldClaim, *, now: datetime | None = None) -> HeldRound:
         """Start due jobs that wait for permits, as many as their limits let, in a transaction of its own."""

@@ -43,9 +43,9 @@ class Holding:
             self.note()
         return self._leases
 
-    def next_outcomes(self) -> list[Outcome]:
-        """Those of the next round; they stay here until they are `written`."""
-        return [self.outcomes[i] for i in range(min(len(self.outcomes), MAX_OUTCOMES))]
+    def next_outcomes(self, after: int = 0) -> list[Outcome]:
+        """Those of the next round, which stay here until they are `written`; `after` so many of a round before it."""
+        return [self.outcomes[place] for place in range(after, min(len(self.outcomes), after + MAX_OUTCOMES))]
 
     def written(self, outcomes: Iterable[Outcome]) -> None:
         """The database has answered for these, the first that are here."""

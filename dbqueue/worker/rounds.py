@@ -30,7 +30,7 @@ from dbqueue.worker.config import WorkerConfig
 from dbqueue.worker.doorbell import Doorbell
 from dbqueue.worker.handover import Handover
 from dbqueue.worker.held_jobs import HeldJobs
-from dbqueue.worker.holding import Holding
+from dbqueue.worker.holding import MAX_OUTCOMES, Holding
 from dbqueue.worker.lasting_session import LastingSession
 from dbqueue.worker.queue_choice import QueueChoice
 from dbqueue.worker.rates import TaskRates
@@ -73,6 +73,8 @@ class Rounds:
         self.take_claimed = self._handover.take
         """Jobs for the supervisor, claimed since the last call; from then on it wants none until it says so."""
         self._session = LastingSession(store, config.name, self._holding, restored=self._restored)
+        self._prepared: list[Outcome] | None = None
+        """Those of the next round, where they were made ready in the last."""
         self._new_info: WorkerInfo | None = None
         self._passed_over = False
         self.thread = threading.Thread(target=self._run, name="rounds", daemon=True)
@@ -195,7 +197,7 @@ class Rounds:
         """One round, if there is anything to do; whether there was."""
         if self._new_info is not None:
             self._register(self._new_info)
-        outcomes = self._holding.next_outcomes()
+        outcomes, self._prepared = self._prepared or self._holding.next_outcomes(), None
         self._held.ended(outcomes)
         able = self._claiming and self._handover.room > 0
         # What waits for a job may run as soon as this round has ended it, and the claim comes after that.
@@ -251,9 +253,16 @@ class Rounds:
             self._held.woken()
 
     def _round(self, session: WorkSession, outcomes: list[Outcome], claim: Claim | None) -> Round:
-        meanwhile = self._handover.give if self._handover.fresh else None
+        def meanwhile() -> None:
+            self._handover.give()
+            if more:
+                self._prepared = self._holding.next_outcomes(after=len(outcomes))
+                session.prepare(self._prepared)
+
+        more = len(self._holding.outcomes) >= len(outcomes) + MAX_OUTCOMES  # what is not whole yet may still grow
+        busy = more or bool(self._handover.fresh)
         try:
-            return settle(session, outcomes, claim, self._holding.linked, meanwhile)
+            return settle(session, outcomes, claim, self._holding.linked, meanwhile if busy else None)
         finally:
             self._handover.give()  # also where the database did not answer
 

@@ -23,7 +23,8 @@ def settle(
 
     `meanwhile` may be called once, while the database works.
     """
-    outcomes = [outcome for outcome in outcomes if type(outcome) is not Settled]
+    if any(type(outcome) is Settled for outcome in outcomes):
+        outcomes = [outcome for outcome in outcomes if type(outcome) is not Settled]
     try:
         result = session.round(outcomes, claim, linked=linked, meanwhile=meanwhile)
     except (OperationalError, SchemaError, AccessDenied):

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import psycopg
 from sqlalchemy.pool import PoolProxiedConnection
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+Statement: TypeAlias = tuple[str, dict[str, Any]]
+Cursor: TypeAlias = psycopg.Cursor[tuple[Any, ...]]
+
 
 class PostgresWorkSession(WorkSession):
     def __init__(self, store: PostgresStore, connection: PoolProxiedConnection) -> None:
@@ -56,6 +59,7 @@ class PostgresWorkSession(WorkSession):
         self._lock_keys, self._claim_keys = map(store.text, (held_postgres.LOCK_KEYS, held_postgres.CLAIM_KEYS))
         self._claim_behind, self._next_ready_behind = map(store.text, (sql.CLAIM_BEHIND, sql.NEXT_READY_BEHIND))
         self._pruning, self._plans, self._floors = Pass(), PlanCare(self._driver, store.text), Floors()
+        self._ready: _Ready | None = None
 
     def register(self, worker: WorkerInfo) -> None:
         self._execute(
@@ -76,56 +80,74 @@ class PostgresWorkSession(WorkSession):
         now: datetime | None = None,
     ) -> Round:
         failpoints.hit("complete.before", self._driver, when=bool(outcomes))
-        finish, requeue = split(outcomes)
-        finish, complete, failed = part(finish, linked) if linked else (finish, [], [])
+        rows = self._ready if self._ready is not None and self._ready.outcomes is outcomes else _ready(outcomes)
+        self._ready = None
+        finish, complete, failed = part(rows.finish, linked) if linked else (rows.finish, [], [])
         settled, released = self._fail(failed, now) if failed else (set[str](), False)
         for replaced in replacements(outcomes):
             settled, released = settled | self._replace(replaced), True
-        # STARTED rows before those that wait for them: see `workflows.sql`.
-        contents_first = contents(outcomes)
-        updates: list[tuple[str, type[Any], Sequence[Any]]] = [
-            (self._content, Content, contents_first),
-            (self._requeue, Requeue, requeue),
-            (self._finish, Finish, finish if len(finish) > 1 else ()),
-            (self._complete, Finish, complete),
-        ]
-        statements = [(text, _columns(row, rows, now)) for text, row, rows in updates if rows]
-        if len(finish) == 1:
-            statements.insert(bool(contents_first), (self._finish_one, finish[0]._asdict() | {"now": now}))
         hints = self._floors.hints(claim.queues) if claim and not claim.keys and now is None else None
+        statements = self._outcome_statements(rows, finish, complete, now)
         if claim:
-            parameters = _claim_parameters(claim, now, durable=bool(outcomes or claim.once))
-            if claim.keys:
-                before_claim = self._lock_keys, {"keys": list(claim.keys)}
-                statements += [before_claim, (self._claim_keys, parameters | {"keys": list(claim.keys)})]
-            else:
-                statements.append((self._claim_behind, parameters | hints) if hints else (self._claim, parameters))
+            statements |= self._claim_statements(claim, hints, now, durable=bool(outcomes or claim.once))
         with translated():
             self._plans.look()
             began = time.monotonic()
-            cursors = self._send(statements, meanwhile)[bool(contents_first) :]
+            cursors = dict(zip(statements, self._send([*statements.values()], meanwhile), strict=True))
             seconds = time.monotonic() - began
             self._plans.took(seconds, len(outcomes))
-        lease = claim.lease if claim else ""
-        claimed: ClaimedRows | tuple[()] = ClaimedRows(cursors.pop(), lease) if claim else ()
-        if claim and claim.keys:
-            cursors.pop()  # what was locked
+        claimed = ClaimedRows(cursors["claim"], claim.lease) if claim else ()
         if claim and not claim.keys and now is None:
             rows_of_both = len(outcomes) + len(claimed)
             self._floors.learn(claim, claimed, hinted=hints is not None, seconds=seconds, rows=rows_of_both)
         if complete:
-            moved = cursors.pop().fetchall()
+            moved = cursors["complete"].fetchall()
             settled.update(job_id for job_id, free in moved if not free)
             released |= not {job_id for job_id, free in moved if free} <= {job.id for job in claimed}
-        for cursor in cursors:
-            settled.update(row[0] for row in cursor.fetchall())
+        settled.update(self._changed(cursors))
         failpoints.hit("complete.after", self._driver, when=bool(outcomes))
         failpoints.hit("claim.after", self._driver, when=bool(claimed))
-        if requeue or released:
+        if rows.requeue or released:
             with translated():
                 self._driver.execute(sql.NOTIFY)  # another worker may be idle
         with_inputs = self._with_inputs(claimed, claim) if claim and claimed and claimed.have_inputs else claimed
         return Round(frozenset(settled), with_inputs, released)
+
+    def _outcome_statements(
+        self, rows: _Ready, finish: list[Finish], complete: list[Finish], now: datetime | None
+    ) -> dict[str, Statement]:
+        """What writes these outcomes, by name; STARTED rows before those that wait for them: see `workflows.sql`."""
+        statements: dict[str, Statement] = {}
+        if with_content := contents(rows.outcomes):
+            statements["contents"] = self._content, _columns(Content, with_content, now)
+        if rows.requeue:
+            statements["requeue"] = self._requeue, _columns(Requeue, rows.requeue, now)
+        if len(finish) == 1:
+            statements["finish one"] = self._finish_one, finish[0]._asdict() | {"now": now}
+        elif finish:
+            columns = rows.columns if finish is rows.finish else _columns(Finish, finish)
+            statements["finish"] = self._finish, columns | {"now": now}
+        if complete:
+            statements["complete"] = self._complete, _columns(Finish, complete, now)
+        return statements
+
+    def _claim_statements(
+        self, claim: Claim, hints: dict[str, Any] | None, now: datetime | None, *, durable: bool
+    ) -> dict[str, Statement]:
+        parameters = _claim_parameters(claim, now, durable=durable)
+        if claim.keys:
+            keys = {"keys": list(claim.keys)}
+            return {"lock keys": (self._lock_keys, keys), "claim": (self._claim_keys, parameters | keys)}
+        return {"claim": (self._claim_behind, parameters | hints) if hints else (self._claim, parameters)}
+
+    def _changed(self, cursors: dict[str, Cursor]) -> Iterator[str]:
+        """The jobs for which these outcomes were written."""
+        for name in ("requeue", "finish one", "finish"):
+            if name in cursors:
+                yield from (row[0] for row in cursors[name].fetchall())
+
+    def prepare(self, outcomes: Sequence[Outcome]) -> None:
+        self._ready = _ready(outcomes)
 
     def _with_inputs(self, claimed: Sequence[ClaimedJob], claim: Claim | HeldClaim) -> list[ClaimedJob]:
         kept, handed_back = self._perform(lifecycle.inputs(self._store, list(claimed), claim.max_input_bytes))
@@ -151,9 +173,7 @@ class PostgresWorkSession(WorkSession):
         with translated():
             return operations.run(steps, JoinedPsycopg(self._driver).reply)
 
-    def _send(
-        self, statements: list[tuple[str, dict[str, Any]]], meanwhile: Callable[[], None] | None
-    ) -> list[psycopg.Cursor[tuple[Any, ...]]]:
+    def _send(self, statements: list[Statement], meanwhile: Callable[[], None] | None) -> list[Cursor]:
         """Run the statements as one transaction, in one round trip."""
         if len(statements) == 1 and meanwhile is None:  # a pipeline costs as much as a short statement
             return [self._driver.execute(*statements[0])]
@@ -321,8 +341,23 @@ def _claim_parameters(claim: Claim, now: datetime | None, *, durable: bool) -> d
     }
 
 
+class _Ready(NamedTuple):
+    """What a round needs of its outcomes."""
+
+    outcomes: Sequence[Outcome]
+    finish: list[Finish]
+    requeue: list[Requeue]
+    columns: dict[str, Any]
+    """Of all in `finish`."""
+
+
+def _ready(outcomes: Sequence[Outcome]) -> _Ready:
+    finish, requeue = split(outcomes)
+    return _Ready(outcomes, finish, requeue, _columns(Finish, finish) if len(finish) > 1 else {})
+
+
 def _columns(
-    row: type[Finish | Requeue | Content], rows: Sequence[Finish | Requeue | Content], now: datetime | None
+    row: type[Finish | Requeue | Content], rows: Sequence[Finish | Requeue | Content], now: datetime | None = None
 ) -> dict[str, Any]:
     """Rows as one array for each column, which `unnest` turns into rows again."""
     columns = dict(zip(row._fields, map(array, zip(*rows, strict=True)), strict=True))
