@@ -53,6 +53,12 @@ def test_the_supervisor_killed(campaign: Judge, tries: Tries, kind: str, pool: s
     for left in tries.until(short=1, full=300):
         with campaign() as it:
             it.start_worker(pool)  # the witness: nothing may be taken from it
+            idle = it.start_worker(pool)
+            it.enqueue_many(1, 0.5, task=task_of(pool))
+            it.wait_running()
+            it.fault("SIGKILL of a supervisor with an idle process", idle)  # whoever has the job, some slot has none
+            idle.kill()
+            wait_gone(idle)
             for _ in range(min(left, 6)):
                 worker = it.start_worker(pool)
                 it.enqueue_many(JOBS // 2, 0.15, task=task_of(pool))
@@ -73,7 +79,7 @@ def test_the_supervisor_killed_at_a_point(campaign: Judge, tries: Tries, kind: s
     for _ in tries.until(short=1, full=300):
         with campaign() as it:
             it.enqueue_many(JOBS, 0.01)
-            it.workflows(4)
+            it.workflows(4, failing=True)  # what ends with them is between two statements
             it.producing(0.01)
             victim = it.start_worker(failpoints=f"{point}=kill@2", ready=False)
             wait_gone(victim)
