@@ -119,6 +119,11 @@ class Rounds:
         self._bell.ring()
 
     @property
+    def waiting_outcomes(self) -> int:
+        """How many the database has not answered for yet."""
+        return len(self._holding.outcomes)
+
+    @property
     def queues(self) -> tuple[str, ...]:
         """Where jobs are claimed from, as the worker was told: names and patterns."""
         return self._queues.chosen

@@ -46,9 +46,11 @@ IDLE_TICK_SECONDS: Final = 1.0
 LOOK_AFTER_SECONDS: Final = 0.01
 """How often the loop sees to what has a clock, unless it is woken: not after each answer of a child."""
 GATHER_SECONDS: Final = 0.001
-"""While all children have jobs ahead, the loop lets answers gather before it looks at them: a turn
-costs as much as ten answers, and the children do not wait for it."""
+"""While nobody waits for it the loop lets answers gather before it looks at them: a turn costs as much as ten answers,
+and takes the interpreter from the rounds. So where all children have jobs ahead, or the database is behind."""
 GATHER_JOBS: Final = 32
+GATHER_OUTCOMES: Final = 500
+"""As many in wait for the database: it is behind, and what a child says now will wait there too."""
 SWITCH_SECONDS: Final = 0.0005
 """The interpreter's switch interval: at its default of 5 ms the loop and the rounds wait for each other."""
 
@@ -368,7 +370,9 @@ class Supervisor:
                 child.send_jobs(jobs)
                 self._crew.watch(child)
             held = len(self._dispatcher) + sum(len(child.held) for child in self._crew.children.values())
-            self._ahead = all(len(child.held) > GATHER_JOBS * child.slots for child in self._crew.children.values())
+            self._ahead = self._rounds.waiting_outcomes > GATHER_OUTCOMES or all(
+                len(child.held) > GATHER_JOBS * child.slots for child in self._crew.children.values()
+            )
             self._rounds.want(max(0, self._dispatcher.wanted(held, time.monotonic())))
         elif len(self._dispatcher):
             for job in self._dispatcher.take_waiting():
