@@ -10,7 +10,6 @@ What it does with each child's message is here; how it ends is in `shutdown`, wh
 from __future__ import annotations
 
 import selectors
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -31,6 +30,7 @@ from dbqueue.worker.desk import Desk
 from dbqueue.worker.dispatch import HAND_BACK_SECONDS, STALL_SECONDS, Dispatcher
 from dbqueue.worker.events import EventSender
 from dbqueue.worker.fence import Fence
+from dbqueue.worker.interpreter import tuned
 from dbqueue.worker.limits import TimeLimits
 from dbqueue.worker.losses import Losses, killed, tell_failure
 from dbqueue.worker.rates import TaskRates
@@ -51,8 +51,6 @@ and takes the interpreter from the rounds. So where all children have jobs ahead
 GATHER_JOBS: Final = 32
 GATHER_OUTCOMES: Final = 500
 """As many in wait for the database: it is behind, and what a child says now will wait there too."""
-SWITCH_SECONDS: Final = 0.0005
-"""The interpreter's switch interval: at its default of 5 ms the loop and the rounds wait for each other."""
 
 
 class Supervisor:
@@ -141,18 +139,16 @@ class Supervisor:
 
     def run(self) -> int:
         """Serve until told to stop; the exit code: 0 after a warm shutdown, 1 after any other."""
-        interval = sys.getswitchinterval()
-        sys.setswitchinterval(SWITCH_SECONDS)
-        try:
-            self._start()
-            while not self._ending.finished:
-                self._turn()
-        except BaseException:
-            self._abandon()
-            raise
-        finally:
-            self._end()
-            sys.setswitchinterval(interval)
+        with tuned(self._config):
+            try:
+                self._start()
+                while not self._ending.finished:
+                    self._turn()
+            except BaseException:
+                self._abandon()
+                raise
+            finally:
+                self._end()
         return self._ending.exit_code
 
     def _abandon(self) -> None:
