@@ -10,6 +10,9 @@ claimed job may wait, whatever the mix of tasks:
 - what waits in a child behind a job that runs longer is recalled, and what waits here without
   progress is handed back to the database (`Supervisor` does both, by this module's numbers).
 
+Where that happens often the buffer is too large, whatever the runs take: on a machine with more work than processors
+the children wait for their turn. So each time halves it, and each job that ends lets it grow again.
+
 A job that was lost with its process may be what ended it. Where a process runs many jobs at once,
 such a job gets a process to itself: else its neighbours would be lost with it, again and again.
 """
@@ -34,6 +37,10 @@ SLOW_SECONDS: Final = 0.05
 """Jobs that take longer are not buffered: a round trip is small beside them."""
 MAX_AHEAD: Final = 1000
 """Most jobs in one child beyond its slots."""
+LEAST_SHARE: Final = 0.1
+"""What is left of the buffer at the least."""
+REGROWTH: Final = 0.001
+"""How much of it comes back with each job that ends: all of it with a thousand."""
 _WEIGHT: Final = 0.05
 """Share of the newest run in the moving averages."""
 
@@ -49,6 +56,7 @@ class Dispatcher:
         """Jobs that are to run alone; none where each job has a process to itself anyway."""
         self._seconds_by_task: dict[str, float] = {}
         self._average: float | None = None
+        self._share = 1.0
         self.progress_at = time.monotonic()
         """When a job last ended or went to a free slot."""
 
@@ -85,8 +93,14 @@ class Dispatcher:
             self.suspects = deque(job for job in self.suspects if job.id not in job_ids)
         return taken
 
+    def stalled(self) -> None:
+        """Jobs were taken back that had waited for too long: hold fewer."""
+        self._share = max(LEAST_SHARE, self._share / 2)
+
     def measured(self, task: str, seconds: float) -> None:
         """Learn from a run."""
+        if self._share < 1.0:
+            self._share = min(1.0, self._share + REGROWTH)
         old = self._seconds_by_task.get(task)
         self._seconds_by_task[task] = seconds if old is None else old + _WEIGHT * (seconds - old)
         average = self._average
@@ -103,7 +117,7 @@ class Dispatcher:
         stalled = held >= self.slots and now - self.progress_at > STALL_SECONDS
         if self._average is None or self._average > SLOW_SECONDS or stalled:
             return 0
-        return int(self.slots * min(2 * MAX_AHEAD, BUFFER_SECONDS / max(self._average, 1e-6)))
+        return int(self.slots * min(2 * MAX_AHEAD * self._share, BUFFER_SECONDS / max(self._average, 1e-6)))
 
     def assign(self, children: Iterable[Child]) -> list[tuple[Child, list[ClaimedJob]]]:
         """Take jobs for the children: free slots first, then short jobs ahead of their turn."""
@@ -123,7 +137,7 @@ class Dispatcher:
             if child.alone:
                 continue
             given = len(batches.get(child, ()))
-            room = min(child.slots + MAX_AHEAD - len(child.held), child.left) - given
+            room = min(child.slots + int(MAX_AHEAD * self._share) - len(child.held), child.left) - given
             while self.waiting and room > 0:
                 head = self.waiting[0]
                 seconds = self._seconds_by_task.get(head.task)

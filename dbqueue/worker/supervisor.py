@@ -345,10 +345,13 @@ class Supervisor:
         now = time.monotonic()
         for child in self._crew.children.values():
             behind = len(child.held) > child.slots
-            if behind and now - child.last_answer_at > STALL_SECONDS:
+            if behind and not child.recalling and now - child.last_answer_at > STALL_SECONDS:
+                self._dispatcher.stalled()
                 self._crew.recall(child)
         too_long = now - self._dispatcher.progress_at > HAND_BACK_SECONDS
         if too_long and all(child.held for child in self._crew.children.values()):
+            if len(self._dispatcher):
+                self._dispatcher.stalled()
             for job in self._dispatcher.take_waiting():
                 self._give_back(job)
 

@@ -123,3 +123,18 @@ def test_the_buffer_is_a_span_of_work_and_none_for_slow_or_unknown_jobs() -> Non
     dispatcher = Dispatcher(2)
     dispatcher.measured("tiny", 1e-9)
     assert dispatcher.wanted(0, now) == 2 + 2 * 2 * MAX_AHEAD
+
+
+def test_the_buffer_shrinks_where_jobs_had_to_be_taken_back_and_grows_again_with_those_that_end() -> None:
+    dispatcher = Dispatcher(1)
+    dispatcher.measured("tiny", 1e-9)
+    now = dispatcher.progress_at
+    whole = dispatcher.wanted(0, now)
+    dispatcher.stalled()
+    assert dispatcher.wanted(0, now) == pytest.approx(whole / 2, abs=2)
+    for _ in range(20):
+        dispatcher.stalled()
+    assert 1 < dispatcher.wanted(0, now) < whole / 5, "never none: it could not grow again"
+    for _ in range(10_000):
+        dispatcher.measured("tiny", 1e-9)
+    assert dispatcher.wanted(0, now) == whole
