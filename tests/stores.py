@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -12,19 +12,33 @@ import sqlalchemy as sa
 
 from dbqueue import urls
 from dbqueue.jobs import BLOCKED_BY_LIMIT, ClaimedJob, NewJob, Outcome, new_job_id
-from dbqueue.store import open_store
+from dbqueue.store import migrate, open_store
 from dbqueue.store.base import Store
+from dbqueue.store.postgres.partitions.catalog import on_connection
+from dbqueue.store.postgres.partitions.making import AHEAD, make_ahead
+from dbqueue.store.postgres.partitions.periods import Size
+from dbqueue.store.postgres.partitions.switching import switch
 from dbqueue.store.records import MAX_INPUT_BYTES, Claim, HeldClaim, HeldRound, Round, WorkerInfo
 from dbqueue.store.sessions import WorkSession
 
 
 @contextlib.contextmanager
-def opened(url: str) -> Iterator[Store]:
-    store = open_store(urls.normalise_url(url), shown_url=urls.mask_url(url))
+def opened(url: str, *, schema: str | None = None) -> Iterator[Store]:
+    store = open_store(urls.normalise_url(url), shown_url=urls.mask_url(url), schema=schema)
     try:
         yield store
     finally:
         store.close()
+
+
+def partitioned(url: str, *, size: Size = "day", days: int = 3) -> None:
+    """Have the table of jobs partitioned, for so many days from today on."""
+    with opened(url) as store:
+        switch(store, size, max_losses=3)
+        with migrate.transaction(store.engine) as connection:
+            run, now = on_connection(connection), datetime.now(UTC)
+            for number in range(days - AHEAD):
+                make_ahead(run, store.names["jobs"], size, now + timedelta(days=number))
 
 
 def new_job(id: str | None = None, **fields: Any) -> NewJob:

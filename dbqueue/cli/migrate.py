@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import click
 
 from dbqueue.cli import exit_codes
-from dbqueue.cli.output import json_option, print_json
+from dbqueue.cli.output import count, json_option, print_json
 from dbqueue.cli.target import Target
 from dbqueue.errors import OperationalError
 
@@ -42,6 +42,11 @@ RETRY_SECONDS: Final = 0.5
     help="Print SQL for PostgreSQL roles with no more rights than they need: producer, worker, inspector, owner.",
 )
 @click.option("--apply", is_flag=True, help="With --roles: run that SQL.")
+@click.option(
+    "--partition",
+    type=click.Choice(["day", "week", "month", "off"]),
+    help="Have the table of jobs partitioned by time, so that old ones are dropped at once; or not. PostgreSQL.",
+)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before going back, which drops data.")
 @json_option
 @click.pass_obj
@@ -55,6 +60,7 @@ def command(
     wait_seconds: float,
     roles: bool,
     apply: bool,
+    partition: Literal["day", "week", "month", "off"] | None,
     yes: bool,
     as_json: bool,
 ) -> None:
@@ -69,7 +75,11 @@ def command(
         raise click.BadParameter(f"there is no revision {unknown[0]!r}", param_hint="'--revision'")
     if schema is not None:
         target.override(database_schema=schema)
-    if roles or apply:
+    if partition is not None:
+        if check or sql or roles or apply or revision != "head":
+            raise click.UsageError("--partition goes with --schema, --wait and --json alone")
+        _partition(target, partition, wait_seconds=wait_seconds, as_json=as_json)
+    elif roles or apply:
         _roles(target, roles=roles, apply=apply, others=check or sql or revision != "head")
     elif sql:
         start, _, to = revision.rpartition(":")
@@ -116,6 +126,29 @@ def _roles(target: Target, *, roles: bool, apply: bool, others: bool) -> None:
     with store.translating():
         grants.apply(store)
     click.echo(f"Made the roles {', '.join(grants.ROLES)} on {store.url}. Grant them to the users of your programs.")
+
+
+def _partition(
+    target: Target, by: Literal["day", "week", "month", "off"], *, wait_seconds: float, as_json: bool
+) -> None:
+    from dbqueue.store.postgres.partitions.switching import switch
+
+    store = target.raw_store
+    if store.dialect == "postgresql":  # else it is refused in any case
+        _state(store, wait_seconds)
+    began = time.monotonic()
+    done = switch(store, None if by == "off" else by, max_losses=target.database_app.conf.task_max_losses)
+    seconds = time.monotonic() - began
+    if as_json:
+        print_json({"partition": done.size or "off", "was": done.was or "off", "made": done.made, "moved": done.moved})
+        return
+    is_now = f"the table of jobs is partitioned by {done.size}" if done.size else "the table of jobs is a plain one"
+    if done.size == done.was and not done.made:
+        click.echo(f"Nothing to do: {is_now}.")
+        return
+    click.echo(f"Now {is_now}: {count(done.moved, 'row')} copied, in {seconds:.1f} seconds.")
+    if done.made:
+        click.echo(f"New partitions: {', '.join(done.made)}.")
 
 
 def _state(store: Store, wait_seconds: float = 0.0) -> SchemaState:

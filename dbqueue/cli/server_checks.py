@@ -18,6 +18,10 @@ FEW_ROWS: Final = 100_000
 STALE_PART: Final = 0.5
 """The part of all rows that may change before the planner looks again; the table's own setting is a twentieth."""
 CROWDED_PART: Final = 0.9
+MANY_PARTITIONS: Final = 20
+"""With thirty, rounds do three quarters of what they do on a plain table."""
+MANY_STRAYS: Final = 1000
+"""No more are counted."""
 RISKY: Final = {
     "autovacuum": "the table and its indexes grow without end: set it to on",
     "fsync": "a crash of the machine may lose all data: set it to on",
@@ -30,7 +34,7 @@ def examine_server(target: Target) -> Iterator[Finding]:
     from dbqueue.store.postgres import health
 
     found = health.examine(target.raw_store)
-    problems = [*_snapshots(found), *_table(found), *_settings(found)]
+    problems = [*_snapshots(found), *_table(found), *_partitions(found), *_settings(found)]
     yield from problems or [
         Finding("server", Level.OK, f"about {count(found.live_rows, 'row')}, {found.dead_rows} dead")
     ]
@@ -78,6 +82,38 @@ def _table(found: Health) -> Iterator[Finding]:
             Level.WARNING,
             f"the table lacks storage parameters that dbqueue sets: {', '.join(found.missing_storage)}",
             "set them again: `dbqueue migrate --sql` shows the statement",
+        )
+
+
+def _partitions(found: Health) -> Iterator[Finding]:
+    partitions = found.partitions
+    if partitions is None:
+        return
+    if partitions.until < partitions.needed_until:
+        yield Finding(
+            "partitions",
+            Level.WARNING,
+            f"there is no partition for jobs from {partitions.until:%Y-%m-%d %H:%M} UTC on: they go to the DEFAULT "
+            "one, and are deleted row by row",
+            "workers make them whose user owns the table (the role dbqueue_owner); or run "
+            f"`dbqueue migrate --partition {partitions.size or 'day'}` each day",
+        )
+    if partitions.number > MANY_PARTITIONS:
+        yield Finding(
+            "partitions",
+            Level.WARNING,
+            f"the table of jobs has {partitions.number} partitions, and each claim looks into all of them: those of "
+            "the past stay while a job in them waits, or its result is kept",
+            "take a larger size (`dbqueue migrate --partition week`, or month), or a smaller result_expires",
+        )
+    if partitions.strays:
+        yield Finding(
+            "partitions",
+            Level.WARNING,
+            f"the DEFAULT partition has {'at least ' if partitions.strays == MANY_STRAYS else ''}"
+            f"{count(partitions.strays, 'job')} with an id of dbqueue's own: when it came, its time had no partition",
+            "what is there will be deleted row by row; see that a worker may make partitions, and that the clocks of "
+            "those who enqueue are right",
         )
 
 

@@ -60,7 +60,7 @@ def upgrade(bind: sa.Engine | sa.Connection, *, schema: str | None = None, revis
     if isinstance(bind, sa.Connection):
         run_on(bind, schema=schema, revision=revision)
         return
-    with _transaction(bind) as connection:
+    with transaction(bind) as connection:
         run_on(connection, schema=schema, revision=revision)
 
 
@@ -71,7 +71,7 @@ def run_on(connection: sa.Connection, *, schema: str | None = None, revision: st
     (`run_on(op.get_bind())`). The connection must not be in the driver's autocommit mode. Takes and
     raises what `upgrade` does; after an OperationalError the caller must roll back.
     """
-    with _locked(connection, schema):
+    with locked(connection, schema):
         state = check(connection, schema=schema)
         if state.status == "ahead":
             raise SchemaError(str(state))
@@ -89,10 +89,10 @@ def downgrade(bind: sa.Engine | sa.Connection, *, schema: str | None = None, rev
     A PostgreSQL schema is left in place. Raises what `upgrade` raises.
     """
     if isinstance(bind, sa.Engine):
-        with _transaction(bind) as connection:
+        with transaction(bind) as connection:
             downgrade(connection, schema=schema, revision=revision)
         return
-    with _locked(bind, schema):
+    with locked(bind, schema):
         state = check(bind, schema=schema)
         if state.status in ("newer", "ahead"):  # what is to be undone is known to newer code alone
             raise SchemaError(f"{state}; only that version can take them back")
@@ -262,7 +262,7 @@ def _alembic_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
+def transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A connection in a real transaction, whatever isolation the engine gives its connections."""
     # READ COMMITTED: what the migration that we waited for has committed must be seen after the wait.
     isolation = "READ COMMITTED" if engine.dialect.name == "postgresql" else None
@@ -277,7 +277,8 @@ def _transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 @contextmanager
-def _locked(connection: sa.Connection, schema: str | None) -> Iterator[None]:
+def locked(connection: sa.Connection, schema: str | None) -> Iterator[None]:
+    """Let nobody else migrate these tables until the transaction ends."""
     _refuse_schema(connection.dialect, schema)
     if getattr(_driver(connection), "autocommit", False) is True:
         raise ImproperlyConfigured("a migration needs a transaction, and this connection is in autocommit mode")

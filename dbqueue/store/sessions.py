@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -23,6 +24,18 @@ class Bell(Protocol):
     def rung(self) -> bool: ...
 
     def fileno(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tended:
+    """What a step of the upkeep of partitions has done; nothing, where the table of jobs has none."""
+
+    under_way: bool = False
+    """Whether the next step may follow soon."""
+    made: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    problem: str = ""
+    """Why it could not do what it was about to."""
 
 
 class WorkSession(ABC):
@@ -119,6 +132,13 @@ class WorkSession(ABC):
         one call looks at a part only: `is_pruning` until all of it has been seen. With `keep` that is twice,
         and the first time nothing is deleted.
         """
+
+    def tend_partitions(self, *, older_than_seconds: float | None, now: datetime | None = None) -> Tended:
+        """Make partitions for what comes, and drop those whose jobs all ended longer ago than this; a step at a time.
+
+        Once it has been called, `prune` leaves to it what will be dropped as a whole.
+        """
+        return Tended()
 
     @property
     def is_pruning(self) -> bool:

@@ -26,7 +26,9 @@ class Upkeep:
         self.rescue_at = 0.0
         """When to look for dead workers next, on the monotonic clock."""
         self._prune_at = time.monotonic() + PRUNE_EVERY_SECONDS * random.random()
-        self._pruning = False
+        self._pruning = self._tending = False
+        self._problem = ""
+        """With partitions; it is told once."""
 
     @property
     def due_at(self) -> float:
@@ -59,6 +61,11 @@ class Upkeep:
         expires, keep = self._config.result_expires_seconds, self._config.result_max_kept
         if not self._pruning:
             session.prune_limits()
+        if self._tending or not self._pruning:
+            self._tending = self._pruning = self._tend(session, expires)
+            if self._tending:
+                self._prune_at = time.monotonic() + NEXT_PAGES_SECONDS
+                return
         rows = 0
         if expires is not None or keep is not None:
             rows = session.prune(older_than_seconds=expires, keep=keep, limit=PRUNE_ROWS)
@@ -68,3 +75,19 @@ class Upkeep:
             rows, self._pruning = rows + keys, keys >= PRUNE_ROWS
         if self._pruning:
             self._prune_at = time.monotonic() + (NEXT_ROWS_SECONDS if rows else NEXT_PAGES_SECONDS)
+
+    def _tend(self, session: WorkSession, expires: float | None) -> bool:
+        """Make and drop partitions, where there are any; whether there is more to do."""
+        tended = session.tend_partitions(older_than_seconds=expires)
+        if tended.made:
+            log.logger.info("Made partitions for the jobs to come: %s", ", ".join(tended.made))
+        if tended.dropped:
+            log.logger.info("Dropped partitions whose jobs have all expired: %s", ", ".join(tended.dropped))
+        if tended.problem and tended.problem != self._problem:
+            log.logger.warning(
+                "Partitions cannot be made or dropped: %s. Jobs go to the DEFAULT partition once there is no other, "
+                "and are deleted row by row",
+                tended.problem,
+            )
+        self._problem = tended.problem or self._problem
+        return tended.under_way

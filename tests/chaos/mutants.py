@@ -34,7 +34,7 @@ P4 = "test_stopped.py::test_a_stopped_supervisor"
 P2 = "test_kills.py::test_the_supervisor_killed"
 _POSTGRES_FINISH = """
 FROM {source}
-WHERE j.id = d.id COLLATE "C" AND j.lease = d.lease AND j.status = 'STARTED'"""
+WHERE {{by_id_of_d}} AND j.lease = d.lease AND j.status = 'STARTED'"""
 _SQLITE_FINISH = """    finished_at = {NOW}, started_at = {_shifted("-:seconds")}
 WHERE id = :id AND lease = :lease AND status = 'STARTED'"""
 
@@ -54,9 +54,9 @@ MUTANTS: dict[str, Mutant] = {
             Edit(
                 "store/postgres/sql.py",
                 """         options, queue, priority, expires_at, content, hold)
-WHERE j.id = d.id COLLATE "C" AND j.lease = d.lease AND""",
+WHERE {{by_id_of_d}} AND j.lease = d.lease AND""",
                 """         options, queue, priority, expires_at, content, hold)
-WHERE j.id = d.id COLLATE "C" AND""",
+WHERE {{by_id_of_d}} AND""",
             ),
         ),
         f"{P4}_writes_nothing[postgres-runs-retry-prefork]",

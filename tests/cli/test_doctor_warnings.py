@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 import sqlalchemy as sa
 
+from dbqueue.store.postgres import health
+from dbqueue.store.postgres.partitions.periods import Period
 from tests.cli.commands import Commands
 from tests.servers import GIVEN_URL, OwnServer, PostgresServer, libpq_url
+from tests.stores import enqueued, new_job, opened, partitioned, run_sql
 from tests.waiting import wait_until
 
 ROOM = 20
@@ -72,3 +76,47 @@ def test_settings_that_are_right(postgres_url: str, tmp_path: Path) -> None:
     assert "synchronous_commit is off" not in found
     assert "full_page_writes is off" not in found
     assert not any("connections" in message for message in found)
+
+
+def test_partitions_that_are_missing(postgres_url: str, tmp_path: Path) -> None:
+    commands = Commands(tmp_path, postgres_url)
+    partitioned(postgres_url)
+    assert not any("partition" in message for message in warnings(commands))
+    with opened(postgres_url) as store:
+        today = datetime.now(UTC)
+        for days in range(3):
+            run_sql(store, f"DROP TABLE {Period.of('day', today + timedelta(days=days)).table}")
+        enqueued(store, "order-17")
+    (message,) = [each for each in warnings(commands) if "partition" in each]
+    assert message.startswith(f"there is no partition for jobs from {today:%Y-%m-%d}")
+    assert warnings(commands)[message].endswith("run `dbqueue migrate --partition day` each day")
+    with opened(postgres_url) as store:
+        enqueued(store)
+    assert any(each.startswith("the DEFAULT partition has 1 job with an id") for each in warnings(commands))
+    commands.ok("migrate", "--partition", "day")
+    assert not any("there is no partition" in message for message in warnings(commands))
+
+
+def test_too_many_partitions(postgres_url: str, tmp_path: Path) -> None:
+    partitioned(postgres_url, days=30)
+    (message,) = [each for each in warnings(Commands(tmp_path, postgres_url)) if "partition" in each]
+    assert message.startswith("the table of jobs has 32 partitions")
+
+
+def test_the_health_of_partitions(postgres_url: str, tmp_path: Path) -> None:
+    """The numbers are those of all partitions; what one lacks, the table lacks."""
+    commands = Commands(tmp_path, postgres_url)
+    partitioned(postgres_url)
+    with opened(postgres_url) as store:
+        run_sql(store, "ALTER TABLE dbqueue_jobs_default RESET (fillfactor)")
+        run_sql(store, "ALTER TABLE dbqueue_jobs_before SET (autovacuum_enabled = off)")
+        found = warnings(commands)
+        assert "the table lacks storage parameters that dbqueue sets: fillfactor" in found
+        assert "autovacuum is off" in found
+        store.enqueue([new_job() for _ in range(100)])
+        run_sql(store, "ANALYZE dbqueue_jobs")
+        run_sql(store, "ALTER TABLE dbqueue_jobs_default SET (fillfactor = 70)")
+        run_sql(store, "ALTER TABLE dbqueue_jobs_before RESET (autovacuum_enabled)")
+        healthy = health.examine(store)
+    assert (healthy.live_rows, healthy.analysed, healthy.thought_empty) == (100, True, False)
+    assert (healthy.missing_storage, healthy.missing_indexes) == ([], [])

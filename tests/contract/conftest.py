@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import time
 from collections.abc import Callable, Iterator
 
 import psycopg
@@ -11,7 +13,25 @@ import pytest
 from dbqueue.store.base import Store
 from dbqueue.store.tables import metadata
 from tests.servers import PostgresServer, libpq_url
-from tests.stores import TestWorker, opened
+from tests.stores import TestWorker, opened, partitioned
+
+ON_PARTITIONS = {"claim", "outcomes", "rescue", "workflows", "held", "limit_keys", "enqueue", "bulk", "unique"}
+"""The parts of the contract that hold for a table of jobs that is partitioned, too; the rest asks nothing of it."""
+
+TICKS_A_HOUR = 3_600_000 << 12
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "database_url" in metafunc.fixturenames and not hasattr(metafunc.module, "database_url"):
+        more = ["partitioned"] if metafunc.module.__name__.rpartition("test_")[2] in ON_PARTITIONS else []
+        metafunc.parametrize("database_url", ["sqlite", "postgres", *more], indirect=True)
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A new database of each kind."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +46,26 @@ def postgres_url(shared_postgres_url: str) -> str:
     with psycopg.connect(libpq_url(shared_postgres_url), autocommit=True) as connection:
         connection.execute(f"TRUNCATE {', '.join(metadata.tables)}".encode())
     return shared_postgres_url
+
+
+@pytest.fixture(scope="session")
+def shared_partitioned_url(postgres_server: PostgresServer, postgres_template: str) -> Iterator[str]:
+    with postgres_server.database(postgres_template) as url:
+        partitioned(url, days=6)
+        with psycopg.connect(libpq_url(url), autocommit=True) as connection:
+            # Of the ids that tests choose. The DEFAULT partition has the rest.
+            connection.execute("CREATE TABLE of_letters PARTITION OF dbqueue_jobs FOR VALUES FROM ('b') TO ('k')")
+        yield url
+
+
+@pytest.fixture
+def partitioned_url(shared_partitioned_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same with a table of jobs in nine partitions; each id is of some hours later than the one before it."""
+    with psycopg.connect(libpq_url(shared_partitioned_url), autocommit=True) as connection:
+        connection.execute(f"TRUNCATE {', '.join(metadata.tables)}".encode())
+    start, hours = (time.time_ns() << 12) // 1_000_000, itertools.count(step=7)
+    monkeypatch.setattr("dbqueue.jobs._ticks", lambda number: start + next(hours) * TICKS_A_HOUR)
+    return shared_partitioned_url
 
 
 @pytest.fixture

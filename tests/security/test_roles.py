@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -18,9 +19,10 @@ from dbqueue.errors import AccessDenied, DuplicateTaskId
 from dbqueue.result import GroupResult
 from dbqueue.store import migrate
 from dbqueue.store.postgres import roles
+from dbqueue.store.sessions import Tended
 from dbqueue.store.tables import metadata
 from tests.servers import PostgresServer, libpq_url
-from tests.stores import opened
+from tests.stores import TestWorker, opened
 from tests.worker.sample import make_app
 
 
@@ -147,7 +149,10 @@ def test_a_worker_works(url: str, schema: str | None, start_worker: Callable[...
         assert add.delay(1, 2).get(timeout=60) == 3
         assert dbqueue.chain(add.s(1, 2), add.s(3)).apply_async().get(timeout=60) == 6
         assert dbqueue.chord([add.s(1, 2), add.s(3, 4)], app.tasks["sample.echo"].s()).apply_async().get(timeout=60)
-        assert app.tasks["sample.backing_off"].apply_async(["x"]).get(timeout=60, propagate=False) is not None
+        assert (
+            app.tasks["sample.backing_off"].apply_async([str(worker.folder / "x")]).get(timeout=60, propagate=False)
+            is not None
+        )
         assert add.apply_async([1, 1], limit_key="some").get(timeout=60) == 2
         assert add.apply_async([2, 2], unique=True).get(timeout=60) == 4
         operator.schedules.set("often", "sample.add", 3600, args=[1, 2])
@@ -241,3 +246,47 @@ def test_who_may_not_is_told_what_to_do(url: str, schema: str | None, capsys: py
     arguments = ["migrate", "--roles", "--apply", *(["--schema", schema] if schema else [])]
     assert main(["--database", as_user(url, "t_producer"), *arguments]) != 0
     assert "let an administrator run what `dbqueue migrate --roles` prints" in capsys.readouterr().err
+
+
+def test_partitions(url: str, schema: str | None, start_worker: Callable[..., Any]) -> None:
+    """Made by the owner, used by all through the table; a worker that may make none does without."""
+    in_schema = ["--schema", schema] if schema else []
+    owner = ["--database", as_user(url, "t_owner"), "migrate"]
+    with producer(url, "t_producer", schema) as app:
+        app.tasks["sample.add"].delay(1, 2)
+    for refused_user in ("t_producer", "t_worker", "t_inspector"):
+        assert main(["--database", as_user(url, refused_user), "migrate", "--partition", "day", *in_schema]) != 0
+    assert main([*owner, "--partition", "day", *in_schema]) == 0
+    assert main(["--database", url, "migrate", "--roles", "--apply", *in_schema]) == 0
+    test_a_producer_can_only_insert(url, schema)
+    test_results_and_unique_calls_are_grants_of_their_own(url, schema)
+    test_a_worker_works(url, schema, start_worker, "threads")
+    with connected(url, "t_worker", schema) as connection:
+        owners = """SELECT DISTINCT relowner::regrole::text FROM pg_class
+            WHERE relname LIKE 'dbqueue_jobs%' AND relkind IN ('r', 'p')"""
+        assert connection.execute(owners).fetchall() == [(roles.OWNER,)]
+        connection.execute("SELECT args FROM dbqueue_jobs_default")  # it deletes by rows there
+    for user in ("t_producer", "t_reader", "t_inspector"):
+        with connected(url, user, schema) as connection:
+            refused(connection, "SELECT args FROM dbqueue_jobs_default")
+            refused(connection, "INSERT INTO dbqueue_jobs_default (task) VALUES ('t')")
+    with opened(as_user(url, "t_worker"), schema=schema) as store:
+        worker = TestWorker(store)
+        late = datetime.now(UTC) + timedelta(days=10)
+        assert worker.session.tend_partitions(older_than_seconds=60, now=late) == Tended()
+        ended = worker.session.prune(older_than_seconds=60, limit=1000, now=late)
+        assert ended > 0  # row by row
+        worker.session.close_worker(worker.id)
+        worker.close()
+    with opened(as_user(url, "t_owner"), schema=schema) as store:
+        worker = TestWorker(store)
+        tended = worker.session.tend_partitions(older_than_seconds=None, now=late)
+        assert len(tended.made) == 3
+        worker.session.close_worker(worker.id)
+        worker.close()
+    with connected(url, "t_worker", schema) as connection:
+        for name in tended.made:
+            connection.execute(f"SELECT args FROM {name}")
+    assert main([*owner, "--partition", "off", *in_schema]) == 0
+    test_a_producer_can_only_insert(url, schema)
+    test_a_worker_works(url, schema, start_worker, "threads")

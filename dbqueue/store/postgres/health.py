@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
 from dbqueue.store import tables
 from dbqueue.store.base import Store
+from dbqueue.store.postgres.partitions import catalog, making, periods
 from dbqueue.store.queries import reading
 
 
@@ -37,14 +39,39 @@ class Health:
     settings: dict[str, str] = field(default_factory=dict)
     connections: int = 0
     max_connections: int = 0
+    partitions: Partitions | None = None
+    """None of a table that has none."""
 
 
-_TABLE = """
+@dataclass(frozen=True, slots=True)
+class Partitions:
+    size: str | None
+    """Day, week or month."""
+    number: int
+    until: datetime
+    """From then on there are none."""
+    needed_until: datetime
+    """For so long there should be some by now."""
+    strays: int | None
+    """Rows of the DEFAULT partition whose ids dbqueue has made, a thousand at most; None: this user may not look."""
+
+
+# Of a partitioned table it is the partitions that hold rows.
+_TABLES = """
 SELECT coalesce(s.n_live_tup, 0) AS live_rows, coalesce(s.n_dead_tup, 0) AS dead_rows,
     coalesce(s.n_mod_since_analyze, 0) AS changed_rows,
-    coalesce(s.last_analyze, s.last_autoanalyze) IS NOT NULL AS analysed,
+    coalesce(s.last_analyze, s.last_autoanalyze) IS NOT NULL OR coalesce(s.n_live_tup, 0) = 0 AS analysed,
     c.reltuples = 0 AND pg_relation_size(c.oid) > 1000000 AS thought_empty, c.reloptions AS storage
-FROM pg_class c LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid WHERE c.oid = to_regclass(:jobs)"""
+FROM pg_class c LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid
+WHERE c.relkind = 'r' AND (c.oid = to_regclass(:jobs)
+    OR c.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = to_regclass(:jobs)))"""
+
+_STRAYS = """
+SELECT count(*) FROM (
+    SELECT FROM {default} WHERE id >= %(first)s AND id < %(end)s AND id ~ '^[0-9a-f]{{8}}-[0-9a-f]{{4}}-7'
+    LIMIT 1000) s"""
+
+_MAY_READ = "SELECT has_table_privilege(%(table)s, 'SELECT')"
 
 _SNAPSHOTS = """
 SELECT 'pid ' || pid || coalesce(' of ' || nullif(application_name, ''), '') || coalesce(' (' || state || ')', ''),
@@ -70,25 +97,47 @@ _CONNECTIONS = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'clie
 def examine(store: Store) -> Health:
     with reading(store) as connection:
         jobs = {"jobs": store.names["jobs"]}
-        row = connection.execute(sa.text(_TABLE), jobs).mappings().one()
+        rows = connection.execute(sa.text(_TABLES), jobs).mappings().all()
         indexes = {each[0] for each in connection.execute(sa.text(_INDEXES), jobs)}
         snapshots = [OldSnapshot(str(each[0]), float(each[1])) for each in connection.execute(sa.text(_SNAPSHOTS))]
         settings = {str(each[0]): str(each[1]) for each in connection.execute(sa.text(_SETTINGS))}
         connections = int(connection.execute(sa.text(_CONNECTIONS)).scalar_one())
-    given = {option.partition("=")[0] for option in row["storage"] or ()}
-    storage = [name for name in tables.JOBS_STORAGE if name not in given]
-    if "autovacuum_enabled=off" in (row["storage"] or ()) or "autovacuum_enabled=false" in (row["storage"] or ()):
+        partitions = _partitions(catalog.on_connection(connection), store.names["jobs"])
+    options = [row["storage"] or () for row in rows]
+    given = [{option.partition("=")[0] for option in each} for each in options]
+    storage = [name for name in tables.JOBS_STORAGE if not all(name in each for each in given)]
+    if any("autovacuum_enabled=off" in each or "autovacuum_enabled=false" in each for each in options):
         settings["autovacuum"] = "off"
     return Health(
-        row["live_rows"],
-        row["dead_rows"],
-        row["changed_rows"],
-        row["analysed"],
-        row["thought_empty"],
+        sum(row["live_rows"] for row in rows),
+        sum(row["dead_rows"] for row in rows),
+        sum(row["changed_rows"] for row in rows),
+        all(row["analysed"] for row in rows),
+        any(row["thought_empty"] for row in rows),
         snapshots,
         sorted({str(index.name) for index in tables.jobs.indexes} - indexes),
         storage,
         settings,
         connections,
         int(settings["max_connections"]),
+        partitions,
     )
+
+
+def _partitions(run: catalog.Run, jobs: str) -> Partitions | None:
+    found = catalog.leaves(run, jobs)
+    ends = [leaf.end for leaf in found if leaf.end is not None]
+    if not ends:
+        return None
+    now, size = making.clock(run), catalog.size_in_use(found)
+    needed_until = periods.Period.of(size, now).following.end if size else now
+    return Partitions(size, len(found), max(ends), needed_until, _strays(run, found, now))
+
+
+def _strays(run: catalog.Run, found: list[catalog.Leaf], now: datetime) -> int | None:
+    """Of the last 30 days: a row from before them has other reasons to be there still."""
+    default = [leaf.name for leaf in found if leaf.is_default]
+    if not default or not run(_MAY_READ, table=default[0])[0][0]:
+        return None
+    ids = {"first": periods.first_id(now - timedelta(days=30)), "end": periods.first_id(now + timedelta(days=1))}
+    return int(run(_STRAYS.format(default=default[0]), **ids)[0][0])

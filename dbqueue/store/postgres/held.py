@@ -112,8 +112,8 @@ UPDATE {{jobs}} j
 SET status = 'STARTED', held_at = NULL, blocked_reason = NULL, permit = p.permit, worker = %(worker)s,
     lease = %(lease)s, started_at = clock_timestamp(), redeliver = j.task <> ALL(%(once)s::text[])
 FROM me, unnest(%(ids)s::text[], %(permits)s::text[], %(times)s::timestamptz[]) AS p(id, permit, ready_at)
-CROSS JOIN LATERAL (SELECT i.ctid AS tid FROM {{jobs}} i WHERE i.id = p.id COLLATE "C" OFFSET 0) t
-WHERE j.ctid = t.tid AND j.status IN ('PENDING', 'RETRY')
+CROSS JOIN LATERAL (SELECT i.ctid AS tid{{id_of_i}} FROM {{jobs}} i WHERE i.id = p.id COLLATE "C" OFFSET 0) t
+WHERE j.ctid = t.tid{{same_as_t}} AND j.status IN ('PENDING', 'RETRY')
 RETURNING {CLAIMED_COLUMNS}"""
 
 # With the outcomes that freed the permits, in one round trip: locks in the order of keys, then a claim that
@@ -153,14 +153,14 @@ WITH RECURSIVE me AS MATERIALIZED (
         ORDER BY i.held_at, i.id LIMIT l.most FOR UPDATE SKIP LOCKED) due
     WHERE l.priority IS NOT NULL
 ), picked AS MATERIALIZED (
-    SELECT tid, ready_at FROM ranked WHERE nth <= most
+    SELECT tid{{id_of_ranked}}, ready_at FROM ranked WHERE nth <= most
     ORDER BY position, priority DESC, ready_at, id LIMIT %(limit)s
 )
 UPDATE {{jobs}} j
 SET status = 'STARTED', held_at = NULL, blocked_reason = NULL, permit = j.limit_key, worker = %(worker)s,
     lease = %(lease)s, started_at = clock_timestamp(), redeliver = j.task <> ALL(%(once)s::text[])
 FROM picked p
-WHERE j.ctid = p.tid AND j.status IN ('PENDING', 'RETRY')
+WHERE j.ctid = p.tid{{same_as_p}} AND j.status IN ('PENDING', 'RETRY')
 RETURNING {CLAIMED_COLUMNS}"""
 
 SPEND: Final = """

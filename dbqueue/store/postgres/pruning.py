@@ -8,11 +8,12 @@ of row addresses needs no index (`Tid Range Scan`) and has a bounded cost, howev
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import psycopg
+from psycopg import errors
 
 from dbqueue.store.kept import Marks, Place
 
@@ -68,6 +69,14 @@ DELETE FROM {limits} WHERE key = ANY(ARRAY(
     FOR UPDATE SKIP LOCKED))"""
 
 
+class Part(NamedTuple):
+    """A table to look through: that of the jobs, or one of its partitions, where addresses are unique again."""
+
+    table: str
+    by_age: bool = True
+    """Whether what has expired is deleted there, and not only what is too much."""
+
+
 class Pass:
     """How far one worker has got on its way through the table, and what it has seen of workflows.
 
@@ -76,9 +85,11 @@ class Pass:
 
     def __init__(self) -> None:
         self._step: Literal["idle", "counting", "deleting"] = "idle"
+        self._parts: list[tuple[Part, int]] = []
+        """With their pages, as many as there were when it began."""
+        self._at = 0
+        """The number of the part."""
         self.page = 0
-        self.pages = 0
-        """How many there were when it began."""
         self._marks = Marks(1)
         self.newest_surplus: Place | None = None
         self.saw_workflows = False
@@ -92,43 +103,87 @@ class Pass:
     def prune(
         self,
         driver: psycopg.Connection[Any],
-        text: Callable[[str], str],
+        text: Callable[[str, str], str],
+        parts: Callable[[], Sequence[Part]],
         *,
         seconds: float | None,
         keep: int | None,
         limit: int,
         now: datetime | None,
     ) -> int:
-        """Delete at most `limit` rows of the next pages, or count the finished jobs there; how many were deleted."""
+        """Delete at most `limit` rows of the next pages, or count the finished jobs there; how many were deleted.
+
+        `text` makes a statement of a template, about one part.
+        """
         if self._step == "idle":
-            (self.pages,) = driver.execute(text(TABLE_PAGES)).fetchone() or (0,)
-            self._marks, self.newest_surplus, self.saw_workflows = Marks(self.pages // COUNTED_AT_ONCE), None, False
-            self._step = "deleting" if keep is None else "counting"
-        at_once = COUNTED_AT_ONCE if self._step == "counting" else PAGES_AT_ONCE
-        pages = {"first": f"({self.page},0)", "end": f"({self.page + at_once},0)"}
-        if self._step == "counting":
-            self._marks.add(driver.execute(text(COUNT_PAGES), pages | {"marks": self._marks.of_each_part}).fetchall())
-            if self._is_through(at_once):
-                self.newest_surplus = None if keep is None else self._marks.newest_surplus(keep)
-                self._step = "idle" if seconds is None and self.newest_surplus is None else "deleting"
-            return 0
+            self._begin(driver, text, [part for part in parts() if part.by_age or keep is not None])
+            self._step = "idle" if not self._parts else "deleting" if keep is None else "counting"
+        step, deleted, seen = self._step, 0, 0
+        at_once = COUNTED_AT_ONCE if step == "counting" else PAGES_AT_ONCE
+        # Of small parts several: those of a table that is not partitioned are one.
+        while self._step == step != "idle" and deleted < limit and seen < at_once:
+            part, size = self._parts[self._at]
+            seen += max(1, min(size - self.page, at_once))
+            age = seconds if part.by_age else None
+            try:
+                if step == "counting":
+                    self._count(driver, text, part, keep, expire=seconds is not None)
+                else:
+                    deleted += self._delete(driver, text, part, age, limit - deleted, now)
+            except errors.UndefinedTable:  # a partition that was dropped meanwhile: begin again
+                self._step = "idle"
+        return deleted
+
+    def _begin(self, driver: psycopg.Connection[Any], text: Callable[[str, str], str], parts: Sequence[Part]) -> None:
+        sizes = [(driver.execute(text(TABLE_PAGES, part.table)).fetchone() or (0,))[0] or 0 for part in parts]
+        self._parts, self._at, self.page = list(zip(parts, sizes, strict=True)), 0, 0
+        self._marks, self.newest_surplus, self.saw_workflows = Marks(sum(sizes) // COUNTED_AT_ONCE), None, False
+
+    def _count(
+        self,
+        driver: psycopg.Connection[Any],
+        text: Callable[[str, str], str],
+        part: Part,
+        keep: int | None,
+        *,
+        expire: bool,
+    ) -> None:
+        parameters = self._here(COUNTED_AT_ONCE) | {"marks": self._marks.of_each_part}
+        self._marks.add(driver.execute(text(COUNT_PAGES, part.table), parameters).fetchall())
+        if self._is_through(COUNTED_AT_ONCE):
+            self.newest_surplus = None if keep is None else self._marks.newest_surplus(keep)
+            self._step = "deleting" if expire or self.newest_surplus is not None else "idle"
+
+    def _delete(
+        self,
+        driver: psycopg.Connection[Any],
+        text: Callable[[str, str], str],
+        part: Part,
+        seconds: float | None,
+        limit: int,
+        now: datetime | None,
+    ) -> int:
         surplus_at, surplus_id = self.newest_surplus or (None, None)
-        parameters = pages | {
+        parameters = self._here(PAGES_AT_ONCE) | {
             "seconds": seconds,
             "surplus_at": surplus_at,
             "surplus_id": surplus_id,
             "limit": limit,
             "now": now,
         }
-        count, workflows = driver.execute(text(PRUNE_PAGES), parameters).fetchone() or (0, False)
+        count, workflows = driver.execute(text(PRUNE_PAGES, part.table), parameters).fetchone() or (0, False)
         self.saw_workflows |= workflows
-        if count < limit and self._is_through(at_once):  # else there may be more on these pages
+        if count < limit and self._is_through(PAGES_AT_ONCE):  # else there may be more on these pages
             self._step = "idle"
         return int(count)
+
+    def _here(self, pages: int) -> dict[str, Any]:
+        return {"first": f"({self.page},0)", "end": f"({self.page + pages},0)"}
 
     def _is_through(self, pages: int) -> bool:
         """Go on to the next pages; whether there are none, and the next step begins with the first ones."""
         self.page += pages
-        if self.page >= self.pages:
+        if self.page >= self._parts[self._at][1]:
             self.page = 0
-        return self.page == 0
+            self._at = (self._at + 1) % len(self._parts)
+        return self.page == 0 and self._at == 0

@@ -86,6 +86,7 @@ def statements(schema: str | None) -> list[str]:
         f"GRANT SELECT {in_order(seen_columns)} ON {name(jobs)} TO {INSPECTOR}",
         *(f"GRANT SELECT {columns(_shown(table))} ON {name(table)} TO {INSPECTOR}" for table in seen),
         _on_schema("CREATE", (OWNER,), schema),
+        _on_partitions(f"{prefix}{quote(jobs.name)}"),
         *(f"ALTER TABLE {table} OWNER TO {OWNER}" for table in tables),
     ]
 
@@ -126,6 +127,17 @@ def _role(role: str) -> str:
 def _shown(table: sa.Table) -> list[str]:
     """The table's columns, but for bodies of commands: they may name arguments' values."""
     return [column for column in _names(table) if column not in ("body", "destination")]
+
+
+def _on_partitions(table: str) -> str:
+    """The owner of each partition, if there are any, and the worker's grants: it deletes what has expired there."""
+    text = table.replace("'", "''")
+    return (
+        "DO $$ DECLARE leaf regclass; BEGIN FOR leaf IN SELECT inhrelid::regclass FROM pg_catalog.pg_inherits "
+        f"WHERE inhparent = '{text}'::regclass LOOP EXECUTE 'REVOKE ALL ON ' || leaf || ' FROM PUBLIC, "
+        f"{', '.join(role for role in ROLES if role != OWNER)}'; EXECUTE 'GRANT SELECT, INSERT, UPDATE, DELETE ON ' "
+        f"|| leaf || ' TO {WORKER}'; EXECUTE 'ALTER TABLE ' || leaf || ' OWNER TO {OWNER}'; END LOOP; END $$"
+    )
 
 
 def _on_schema(right: str, roles: Sequence[str], schema: str | None) -> str:

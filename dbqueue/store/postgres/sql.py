@@ -128,10 +128,10 @@ _BEHIND: Final = """AND (i.ready_at, i.id) > (l.after, l.after_id COLLATE "C")""
 
 _CLAIM: Final = f"""
 WITH RECURSIVE {_ME}, {{levels}}, picked AS MATERIALIZED (
-    SELECT due.tid, due.ready_at
+    SELECT due.tid{{id_of_due}}, due.ready_at
     FROM (SELECT * FROM levels WHERE priority IS NOT NULL ORDER BY position, priority DESC) l
     CROSS JOIN LATERAL (
-        SELECT i.ctid AS tid, i.ready_at FROM {{jobs}} i
+        SELECT i.ctid AS tid{{id_of_i}}, i.ready_at FROM {{jobs}} i
         WHERE i.queue = l.queue COLLATE "C" AND i.priority = l.priority
           AND i.ready_at <= coalesce(%(now)s::timestamptz, now()) {{behind}}
         ORDER BY i.ready_at, i.id LIMIT %(limit)s FOR UPDATE SKIP LOCKED) due
@@ -141,7 +141,7 @@ UPDATE {{jobs}} j
 SET status = 'STARTED', ready_at = NULL, worker = %(worker)s, lease = %(lease)s,
     started_at = clock_timestamp(), redeliver = j.task <> ALL(%(once)s::text[])
 FROM picked p
-WHERE j.ctid = p.tid AND j.status IN ('PENDING', 'RETRY')
+WHERE j.ctid = p.tid{{same_as_p}} AND j.status IN ('PENDING', 'RETRY')
 RETURNING {CLAIMED_COLUMNS}"""
 
 CLAIM: Final = _CLAIM.replace("{levels}", _LEVELS).replace("{behind}", "")
@@ -174,7 +174,7 @@ SET status = d.status, result = d.result::json, traceback = d.traceback, state =
     finished_at = coalesce(%(now)s::timestamptz, now()),
     started_at = coalesce(%(now)s::timestamptz, now()) - make_interval(secs => d.seconds)
 FROM {source}
-WHERE j.id = d.id COLLATE "C" AND j.lease = d.lease AND j.status = 'STARTED'
+WHERE {{by_id_of_d}} AND j.lease = d.lease AND j.status = 'STARTED'
 RETURNING j.id"""
 
 FINISH: Final = _FINISH.format(
@@ -192,19 +192,19 @@ CONTENT: Final = """
 UPDATE {jobs} j
 SET result_content = d.content
 FROM unnest(%(id)s::text[], %(lease)s::uuid[], %(content)s::bytea[]) AS d(id, lease, content)
-WHERE j.id = d.id COLLATE "C" AND j.lease = d.lease AND j.status = 'STARTED'"""
+WHERE {by_id_of_d} AND j.lease = d.lease AND j.status = 'STARTED'"""
 
 # Joined on the primary key alone, as FINISH is; `state` and `meta` are in no index, so that a report is a heap-only
 # update. A job whose own task has completed it, and not committed yet, goes without: the round must not wait for it.
 REPORT: Final = """
 WITH free AS MATERIALIZED (
-    SELECT j.ctid AS tid, d.state, d.meta
+    SELECT j.ctid AS tid{id_of_j}, d.state, d.meta
     FROM unnest(%(job_id)s::text[], %(lease)s::uuid[], %(state)s::text[], %(meta)s::text[])
         AS d(id, lease, state, meta)
-    JOIN {jobs} j ON j.id = d.id COLLATE "C" AND j.lease = d.lease AND j.status = 'STARTED'
+    JOIN {jobs} j ON {by_id_of_d} AND j.lease = d.lease AND j.status = 'STARTED'
     FOR NO KEY UPDATE OF j SKIP LOCKED
 )
-UPDATE {jobs} j SET state = f.state, meta = f.meta::json FROM free f WHERE j.ctid = f.tid"""
+UPDATE {jobs} j SET state = f.state, meta = f.meta::json FROM free f WHERE j.ctid = f.tid{same_as_f}"""
 
 
 def _back(due: str, key: str = "j.limit_key") -> str:
@@ -236,7 +236,7 @@ FROM unnest(%(id)s::text[], %(lease)s::uuid[], %(status)s::text[], %(retried)s::
     %(priority)s::smallint[], %(expires_at)s::timestamptz[], %(content)s::bytea[], %(hold)s::text[])
     AS d(id, lease, status, retried, lost, ready_at, eta, delay_seconds, error, traceback, args, kwargs,
          options, queue, priority, expires_at, content, hold)
-WHERE j.id = d.id COLLATE "C" AND j.lease = d.lease AND j.status = 'STARTED'
+WHERE {{by_id_of_d}} AND j.lease = d.lease AND j.status = 'STARTED'
 RETURNING j.id"""
 
 # One probe of the claim index for each priority in use, as in CLAIM.
@@ -288,19 +288,19 @@ WITH RECURSIVE levels(queue, priority) AS (
         ORDER BY j.priority DESC LIMIT 1)
     FROM levels l WHERE l.priority IS NOT NULL
 ), heads AS MATERIALIZED (
-    SELECT h.tid FROM levels l CROSS JOIN LATERAL (
-        SELECT i.ctid AS tid, i.task FROM {{jobs}} i
+    SELECT h.tid{{id_of_h}} FROM levels l CROSS JOIN LATERAL (
+        SELECT i.ctid AS tid, i.task{{id_of_i}} FROM {{jobs}} i
         WHERE i.queue = l.queue COLLATE "C" AND i.priority = l.priority AND i.ready_at <= now()
         ORDER BY i.ready_at, i.id LIMIT %(most)s) h
     WHERE l.priority IS NOT NULL AND h.task = ANY(%(tasks)s::text[] COLLATE "C")
 ), locked AS MATERIALIZED (
-    SELECT j.ctid AS tid FROM heads h JOIN {{jobs}} j ON j.ctid = h.tid
+    SELECT j.ctid AS tid{{id_of_j}} FROM heads h JOIN {{jobs}} j ON j.ctid = h.tid{{same_as_h}}
     WHERE j.status IN ('PENDING', 'RETRY') AND j.blocked_reason IS NULL FOR UPDATE OF j SKIP LOCKED
 )
 UPDATE {{jobs}} j
 SET held_at = j.ready_at, ready_at = NULL, blocked_reason = '{BLOCKED_BY_LIMIT}',
     limit_key = coalesce(j.limit_key, '{TASK_KEYS}' || j.task)
-FROM locked l WHERE j.ctid = l.tid"""
+FROM locked l WHERE j.ctid = l.tid{{same_as_l}}"""
 
 ANYTHING_HELD: Final = "SELECT EXISTS (SELECT FROM {jobs} h WHERE h.held_at IS NOT NULL)"
 

@@ -23,6 +23,7 @@ from dbqueue.store.inserts import PostgresInserts, Statement, pyformat, run_step
 from dbqueue.store.postgres import copying, sql
 from dbqueue.store.postgres.driver import Driver, translated
 from dbqueue.store.postgres.notifier import Notifier
+from dbqueue.store.postgres.partitions.catalog import row_words
 from dbqueue.store.postgres.pooler import PoolerConnection
 from dbqueue.store.postgres.watch_session import PostgresWatchSession
 from dbqueue.store.postgres.work_session import PostgresWorkSession
@@ -68,6 +69,7 @@ class PostgresStore(Store):
         self.names = {
             **{name: f"{prefix}{PREFIX}{name}" for name in NAMES},
             **workflow_sql.POSTGRES,
+            **row_words(partitioned=False),  # until a worker's session has looked
             "now": "now()",
             "text_of_body": "body::text",
             "text_of_destination": "destination::text",

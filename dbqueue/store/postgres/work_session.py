@@ -26,12 +26,14 @@ from dbqueue.store.postgres.driver import Driver, translated
 from dbqueue.store.postgres.floors import Floors
 from dbqueue.store.postgres.held import PostgresHeld
 from dbqueue.store.postgres.notifier import close_dedicated
+from dbqueue.store.postgres.partitions import catalog
+from dbqueue.store.postgres.partitions.upkeep import PartitionUpkeep
 from dbqueue.store.postgres.plans import PlanCare
-from dbqueue.store.postgres.pruning import Pass
+from dbqueue.store.postgres.pruning import Part, Pass
 from dbqueue.store.readiness import HasFileno, wait_readable
 from dbqueue.store.records import Claim, HeldClaim, HeldRound, Rescued, Round, WorkerInfo
 from dbqueue.store.rows import LOST_ERROR, Content, Finish, Requeue, contents, part, replacements, split
-from dbqueue.store.sessions import Bell, WorkSession
+from dbqueue.store.sessions import Bell, Tended, WorkSession
 from dbqueue.store.transactions.joining import JoinedPsycopg
 from dbqueue.store.workflows import lifecycle
 from dbqueue.store.workflows import sql as workflow_sql
@@ -52,14 +54,36 @@ class PostgresWorkSession(WorkSession):
         self._driver = cast(Driver, connection.dbapi_connection)
         self._announced = False
         self._driver.add_notify_handler(self._on_notify)
+        self._pruning, self._plans, self._floors = Pass(), PlanCare(self._driver, store.text), Floors()
+        self._partitions: PartitionUpkeep | None = None
+        """None: the table is a plain one."""
+        self._ready: _Ready | None = None
+        self._prepare_texts()
+        self._look_at_table()
+
+    def _look_at_table(self) -> None:
+        """Learn whether the table of jobs is partitioned, which nothing but the database says.
+
+        It becomes so, or ceases to be, only while no worker is registered (`partitions.switching`). So what is asked
+        after a registration holds until the worker's row is closed, and then it claims nothing.
+        """
+        with translated():
+            partitioned = catalog.is_partitioned(catalog.on_driver(self._driver), self._store.names)
+        self._store.names |= catalog.row_words(partitioned=partitioned)
+        if partitioned == (self._partitions is not None):
+            return
+        self._pruning = Pass()
+        self._partitions = PartitionUpkeep(self._driver, self._store.names) if partitioned else None
+        self._prepare_texts()
+
+    def _prepare_texts(self) -> None:
+        store = self._store
         self._claim, self._finish, self._requeue = map(store.text, (sql.CLAIM, sql.FINISH, sql.REQUEUE))
         self._finish_one, self._next_ready = store.text(sql.FINISH_ONE), store.text(sql.NEXT_READY)
         self._content = store.text(sql.CONTENT)
         self._complete = pyformat(store.text(workflow_sql.COMPLETE_POSTGRES))
         self._lock_keys, self._claim_keys = map(store.text, (held_postgres.LOCK_KEYS, held_postgres.CLAIM_KEYS))
         self._claim_behind, self._next_ready_behind = map(store.text, (sql.CLAIM_BEHIND, sql.NEXT_READY_BEHIND))
-        self._pruning, self._plans, self._floors = Pass(), PlanCare(self._driver, store.text), Floors()
-        self._ready: _Ready | None = None
 
     def register(self, worker: WorkerInfo) -> None:
         self._execute(
@@ -69,6 +93,7 @@ class PostgresWorkSession(WorkSession):
                 "queues": json.dumps(worker.queues, ensure_ascii=False),
             },
         )
+        self._look_at_table()
 
     def round(
         self,
@@ -256,11 +281,14 @@ class PostgresWorkSession(WorkSession):
     def prune(
         self, *, older_than_seconds: float | None, limit: int, keep: int | None = None, now: datetime | None = None
     ) -> int:
-        under_way, seconds = self._pruning, older_than_seconds
+        # Not by a plain table's addresses if it is none any more, whoever has been taken for dead meanwhile.
+        self._look_at_table()
+        under_way, seconds, partitions = self._pruning, older_than_seconds, self._partitions
         with translated():
-            text = self._store.text
-            count = under_way.prune(self._driver, text, seconds=seconds, keep=keep, limit=limit, now=now)
-        if count < limit and not under_way.under_way and (under_way.saw_workflows or under_way.ripe):
+            text, parts = self._text_on, self._parts
+            count = under_way.prune(self._driver, text, parts, seconds=seconds, keep=keep, limit=limit, now=now)
+        saw_workflows = under_way.saw_workflows or (partitions is not None and partitions.saw_workflows)
+        if count < limit and not under_way.under_way and (saw_workflows or under_way.ripe):
             surplus_at = under_way.newest_surplus and under_way.newest_surplus[0]
             steps = lifecycle.prune(
                 self._store,
@@ -273,6 +301,19 @@ class PostgresWorkSession(WorkSession):
             with translated(), self._reading_the_table():
                 count += self._perform(steps)
         return count
+
+    def _parts(self) -> list[Part]:
+        return [Part(self._store.names["jobs"])] if self._partitions is None else self._partitions.parts()
+
+    def _text_on(self, template: str, table: str) -> str:
+        return template.format(**{**self._store.names, "jobs": table})
+
+    def tend_partitions(self, *, older_than_seconds: float | None, now: datetime | None = None) -> Tended:
+        self._look_at_table()
+        if self._partitions is None:
+            return Tended()
+        with translated():
+            return self._partitions.step(older_than_seconds=older_than_seconds, now=now)
 
     @property
     def is_pruning(self) -> bool:
