@@ -14,7 +14,7 @@ from dbqueue import urls
 from dbqueue.jobs import BLOCKED_BY_LIMIT, ClaimedJob, NewJob, Outcome, new_job_id
 from dbqueue.store import migrate, open_store
 from dbqueue.store.base import Store
-from dbqueue.store.postgres.partitions.catalog import on_connection
+from dbqueue.store.postgres.partitions.catalog import TAKEN_OUT, TAKEN_OUT_MARK, on_connection
 from dbqueue.store.postgres.partitions.making import AHEAD, make_ahead
 from dbqueue.store.postgres.partitions.periods import Size
 from dbqueue.store.postgres.partitions.switching import switch
@@ -37,8 +37,16 @@ def partitioned(url: str, *, size: Size = "day", days: int = 3) -> None:
         switch(store, size, max_losses=3)
         with migrate.transaction(store.engine) as connection:
             run, now = on_connection(connection), datetime.now(UTC)
-            for number in range(days - AHEAD):
+            for number in range(1, days - AHEAD):
                 make_ahead(run, store.names["jobs"], size, now + timedelta(days=number))
+
+
+def take_out(store: Store, table: str) -> str:
+    """Have a partition taken out of the table of jobs, as a worker has that was killed then; its new name."""
+    run_sql(store, f"ALTER TABLE dbqueue_jobs DETACH PARTITION {table}")
+    run_sql(store, f"COMMENT ON TABLE {table} IS '{TAKEN_OUT_MARK}'")
+    run_sql(store, f"ALTER TABLE {table} RENAME TO {table}{TAKEN_OUT}")
+    return f"{table}{TAKEN_OUT}"
 
 
 def new_job(id: str | None = None, **fields: Any) -> NewJob:

@@ -27,8 +27,8 @@ class Upkeep:
         """When to look for dead workers next, on the monotonic clock."""
         self._prune_at = time.monotonic() + PRUNE_EVERY_SECONDS * random.random()
         self._pruning = self._tending = False
-        self._problem = ""
-        """With partitions; it is told once."""
+        self._told: set[str] = set()
+        """Of problems with partitions: each is told once."""
 
     @property
     def due_at(self) -> float:
@@ -83,11 +83,11 @@ class Upkeep:
             log.logger.info("Made partitions for the jobs to come: %s", ", ".join(tended.made))
         if tended.dropped:
             log.logger.info("Dropped partitions whose jobs have all expired: %s", ", ".join(tended.dropped))
-        if tended.problem and tended.problem != self._problem:
+        if tended.problem and tended.problem not in self._told:
             log.logger.warning(
                 "Partitions cannot be made or dropped: %s. Jobs go to the DEFAULT partition once there is no other, "
                 "and are deleted row by row",
                 tended.problem,
             )
-        self._problem = tended.problem or self._problem
+            self._told.add(tended.problem)
         return tended.under_way

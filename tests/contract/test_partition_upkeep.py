@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,9 +16,10 @@ import sqlalchemy as sa
 from dbqueue.jobs import ClaimedJob, Succeeded
 from dbqueue.store import changes
 from dbqueue.store.base import Store
-from dbqueue.store.postgres.partitions import catalog, retiring
+from dbqueue.store.postgres.partitions import catalog, retiring, upkeep
 from dbqueue.store.postgres.partitions.periods import Period, first_id
 from dbqueue.store.postgres.partitions.retiring import Retiring
+from dbqueue.store.sessions import Tended
 from dbqueue.worker.config import WorkerConfig
 from dbqueue.worker.upkeep import PRUNE_EVERY_SECONDS, Upkeep
 from tests.contract.test_workflows import chain
@@ -24,17 +27,29 @@ from tests.servers import PostgresServer, libpq_url
 from tests.stores import TestWorker, count, enqueued, new_job, opened, partitioned, row, run_sql
 
 DAY = 86400.0
+NOW = datetime.now(UTC)
+"""One moment for all of a test, whether midnight comes or not."""
 
 
 @pytest.fixture
-def database_url(postgres_server: PostgresServer, postgres_template: str) -> Iterator[str]:
+def database_url(
+    postgres_server: PostgresServer, postgres_template: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """It stays the moment at which the table was partitioned, for all that makes ids or partitions."""
     with postgres_server.database(postgres_template) as url:
         partitioned(url)
+        with psycopg.connect(libpq_url(url)) as connection:
+            moment = catalog.leaves(catalog.on_driver(connection), catalog.JOBS)[0].end
+        assert moment is not None
+        ticks = itertools.count(int(first_id(moment).replace("-", ""), 16) << 12)
+        monkeypatch.setattr(sys.modules[__name__], "NOW", moment)
+        monkeypatch.setattr(upkeep, "clock", lambda run: moment)
+        monkeypatch.setattr("dbqueue.jobs._ticks", lambda number: min([next(ticks) for _ in range(number)]))
         yield url
 
 
 def in_days(number: float) -> datetime:
-    return datetime.now(UTC) + timedelta(days=number)
+    return NOW + timedelta(days=number)
 
 
 def partitions(store: Store) -> list[str]:
@@ -49,13 +64,23 @@ def day(number: int) -> str:
 
 def tend(worker: TestWorker, days: float, seconds: float | None = DAY) -> tuple[list[str], list[str]]:
     """A pass of it, so many days from now: what was made and what was dropped."""
-    made, dropped = [], []
+    done = steps(worker, days, seconds)
+    assert [each.problem for each in done if each.problem] == []
+    return made_and_dropped(done)
+
+
+def steps(worker: TestWorker, days: float, seconds: float | None = DAY) -> list[Tended]:
+    done = []
     while True:
-        tended = worker.session.tend_partitions(older_than_seconds=seconds, now=in_days(days))
-        made += [name.removeprefix("dbqueue_jobs_") for name in tended.made]
-        dropped += [name.removeprefix("dbqueue_jobs_") for name in tended.dropped]
-        if not tended.under_way:
-            return made, dropped
+        done.append(worker.session.tend_partitions(older_than_seconds=seconds, now=in_days(days)))
+        if not done[-1].under_way:
+            return done
+
+
+def made_and_dropped(done: list[Tended]) -> tuple[list[str], list[str]]:
+    made = [name.removeprefix("dbqueue_jobs_") for each in done for name in each.made]
+    dropped = [name.removeprefix("dbqueue_jobs_") for each in done for name in each.dropped]
+    return made, dropped
 
 
 def prune(worker: TestWorker, days: float, *, keep: int | None = None) -> int:
@@ -268,100 +293,6 @@ def test_a_result_that_comes_while_its_day_is_looked_through(
     assert worker.session.rescue(max_losses=3) == []
 
 
-def test_what_a_killed_worker_has_taken_out_is_finished_by_the_next(store: Store, worker: TestWorker) -> None:
-    store.enqueue([new_job() for _ in range(5)])
-    end(worker, 3)
-    run_sql(store, f"ALTER TABLE dbqueue_jobs DETACH PARTITION dbqueue_jobs_{day(0)}")
-    run_sql(store, f"ALTER TABLE dbqueue_jobs_{day(0)} RENAME TO dbqueue_jobs_{day(0)}_expired")
-    assert count(store) == 0
-    assert tend(worker, 0.5)[1] == [day(0)]
-    assert count(store, "status = 'SUCCESS'") == 3  # not expired
-    assert len(worker.claim()) == 2
-
-
-def test_a_partition_that_somebody_has_taken_out_is_theirs(store: Store, worker: TestWorker) -> None:
-    enqueued(store)
-    end(worker)
-    run_sql(store, f"ALTER TABLE dbqueue_jobs DETACH PARTITION dbqueue_jobs_{day(0)}")
-    _, dropped = tend(worker, 4)
-    assert dropped == ["before", day(1), day(2)]
-    with store.connect() as connection:
-        assert connection.scalar(sa.text(f"SELECT count(*) FROM dbqueue_jobs_{day(0)}")) == 1
-
-
-def test_a_partition_of_the_application_s_is_pruned_by_rows(store: Store, worker: TestWorker) -> None:
-    bounds = "FROM ('a') TO ('b')"
-    run_sql(store, f'CREATE TABLE "Of A" PARTITION OF dbqueue_jobs FOR VALUES {bounds}')
-    enqueued(store, "a-1")
-    end(worker)
-    tend(worker, 4)
-    assert prune(worker, 4) == 1
-    assert "Of A" in partitions(store)
-
-
-def test_two_workers_tend_at_once(store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The eldest has changed meanwhile: what one takes out or drops, the other does without."""
-    monkeypatch.setattr(retiring, "PAGES_AT_ONCE", 1)
-    store.enqueue([new_job(args=f'["{"x" * 400}"]') for _ in range(60)])
-    end(worker)
-    other = TestWorker(store)
-    sessions, under_way, dropped = [worker.session, other.session], {0, 1}, []
-    while under_way:
-        for number in sorted(under_way):
-            tended = sessions[number].tend_partitions(older_than_seconds=DAY, now=in_days(4))
-            assert tended.problem == ""
-            dropped += tended.dropped
-            if not tended.under_way:
-                under_way.discard(number)
-    assert len(dropped) == len(set(dropped)) == 4
-    assert count(store) == 0
-    other.close()
-
-
-def test_a_long_transaction_puts_it_off(store: Store, worker: TestWorker, database_url: str) -> None:
-    enqueued(store)
-    end(worker)
-    with psycopg.connect(libpq_url(database_url)) as other:
-        other.execute("SELECT count(*) FROM dbqueue_jobs")
-        assert tend(worker, 4) == ([], [])
-        assert prune(worker, 4) == 0  # it can wait
-    made, dropped = tend(worker, 4)
-    assert made == [day(4), day(5), day(6)]
-    assert day(0) in dropped
-
-
-def test_a_partition_that_the_application_refers_to_stays(store: Store, worker: TestWorker) -> None:
-    enqueued(store)
-    (job_id,) = end(worker)
-    run_sql(store, 'CREATE TABLE orders (job text COLLATE "C" REFERENCES dbqueue_jobs)')
-    run_sql(store, "INSERT INTO orders VALUES (:id)", id=job_id)
-    assert day(0) not in tend(worker, 4)[1]
-    run_sql(store, "DELETE FROM orders")
-    assert day(0) in tend(worker, 4)[1]
-
-
-def test_what_cannot_be_made_is_told_once_and_rows_are_deleted(
-    store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    enqueued(store)
-    end(worker)
-    run_sql(store, "UPDATE dbqueue_jobs SET finished_at = finished_at - interval '3 days'")
-    for number in (1, 2):  # and something of the application's own in their place
-        run_sql(store, f"DROP TABLE dbqueue_jobs_{day(number)}")
-    bounds = f"FROM ('{first_id(in_days(1))}') TO ('z')"
-    run_sql(store, f"CREATE TABLE mine PARTITION OF dbqueue_jobs FOR VALUES {bounds}")
-    upkeep = Upkeep(WorkerConfig("w", ("celery",), "solo", 1, result_expires_seconds=DAY), every_seconds=1e6)
-    now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    for _ in range(4):
-        now += 2 * PRUNE_EVERY_SECONDS
-        upkeep.run(worker.session, worker.id)
-    assert count(store) == 0
-    assert caplog.text.count("Partitions cannot be made or dropped: partition") == 1
-    enqueued(store)
-    assert len(worker.claim()) == 1
-
-
 def test_a_large_partition_is_looked_through_in_parts(
     store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,15 +319,15 @@ def test_the_eldest_worker_sees_to_it(
     # Two days ago, as far as the times of the rows and the bounds of the partition go.
     run_sql(store, "UPDATE dbqueue_jobs SET finished_at = finished_at - interval '3 days'")
     run_sql(store, f"DROP TABLE dbqueue_jobs_{day(2)}")
-    upkeep = Upkeep(WorkerConfig("w", ("celery",), "solo", 1, result_expires_seconds=DAY), every_seconds=1e6)
+    watch = Upkeep(WorkerConfig("w", ("celery",), "solo", 1, result_expires_seconds=DAY), every_seconds=1e6)
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
     pause = 0.0
     while count(store) > 3 or pause < PRUNE_EVERY_SECONDS / 2:
-        now = max(now, upkeep.due_at)
+        now = max(now, watch.due_at)
         began = now
-        upkeep.run(worker.session, worker.id)
-        pause = upkeep.due_at - began
+        watch.run(worker.session, worker.id)
+        pause = watch.due_at - began
     assert count(store) == 3  # their day is not over
     assert partitions(store) == ["before", day(0), day(1), day(2), "default"]
     assert f"Made partitions for the jobs to come: dbqueue_jobs_{day(2)}" in caplog.text

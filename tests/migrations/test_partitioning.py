@@ -24,7 +24,7 @@ from tests.cli.commands import Commands
 from tests.migrations.test_host_alembic import Host
 from tests.migrations.test_upgrade import description
 from tests.servers import libpq_url
-from tests.stores import TestWorker, count, enqueued, new_job, opened, run_sql
+from tests.stores import TestWorker, count, enqueued, new_job, opened, run_sql, take_out
 from tests.waiting import wait_until
 from tests.worker.sample import make_app
 from tests.workers import WorkerProcess, starting
@@ -192,6 +192,68 @@ def test_a_session_that_was_open_learns_of_it_when_it_registers(store: Store) ->
     session.close()
 
 
+def test_a_session_that_was_taken_for_dead_finds_nothing_by_address(store: Store, postgres_url: str) -> None:
+    """It has seen a plain table: addresses there are those of other rows in the partitions of the table now."""
+    store.enqueue([new_job() for _ in range(4)])
+    worker = TestWorker(store)
+    worker.settle(*(Succeeded(job.id, job.lease, "1", 0.0) for job in worker.claim(2)))
+    worker.session.close_worker(worker.id)
+    run_sql(store, "UPDATE dbqueue_jobs SET finished_at = finished_at - interval '1 day'")
+    session = worker.session
+    assert session.prune(older_than_seconds=60.0, limit=1) == 1
+    assert session.is_pruning
+    with opened(postgres_url) as another:
+        partition(another)
+    run_sql(store, "INSERT INTO dbqueue_jobs (id, task) SELECT 'x-' || n, 'other' FROM generate_series(1, 30) n")
+    before = rows(store)
+    assert session.prune(older_than_seconds=60.0, limit=100) == 0
+    assert session.park(["shop.pack"], ["celery"], most=10) == 0
+    assert rows(store) == before
+    worker.close()
+    other = TestWorker(store)
+    assert other.session.park(["shop.pack"], ["celery"], most=10) == 2
+    assert other.session.prune(older_than_seconds=60.0, limit=100) == 1
+    other.close()
+
+
+def test_a_session_has_the_words_of_the_table_that_there_is(store: Store) -> None:
+    """Whatever the process's last session has found."""
+    texts = []
+    for size in (None, "day", None, "day"):
+        partition(store, size)
+        session = store.work_session("words")
+        texts.append(session._finish)  # type: ignore[attr-defined]
+        session.close()
+    assert texts[0] == texts[2] != texts[1] == texts[3]
+
+
+def test_runs_of_a_partition_that_was_taken_out_are_lost_ones(store: Store) -> None:
+    """A worker was killed when it had taken it out; on the way back its jobs are found."""
+    partition(store)
+    worker = TestWorker(store)
+    store.enqueue([new_job() for _ in range(3)])
+    worker.settle(*(Succeeded(job.id, job.lease, "1", 0.0) for job in worker.claim(1)))
+    worker.claim(1)
+    worker.session.close_worker(worker.id)
+    worker.close()
+    (today,) = in_partitions(store)
+    name = take_out(store, today)
+    run_sql(store, f"ALTER TABLE {name} DROP COLUMN meta")
+    assert partition(store, None).moved == 3
+    other = TestWorker(store)
+    (rescued,) = other.session.rescue(max_losses=3)
+    assert (rescued.requeued, rescued.failed) == (1, 0)
+    assert len(other.claim()) == 2
+    other.close()
+
+
+def test_where_nothing_is_missing_no_lock_is_taken(store: Store, postgres_url: str) -> None:
+    partition(store)
+    with psycopg.connect(libpq_url(postgres_url)) as other:
+        other.execute("SELECT count(*) FROM dbqueue_jobs")
+        assert partition(store) == Switched("day", "day")
+
+
 def test_a_lock_that_is_not_to_be_had(store: Store, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(migrate, "DDL_LOCK_SECONDS", 1)
     before = description(store.engine)
@@ -233,12 +295,29 @@ def test_an_enqueue_waits_and_is_not_lost(store: Store, postgres_url: str) -> No
         ("ALTER TABLE dbqueue_jobs ENABLE ROW LEVEL SECURITY", "row-level security"),
         ("CREATE POLICY mine ON dbqueue_jobs USING (true)", "the policy mine"),
         ("CREATE PUBLICATION changes FOR TABLE dbqueue_jobs", "the publication changes"),
+        ("CREATE STATISTICS dependent ON queue, status FROM dbqueue_jobs", "the statistics dependent"),
+        ("CREATE UNIQUE INDEX one_a_task ON dbqueue_jobs (task)", "the unique index one_a_task"),
+        (
+            "CREATE FUNCTION waiting() RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM dbqueue_jobs; END",
+            r"the function waiting\(\)",
+        ),
+        (
+            "CREATE FUNCTION all_of() RETURNS SETOF dbqueue_jobs LANGUAGE sql AS 'SELECT * FROM dbqueue_jobs'",
+            r"the function all_of\(\)",
+        ),
     ],
 )
 def test_what_cannot_be_carried_over_is_named(store: Store, make: str, what: str) -> None:
     run_sql(store, make)
     with pytest.raises(SchemaError, match=rf"cannot be carried over: .*{what}"):
         partition(store)
+
+
+def test_what_hangs_on_a_partition_is_named(store: Store) -> None:
+    partition(store)
+    run_sql(store, "CREATE VIEW waiting AS SELECT id FROM dbqueue_jobs_default")
+    with pytest.raises(SchemaError, match=r"cannot be carried over: the view waiting\."):
+        partition(store, None)
 
 
 def test_foreign_keys_of_the_application_are_carried_over(store: Store) -> None:

@@ -33,15 +33,17 @@ AND (finished_at < coalesce(%(now)s::timestamptz, now()) - make_interval(secs =>
     OR (finished_at, id) <= (%(surplus_at)s::timestamptz, %(surplus_id)s::text COLLATE "C"))"""
 
 # The jobs of a workflow go as a whole (`workflows.sql`): here it is only seen that there are any. OFFSET keeps the
-# planner from the index of workflows, all of which it would read.
+# planner from the index of workflows, all of which it would read. ONLY: nothing of a table that was partitioned since.
 PRUNE_PAGES: Final = f"""
 WITH picked AS MATERIALIZED (
-    SELECT ctid AS tid FROM {{jobs}} WHERE {_EXPIRED} AND workflow_id IS NULL LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+    SELECT ctid AS tid FROM ONLY {{jobs}} WHERE {_EXPIRED} AND workflow_id IS NULL
+    LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ), gone AS (
-    DELETE FROM {{jobs}} j USING picked p WHERE j.ctid = p.tid RETURNING 1
+    DELETE FROM ONLY {{jobs}} j USING picked p WHERE j.ctid = p.tid RETURNING 1
 )
 SELECT (SELECT count(*) FROM gone), EXISTS (
-    SELECT FROM (SELECT workflow_id FROM {{jobs}} WHERE {_EXPIRED} OFFSET 0) AS e WHERE e.workflow_id IS NOT NULL)"""
+    SELECT FROM (SELECT workflow_id FROM ONLY {{jobs}} WHERE {_EXPIRED} OFFSET 0) AS e
+    WHERE e.workflow_id IS NOT NULL)"""
 
 COUNT_PAGES: Final = f"""
 SELECT finished_at, id, number, total FROM (

@@ -294,10 +294,10 @@ WITH RECURSIVE levels(queue, priority) AS (
         ORDER BY i.ready_at, i.id LIMIT %(most)s) h
     WHERE l.priority IS NOT NULL AND h.task = ANY(%(tasks)s::text[] COLLATE "C")
 ), locked AS MATERIALIZED (
-    SELECT j.ctid AS tid{{id_of_j}} FROM heads h JOIN {{jobs}} j ON j.ctid = h.tid{{same_as_h}}
+    SELECT j.ctid AS tid{{id_of_j}} FROM heads h JOIN {{only}}{{jobs}} j ON j.ctid = h.tid{{same_as_h}}
     WHERE j.status IN ('PENDING', 'RETRY') AND j.blocked_reason IS NULL FOR UPDATE OF j SKIP LOCKED
 )
-UPDATE {{jobs}} j
+UPDATE {{only}}{{jobs}} j
 SET held_at = j.ready_at, ready_at = NULL, blocked_reason = '{BLOCKED_BY_LIMIT}',
     limit_key = coalesce(j.limit_key, '{TASK_KEYS}' || j.task)
 FROM locked l WHERE j.ctid = l.tid{{same_as_l}}"""

@@ -57,8 +57,8 @@ class PostgresWorkSession(WorkSession):
         self._pruning, self._plans, self._floors = Pass(), PlanCare(self._driver, store.text), Floors()
         self._partitions: PartitionUpkeep | None = None
         """None: the table is a plain one."""
+        self._words: dict[str, str] = {}
         self._ready: _Ready | None = None
-        self._prepare_texts()
         self._look_at_table()
 
     def _look_at_table(self) -> None:
@@ -69,9 +69,11 @@ class PostgresWorkSession(WorkSession):
         """
         with translated():
             partitioned = catalog.is_partitioned(catalog.on_driver(self._driver), self._store.names)
-        self._store.names |= catalog.row_words(partitioned=partitioned)
-        if partitioned == (self._partitions is not None):
+        words = catalog.row_words(partitioned=partitioned)
+        self._store.names |= words
+        if words == self._words:
             return
+        self._words = words
         self._pruning = Pass()
         self._partitions = PartitionUpkeep(self._driver, self._store.names) if partitioned else None
         self._prepare_texts()
@@ -281,8 +283,8 @@ class PostgresWorkSession(WorkSession):
     def prune(
         self, *, older_than_seconds: float | None, limit: int, keep: int | None = None, now: datetime | None = None
     ) -> int:
-        # Not by a plain table's addresses if it is none any more, whoever has been taken for dead meanwhile.
-        self._look_at_table()
+        if not self._pruning.under_way:  # a pass that has begun finds nothing in a table that has become another
+            self._look_at_table()
         under_way, seconds, partitions = self._pruning, older_than_seconds, self._partitions
         with translated():
             text, parts = self._text_on, self._parts

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 import psycopg
 import sqlalchemy as sa
 
-from dbqueue.store.postgres.partitions.periods import Size, size_of, time_of
+from dbqueue.store.postgres.partitions.periods import SIZES, Size, size_of, time_of
 from dbqueue.store.tables import PREFIX
 
 JOBS: Final = f"{PREFIX}jobs"
@@ -20,6 +20,8 @@ DEFAULT: Final = f"{JOBS}_default"
 TAKEN_OUT: Final = "_expired"
 """What the name of a partition ends in that was taken out of the table to be dropped. One that somebody else has taken
 out, to keep it, keeps its name."""
+TAKEN_OUT_MARK: Final = "taken out of the table of jobs by dbqueue, to be dropped"
+"""Its comment, without which it is dropped by nobody: a table of the application's may have any name."""
 
 IS_PARTITIONED: Final = "SELECT relkind = 'p' FROM pg_class WHERE oid = to_regclass('{jobs}')"
 
@@ -33,7 +35,15 @@ _TAKEN_OUT: Final = """
 SELECT format('%%I.%%I', n.nspname, c.relname)
 FROM pg_class p JOIN pg_class c ON c.relnamespace = p.relnamespace JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE p.oid = to_regclass(%(jobs)s) AND c.relkind = 'r' AND NOT c.relispartition AND c.relname ~ %(pattern)s
+  AND obj_description(c.oid, 'pg_class') = %(mark)s
 ORDER BY 1"""
+_TAKEN_OUT_NAME: Final = f"^{JOBS}_(before|({'|'.join(SIZES)})_[0-9]{{8}}){TAKEN_OUT}$"
+
+_COMMON_COLUMNS: Final = """
+SELECT a.attname, quote_ident(a.attname) FROM pg_attribute a JOIN pg_attribute b ON b.attname = a.attname
+WHERE a.attrelid = to_regclass(%(one)s) AND a.attnum > 0 AND NOT a.attisdropped
+  AND b.attrelid = to_regclass(%(other)s) AND b.attnum > 0 AND NOT b.attisdropped AND b.attgenerated = ''
+ORDER BY a.attnum"""
 
 _OWNED: Final = """
 SELECT pg_has_role(relowner, 'USAGE') AND has_schema_privilege(relnamespace, 'CREATE')
@@ -103,7 +113,12 @@ def _leaf(table: str, name: str, bound: str) -> Leaf:
 
 def taken_out(run: Run, jobs: str) -> list[str]:
     """The names of partitions that were taken out, and whose end did not come: a worker was stopped meanwhile."""
-    return [row[0] for row in run(_TAKEN_OUT, jobs=jobs, pattern=f"^{JOBS}_.*{TAKEN_OUT}$")]
+    return [row[0] for row in run(_TAKEN_OUT, jobs=jobs, pattern=_TAKEN_OUT_NAME, mark=TAKEN_OUT_MARK)]
+
+
+def common_columns(run: Run, one: str, other: str) -> dict[str, str]:
+    """The columns that both tables have, and each as a statement names it."""
+    return {row[0]: row[1] for row in run(_COMMON_COLUMNS, one=one, other=other)}
 
 
 def is_partitioned(run: Run, names: Mapping[str, str]) -> bool:
@@ -125,6 +140,7 @@ def size_in_use(found: Sequence[Leaf]) -> Size | None:
 def row_words(*, partitioned: bool) -> dict[str, str]:
     """What stands in statements where they find a row by its id, or find one again by its address; `x` is an alias.
 
+        {only}         not its partitions, before a plain table
         {by_id_of_d}   the row of the jobs `j` has the id of `d`
         {id_of_x}      a further column, its id
         {same_as_x}    the row of the jobs `j` has the id of `x` too
@@ -139,8 +155,10 @@ def row_words(*, partitioned: bool) -> dict[str, str]:
     aliases = ("due", "f", "h", "i", "j", "l", "p", "ranked", "t")
     if not partitioned:
         nothing = dict.fromkeys([*(f"id_of_{each}" for each in aliases), *(f"same_as_{each}" for each in aliases)], "")
-        return nothing | {"by_id_of_d": 'j.id = d.id COLLATE "C"'}
+        # ONLY: a session that was taken for dead before the table was partitioned must find no rows in it by address.
+        return nothing | {"by_id_of_d": 'j.id = d.id COLLATE "C"', "only": "ONLY "}
     return {
+        "only": "",
         "by_id_of_d": 'j.id >= d.id COLLATE "C" AND j.id <= d.id COLLATE "C"',
         **{f"id_of_{each}": f", {each}.id" for each in aliases},
         **{f"same_as_{each}": f" AND j.id >= {each}.id AND j.id <= {each}.id" for each in aliases},

@@ -12,13 +12,15 @@ memory). So it is read twice, some pages at a time, and the lock lies between, a
    lost its row for that moment, and counts as a lost one.
 4. It is dropped, which locks nothing that anybody uses.
 
-A worker that is stopped after 2 leaves it to the next one, which goes on at 3.
+A worker that is stopped after 2 leaves it to the next one, which goes on at 3. What cannot be dropped now, for somebody
+reads it or has made a view of it, is left alone until the next time, when it is looked through again.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import uuid4
@@ -27,8 +29,17 @@ import psycopg
 from psycopg import errors
 
 from dbqueue.jobs import STARTED
-from dbqueue.store.postgres.partitions.catalog import TAKEN_OUT, Leaf, leaves, on_driver, taken_out
-from dbqueue.store.tables import jobs
+from dbqueue.store.postgres.driver import first_line
+from dbqueue.store.postgres.partitions.catalog import (
+    TAKEN_OUT,
+    TAKEN_OUT_MARK,
+    Leaf,
+    Run,
+    common_columns,
+    leaves,
+    on_driver,
+    taken_out,
+)
 from dbqueue.version import __version__
 
 PAGES_AT_ONCE: Final = 4096
@@ -40,7 +51,7 @@ LOCK_MILLISECONDS: Final = 300
 _PAGES: Final = "SELECT pg_relation_size(to_regclass(%(table)s)) / current_setting('block_size')::int"
 
 _HERE: Final = "ctid >= %(first)s::tid AND ctid < %(end)s::tid"
-_KEPT: Final = "(finished_at IS NULL OR finished_at >= %(before)s::timestamptz)"
+_KEPT: Final = "(finished_at IS NULL OR finished_at >= %(before)s::timestamptz OR %(before)s::timestamptz IS NULL)"
 
 _ANY_KEPT: Final = f"SELECT EXISTS (SELECT FROM {{table}} WHERE {_HERE} AND {_KEPT})"
 
@@ -50,12 +61,12 @@ _ANY_WAITS: Final = """
 SELECT EXISTS (SELECT FROM {table} WHERE ready_at IS NOT NULL) OR EXISTS (SELECT FROM {table} WHERE held_at IS NOT NULL)
     OR EXISTS (SELECT FROM {table} WHERE workflow_id IS NOT NULL)"""
 
-_COLUMNS: Final = ", ".join(column.name for column in jobs.columns)
-_VALUES: Final = _COLUMNS.replace(" worker,", f" CASE status WHEN '{STARTED}' THEN %(lost)s ELSE worker END,")
-
 _PUT_BACK: Final = f"""
-WITH kept AS (DELETE FROM {{table}} WHERE {_HERE} AND {_KEPT} RETURNING *)
-INSERT INTO {{jobs}} ({_COLUMNS}) SELECT {_VALUES} FROM kept ON CONFLICT DO NOTHING RETURNING status"""
+WITH kept AS (DELETE FROM {{table}} WHERE {{where}} RETURNING *), put AS (
+    INSERT INTO {{jobs}} ({{columns}}) SELECT {{values}} FROM kept ON CONFLICT DO NOTHING RETURNING status
+)
+SELECT EXISTS (SELECT FROM put WHERE status = '{STARTED}')"""
+_LOST_WORKER: Final = f"CASE status WHEN '{STARTED}' THEN %(lost)s::text ELSE worker END"
 
 # As the worker of lost runs: dead from the beginning, so that the next rescue takes them back.
 _DEAD_WORKER: Final = """
@@ -78,6 +89,8 @@ class Retiring:
         self.by_rows: set[str] = set()
         """Partitions in which rows must be deleted one by one."""
         self.dropped: list[str] = []
+        self.problem = ""
+        """Why the last step has left its table alone."""
 
     def begin(self, before: datetime | None) -> None:
         """Look at all partitions of a time before this moment; what ended before it has expired. None: nothing does."""
@@ -90,17 +103,25 @@ class Retiring:
 
     @property
     def under_way(self) -> bool:
-        return self._before is not None and bool(self._due or self._taken_out)
+        return bool(self._due or self._taken_out)
 
     def step(self) -> None:
-        """Some pages of one partition."""
+        """Some pages of one partition. Trouble with it keeps nobody from the others."""
+        self.problem = ""
         try:
             if self._taken_out:
                 self._finish(self._taken_out[0])
             elif self._due:
                 self._look(self._due[0])
-        except errors.UndefinedTable:  # another worker has dropped it meanwhile
-            self._next(self._taken_out or self._due)
+        except (errors.UndefinedTable, errors.LockNotAvailable, errors.DeadlockDetected):
+            self._next()  # another worker has dropped it meanwhile, or somebody uses it
+        except psycopg.DatabaseError as error:
+            if self._driver.closed:
+                raise
+            self.problem = first_line(error)
+            if not self._taken_out:
+                self.by_rows.add(self._due[0].name)
+            self._next()
 
     def _look(self, leaf: Leaf) -> None:
         if self._page == 0 and self._ask(_ANY_OF_WORKFLOW, leaf.name):
@@ -109,47 +130,55 @@ class Retiring:
             if leaf.name in self._with_workflows:
                 self.by_rows.add(leaf.name)
             self._with_workflows.add(leaf.name)
-            self._next(self._due)
+            self._next()
             return
         self._with_workflows.discard(leaf.name)
         if self._ask(_ANY_KEPT, leaf.name, **self._here, before=self._before):
             self.by_rows.add(leaf.name)
-            self._next(self._due)
-        elif self._is_through(leaf.name):
-            self._next(self._due)
-            if self._take_out(leaf):
+            self._next()
+        elif not self._is_last(leaf.name):
+            self._page += PAGES_AT_ONCE
+        else:
+            taken = self._take_out(leaf)
+            self._next()
+            if taken:
                 self._taken_out.append(f"{leaf.name}{TAKEN_OUT}")
 
     def _take_out(self, leaf: Leaf) -> bool:
         table = self._names["jobs"]
         try:
-            with self._driver.transaction():
-                self._run(f"SET LOCAL lock_timeout = {LOCK_MILLISECONDS}")
+            with self._briefly():
                 self._run(f"LOCK TABLE ONLY {table} IN ACCESS EXCLUSIVE MODE")
                 self._run(f"LOCK TABLE {leaf.name} IN ACCESS EXCLUSIVE MODE")
                 if self._ask(_ANY_WAITS, leaf.name):
                     self.by_rows.add(leaf.name)
                     return False
                 self._run(f"ALTER TABLE {table} DETACH PARTITION {leaf.name}")
+                self._run(f"COMMENT ON TABLE {leaf.name} IS '{TAKEN_OUT_MARK}'")
                 self._run(f"ALTER TABLE {leaf.name} RENAME TO {leaf.table}{TAKEN_OUT}")
-        except (errors.LockNotAvailable, errors.UndefinedTable):  # not now, or another worker has done it
-            return False
         except errors.ForeignKeyViolation:  # a table of the application's refers to a job of it
             self.by_rows.add(leaf.name)
             return False
         return True
 
     def _finish(self, name: str) -> None:
+        # It goes on when that is committed: what was rolled back is still to be put back.
+        with self._briefly():
+            put_back(self._run, self._names, name, where=f"{_HERE} AND {_KEPT}", **self._here, before=self._before)
+        if not self._is_last(name):
+            self._page += PAGES_AT_ONCE
+            return
+        with self._briefly():
+            self._run(f"DROP TABLE {name}")
+        self._next()
+        self.dropped.append(name.rpartition(".")[2].removesuffix(TAKEN_OUT))
+
+    @contextmanager
+    def _briefly(self) -> Iterator[None]:
+        """A transaction that waits for no lock for long."""
         with self._driver.transaction():
-            lost = f"partitions#{uuid4().hex}"
-            statement = _PUT_BACK.format(table=name, **self._names)
-            rows = self._run(statement, **self._here, before=self._before, lost=lost)
-            if any(status == STARTED for (status,) in rows):
-                self._run(_DEAD_WORKER.format(**self._names), lost=lost, version=__version__)
-            if self._is_through(name):
-                self._run(f"DROP TABLE {name}")
-                self._next(self._taken_out)
-                self.dropped.append(name.rpartition(".")[2].removesuffix(TAKEN_OUT))
+            self._run(f"SET LOCAL lock_timeout = {LOCK_MILLISECONDS}")
+            yield
 
     def _ask(self, statement: str, table: str, **parameters: Any) -> bool:
         return bool(self._run(statement.format(table=table), **parameters)[0][0])
@@ -158,14 +187,33 @@ class Retiring:
     def _here(self) -> dict[str, str]:
         return {"first": f"({self._page},0)", "end": f"({self._page + PAGES_AT_ONCE},0)"}
 
-    def _is_through(self, table: str) -> bool:
-        """Go on to the next pages; whether there are none."""
-        self._page += PAGES_AT_ONCE
-        return self._page >= (self._run(_PAGES, table=table)[0][0] or 0)
+    def _is_last(self, table: str) -> bool:
+        """Whether there are no pages after these."""
+        return self._page + PAGES_AT_ONCE >= (self._run(_PAGES, table=table)[0][0] or 0)
 
-    def _next(self, queue: deque[Any]) -> None:
-        queue.popleft()
+    def _next(self) -> None:
+        (self._taken_out or self._due).popleft()
         self._page = 0
+
+
+def put_back(run: Run, names: Mapping[str, str], table: str, *, where: str = "true", **parameters: Any) -> None:
+    """Put jobs of a table that was taken out back into the table of jobs; a run that has begun counts as lost.
+
+    By the columns that both have: one that was added or dropped since, by a migration, has its default.
+    """
+    run(f"LOCK TABLE {table} IN ROW EXCLUSIVE MODE")  # another may be about to drop it
+    columns = common_columns(run, table, names["jobs"])
+    values = columns | {"worker": _LOST_WORKER}
+    lost = f"partitions#{uuid4().hex}"
+    statement = _PUT_BACK.format(
+        table=table,
+        jobs=names["jobs"],
+        where=where,
+        columns=", ".join(columns.values()),
+        values=", ".join(values.values()),
+    )
+    if run(statement, **parameters, lost=lost)[0][0]:
+        run(_DEAD_WORKER.format(**names), lost=lost, version=__version__)
 
 
 def expiry(now: datetime, seconds: float | None) -> datetime | None:

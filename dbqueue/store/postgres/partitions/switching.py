@@ -10,7 +10,7 @@ Only what sorts after that goes to the DEFAULT partition row by row: ids of call
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -20,8 +20,9 @@ from dbqueue.store import migrate
 from dbqueue.store.base import Store
 from dbqueue.store.postgres.partitions import catalog
 from dbqueue.store.postgres.partitions.catalog import BEFORE, DEFAULT, JOBS, Run
-from dbqueue.store.postgres.partitions.making import STORAGE, clock, give, home, make_ahead
+from dbqueue.store.postgres.partitions.making import STORAGE, clock, give, home, make_ahead, missing
 from dbqueue.store.postgres.partitions.periods import Size, first_id
+from dbqueue.store.postgres.partitions.retiring import LOCK_MILLISECONDS, put_back
 
 # A UUID of version 7 for a row that plain SQL inserts: a random one with the time in its first six bytes. Only the
 # partitioned table has it: the DEFAULT partition would have all such rows.
@@ -40,11 +41,22 @@ _REFERENCES: Final = """
 SELECT conrelid::regclass::text, quote_ident(conname), pg_get_constraintdef(oid) FROM pg_constraint
 WHERE confrelid = to_regclass(%(jobs)s) AND contype = 'f' AND conparentid = 0 ORDER BY 1, 2"""
 
-# What hangs on the very table, and would go on to mean the former one.
+# What hangs on the very table, and would go on to mean the former one; and indexes that a partitioned one cannot have.
 _IN_THE_WAY: Final = """
 SELECT DISTINCT 'the view ' || r.ev_class::regclass::text FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
 WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
   AND d.refobjid = to_regclass(%(jobs)s) AND r.ev_class <> d.refobjid
+UNION ALL
+SELECT DISTINCT 'the function ' || d.objid::regprocedure::text
+FROM pg_depend d JOIN pg_class c ON c.oid = to_regclass(%(jobs)s)
+    JOIN pg_type t ON t.oid = c.reltype
+WHERE d.classid = 'pg_proc'::regclass AND (d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
+    OR d.refclassid = 'pg_type'::regclass AND d.refobjid IN (t.oid, t.typarray))
+UNION ALL
+SELECT 'the statistics ' || stxname FROM pg_statistic_ext WHERE stxrelid = to_regclass(%(jobs)s)
+UNION ALL
+SELECT 'the unique index ' || i.relname FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
+WHERE x.indrelid = to_regclass(%(jobs)s) AND NOT x.indisprimary AND (x.indisunique OR x.indisexclusion)
 UNION ALL
 SELECT 'the trigger ' || tgname FROM pg_trigger WHERE tgrelid = to_regclass(%(jobs)s) AND NOT tgisinternal
 UNION ALL
@@ -91,8 +103,11 @@ def switch(store: Store, size: Size | None, *, max_losses: int) -> Switched:
         found = catalog.leaves(run, store.names["jobs"])
         was = catalog.size_in_use(found)
         if size is not None and catalog.is_partitioned(run, store.names):
-            made = make_ahead(run, store.names["jobs"], size, clock(run), one_at_least=size != was)
-            return Switched(size, was, made)
+            now, more = clock(run), size != was
+            if not missing(found, size, now, one_at_least=more):
+                return Switched(size, was)
+            run(f"SET LOCAL lock_timeout = {LOCK_MILLISECONDS}")  # workers run, and would wait behind it
+            return Switched(size, was, make_ahead(run, store.names["jobs"], size, now, one_at_least=more))
         if size is None and not catalog.is_partitioned(run, store.names):
             return Switched(None, None)
     # Jobs of workers that were killed are taken back first, which closes their rows, so that they claim no more.
@@ -107,8 +122,8 @@ def switch(store: Store, size: Size | None, *, max_losses: int) -> Switched:
         run(f"LOCK TABLE {jobs} IN ACCESS EXCLUSIVE MODE")
         if catalog.is_partitioned(run, store.names) != (size is None):
             return Switched(size, size)  # another has done it meanwhile
-        _refuse_what_hangs_on(run, jobs)
-        return _merge(run, jobs, was) if size is None else _partition(run, jobs, size)
+        _refuse_what_hangs_on(run, [jobs, *(leaf.name for leaf in catalog.leaves(run, jobs))])
+        return _merge(run, store.names, was) if size is None else _partition(run, jobs, size)
 
 
 @contextmanager
@@ -134,8 +149,8 @@ def _refuse_workers(run: Run, store: Store) -> None:
         )
 
 
-def _refuse_what_hangs_on(run: Run, jobs: str) -> None:
-    found = [row[0] for row in run(_IN_THE_WAY, jobs=jobs)]
+def _refuse_what_hangs_on(run: Run, names: Sequence[str]) -> None:
+    found = [row[0] for name in names for row in run(_IN_THE_WAY, jobs=name)]
     if found:
         raise SchemaError(
             f"nothing has been changed, for the table of jobs has what cannot be carried over: {', '.join(found)}. "
@@ -172,7 +187,11 @@ def _partition(run: Run, jobs: str, size: Size) -> Switched:
     return Switched(size, None, [BEFORE, *made, DEFAULT], moved)
 
 
-def _merge(run: Run, jobs: str, was: Size | None) -> Switched:
+def _merge(run: Run, names: Mapping[str, str], was: Size | None) -> Switched:
+    jobs = names["jobs"]
+    for each in catalog.taken_out(run, jobs):  # by a worker that has not looked them through
+        put_back(run, names, each)
+        run(f"DROP TABLE {each}")
     owner, schema = home(run, jobs)
     table, plain = f"{schema}.{JOBS}", f"{schema}.{JOBS}_plain"
     indexes = run(_INDEXES, jobs=jobs)
@@ -180,13 +199,8 @@ def _merge(run: Run, jobs: str, was: Size | None) -> Switched:
     primary = _primary_key(run, jobs)
     run(f"CREATE TABLE {plain} (LIKE {table} {_LIKE}) WITH ({STORAGE})")
     run(f"ALTER TABLE {plain} ALTER COLUMN id SET DEFAULT {PLAIN_ID}")
-    moved = 0
-    # Those too that a worker has taken out and not looked through.
-    for source in (table, *catalog.taken_out(run, jobs)):
-        insert = f"INSERT INTO {plain} SELECT * FROM {source} RETURNING 1"
-        moved += run(f"WITH kept AS ({insert}) SELECT count(*) FROM kept")[0][0]
-        if source != table:
-            run(f"DROP TABLE {source}")
+    insert = f"INSERT INTO {plain} SELECT * FROM {table} RETURNING 1"
+    moved = run(f"WITH kept AS ({insert}) SELECT count(*) FROM kept")[0][0]
     _carry_grants(run, plain, of=table, owner=owner)
     run(f"DROP TABLE {table}")
     run(f"ALTER TABLE {plain} RENAME TO {JOBS}")

@@ -6,9 +6,10 @@ has expired is deleted by rows, as from a plain table.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 from psycopg import errors
@@ -20,6 +21,11 @@ from dbqueue.store.postgres.partitions.retiring import LOCK_MILLISECONDS, Retiri
 from dbqueue.store.postgres.pruning import Part
 from dbqueue.store.sessions import Tended
 
+MAKING_MILLISECONDS: Final = 2000
+"""For each partition, under the lock: enough for ten million rows in the DEFAULT partition, which it reads."""
+MAKE_AGAIN_SECONDS: Final = 3600.0
+"""After it took longer. There are partitions for two periods to come."""
+
 
 class PartitionUpkeep:
     """For one session of a worker."""
@@ -29,6 +35,9 @@ class PartitionUpkeep:
         self._retiring = Retiring(driver, names)
         self._drops = False
         """Whether partitions are dropped by this session; before its first step nobody knows."""
+        self._make_at = 0.0
+        """When to make partitions next, on the monotonic clock."""
+        self._problem = ""
 
     @property
     def saw_workflows(self) -> bool:
@@ -42,13 +51,16 @@ class PartitionUpkeep:
     def step(self, *, older_than_seconds: float | None, now: datetime | None) -> Tended:
         try:
             return self._step(older_than_seconds, now)
-        except (psycopg.ProgrammingError, psycopg.IntegrityError) as error:
-            # Rights that nobody asked about, or a partition of the application's own in the way: then by rows.
+        except psycopg.DatabaseError as error:
+            if self._driver.closed:
+                raise
+            # Rights that nobody asked about: then all by rows.
             self._drops, self._retiring = False, Retiring(self._driver, self._names)
             return Tended(problem=first_line(error))
 
     def _step(self, older_than_seconds: float | None, now: datetime | None) -> Tended:
         made: list[str] = []
+        self._problem = ""
         if not self._retiring.under_way:
             self._drops = may_change(self._run, self._names["jobs"])
             if not self._drops:
@@ -58,16 +70,25 @@ class PartitionUpkeep:
             self._retiring.begin(expiry(moment, older_than_seconds))
         self._retiring.step()
         dropped, self._retiring.dropped = self._retiring.dropped, []
-        return Tended(self._retiring.under_way, made, dropped)
+        return Tended(self._retiring.under_way, made, dropped, self._problem or self._retiring.problem)
 
     def _make_ahead(self, moment: datetime) -> list[str]:
         found = leaves(self._run, self._names["jobs"])
         size = size_in_use(found)
-        if size is None or not missing(found, size, moment):
+        if size is None or time.monotonic() < self._make_at or not missing(found, size, moment):
             return []
         try:
             with self._driver.transaction():
                 self._run(f"SET LOCAL lock_timeout = {LOCK_MILLISECONDS}")
+                self._run(f"SET LOCAL statement_timeout = {MAKING_MILLISECONDS}")
                 return make_ahead(self._run, self._names["jobs"], size, moment)
         except errors.LockNotAvailable:
+            return []
+        except psycopg.DatabaseError as error:  # a partition of the application's own in the way, for one
+            if self._driver.closed:
+                raise
+            self._problem = first_line(error)
+            if isinstance(error, errors.QueryCanceled):
+                self._problem += ": the DEFAULT partition is too large to be read under a lock by a worker"
+                self._make_at = time.monotonic() + MAKE_AGAIN_SECONDS
             return []
