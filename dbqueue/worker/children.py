@@ -56,17 +56,18 @@ class Child:
 
     @property
     def free(self) -> int:
-        return int(min(self.left, max(0, self.slots - len(self.held))))
+        return int(min(self.left, max(0, self.slots - len(self._written_off) - len(self.held))))
 
     def write_off(self, job: ClaimedJob) -> None:
         """The outcome of this run, which goes on, is known: its answer is not waited for."""
         del self.held[job.id]
         self._written_off.add(job.id)
 
-    def answer(self, job_id: str) -> ClaimedJob | None:
-        """Take note of an answer; the job, unless it was written off or never here."""
+    def is_written_off(self, job_id: str) -> bool:
+        """Whether this answer is one that nobody waits for; its slot is free again."""
+        written_off = job_id in self._written_off
         self._written_off.discard(job_id)
-        return self.held.pop(job_id, None)
+        return written_off
 
     def send_jobs(self, jobs: Iterable[ClaimedJob]) -> None:
         jobs = list(jobs)

@@ -226,8 +226,8 @@ class Crew:
                 self.retire(child)
                 # What it has begun meanwhile is not among the jobs that it gives back. One that gives back nothing has
                 # begun nothing either: the interpreter is held by the run that it is to be ended for.
-                deaf = child.slots == 1 and time.monotonic() - child.doomed_at > DEAF_SECONDS
-                if not (child.running or (child.held and child.recalling)) or deaf:
+                deaf = time.monotonic() - child.doomed_at > DEAF_SECONDS
+                if not child.running and (deaf or not (child.held and child.recalling)):
                     child.end()
 
     def kill(self) -> None:

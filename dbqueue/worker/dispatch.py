@@ -11,7 +11,8 @@ claimed job may wait, whatever the mix of tasks:
   progress is handed back to the database (`Supervisor` does both, by this module's numbers).
 
 Where that happens often the buffer is too large, whatever the runs take: on a machine with more work than processors
-the children wait for their turn. So each time halves it, and each job that ends lets it grow again.
+the children wait for their turn. So each time halves what a child may hold at the most, and each job that ends lets
+that grow again.
 
 A job that was lost with its process may be what ended it. Where a process runs many jobs at once,
 such a job gets a process to itself: else its neighbours would be lost with it, again and again.

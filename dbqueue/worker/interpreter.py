@@ -21,11 +21,13 @@ a tenth of a busy worker's time, and all its threads wait meanwhile."""
 def tuned(config: WorkerConfig) -> Iterator[None]:
     """Set them, and put them back at the end. The collector is left alone where it is others' too."""
     interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
+    own_process = not config.embedded and config.pool != "solo"
     sys.setswitchinterval(SWITCH_SECONDS)
-    if not config.embedded and config.pool != "solo":
+    if own_process:
         gc.set_threshold(*COLLECT_AFTER)
     try:
         yield
     finally:
         sys.setswitchinterval(interval)
-        gc.set_threshold(*thresholds)
+        if own_process:
+            gc.set_threshold(*thresholds)

@@ -276,6 +276,7 @@ class Supervisor:
             case (wire.RECALLED, ids):
                 child.recalling = False
                 jobs = [child.held.pop(job_id) for job_id in ids if job_id in child.held]
+                child.left += len(jobs)
                 self._dispatcher.put_back(jobs)
             case (wire.RETIRE,):
                 log.logger.info("Pool process %s has grown past worker_max_memory_per_child: replaced", child.pid)
@@ -290,10 +291,12 @@ class Supervisor:
         on_ready()
 
     def _answered(self, child: Child, outcome: Outcome) -> None:
-        job = child.answer(outcome.job_id)
         now = time.monotonic()
         child.last_answer_at = self._dispatcher.progress_at = now
         child.answered += 1
+        if child.is_written_off(outcome.job_id):
+            return
+        job = child.held.pop(outcome.job_id, None)
         if job is not None:
             self._control.total[job.task] += 1
             seconds = getattr(outcome, "seconds", None)

@@ -8,6 +8,7 @@ import enum
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -155,8 +156,8 @@ def freeze(path: str) -> str:
     """Stop the whole process, all of its threads, at the first run: as code that never lets go of the interpreter."""
     first = not Path(path).exists()
     note(path, os.getpid())
-    if first:
-        os.kill(os.getpid(), signal.SIGSTOP)
+    if first:  # to this thread: were another one to take the signal, this one could run on until it does
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
     return "thawed"
 
 

@@ -81,17 +81,20 @@ def test_a_hard_limit_in_the_worker_itself(sqlite_url: str, path: PathOf, start_
         assert after.get(timeout=TIMEOUT) == 3
 
 
-def test_what_waits_behind_a_run_past_its_hard_limit(sqlite_url: str, path: PathOf, start_worker: Start) -> None:
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_what_waits_behind_a_run_past_its_hard_limit(
+    sqlite_url: str, path: PathOf, start_worker: Start, pool: str
+) -> None:
     """A stopped process gives nothing back; what was sent there ahead of its turn has not run, and is not over time."""
     from tests.worker.sample import make_app
 
     with make_app(sqlite_url) as app:
-        start_worker(sqlite_url, concurrency=1)
+        start_worker(sqlite_url, pool=pool, concurrency=1)
         freeze = app.tasks["sample.freeze"]
         Path(path("thawed")).touch()
         for result in freeze.enqueue_many([(path("thawed"),)] * 20):  # it is known as a short one from now on
             assert result.get(timeout=TIMEOUT) == "thawed"
-        over, *behind = freeze.enqueue_many([(path("cold"),), *[(path("thawed"),)] * 5], time_limit=0.5)
+        over, *behind = freeze.enqueue_many([(path("cold"),), *[(path("thawed"),)] * 5], time_limit=1.5)
         with pytest.raises(TimeLimitExceeded):
             over.get(timeout=TIMEOUT)
         assert [each.get(timeout=TIMEOUT) for each in behind] == ["thawed"] * 5

@@ -147,13 +147,13 @@ class PostgresWorkSession(WorkSession):
         statements: dict[str, Statement] = {}
         if with_content := contents(rows.outcomes):
             statements["contents"] = self._content, _columns(Content, with_content, now)
-        if rows.requeue:
-            statements["requeue"] = self._requeue, _columns(Requeue, rows.requeue, now)
         if len(finish) == 1:
             statements["finish one"] = self._finish_one, finish[0]._asdict() | {"now": now}
         elif finish:
             columns = rows.columns if finish is rows.finish else _columns(Finish, finish)
             statements["finish"] = self._finish, columns | {"now": now}
+        if rows.requeue:  # after what ends: a run that was revoked, and then asked for a retry, has ended
+            statements["requeue"] = self._requeue, _columns(Requeue, rows.requeue, now)
         if complete:
             statements["complete"] = self._complete, _columns(Finish, complete, now)
         return statements
