@@ -63,8 +63,8 @@ class Child:
         del self.held[job.id]
         self._written_off.add(job.id)
 
-    def is_written_off(self, job_id: str) -> bool:
-        """Whether this answer is one that nobody waits for; its slot is free again."""
+    def drop_answer(self, job_id: str) -> bool:
+        """Free the slot of a run that was written off and has answered; whether it was one: nobody waits for that."""
         written_off = job_id in self._written_off
         self._written_off.discard(job_id)
         return written_off

@@ -294,7 +294,7 @@ class Supervisor:
         now = time.monotonic()
         child.last_answer_at = self._dispatcher.progress_at = now
         child.answered += 1
-        if child.is_written_off(outcome.job_id):
+        if child.drop_answer(outcome.job_id):
             return
         job = child.held.pop(outcome.job_id, None)
         if job is not None:

@@ -45,14 +45,19 @@ def test_what_a_killed_worker_has_taken_out_is_finished_by_the_next(store: Store
     assert len(worker.claim()) == 2
 
 
+def take_out_half_ended(store: Store, worker: TestWorker) -> None:
+    """A partition of several pages, of whose 60 jobs 30 have ended."""
+    store.enqueue([new_job(args=f'["{"x" * 400}"]') for _ in range(60)])
+    end(worker, 30)
+    take_out(store, f"dbqueue_jobs_{day(0)}")
+
+
 def test_nothing_expires_of_what_was_taken_out(
     store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker was killed, and result_expires is None from then on."""
     monkeypatch.setattr(retiring, "PAGES_AT_ONCE", 1)
-    store.enqueue([new_job(args=f'["{"x" * 400}"]') for _ in range(60)])
-    end(worker, 30)
-    take_out(store, f"dbqueue_jobs_{day(0)}")
+    take_out_half_ended(store, worker)
     assert tend(worker, 30, None)[1] == [day(0)]
     assert count(store, "status = 'SUCCESS'") == 30
     assert len(worker.claim()) == 30
@@ -200,9 +205,7 @@ def test_two_workers_look_through_what_was_taken_out(
     store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retiring, "PAGES_AT_ONCE", 1)
-    store.enqueue([new_job(args=f'["{"x" * 400}"]') for _ in range(60)])
-    end(worker, 30)
-    take_out(store, f"dbqueue_jobs_{day(0)}")
+    take_out_half_ended(store, worker)
     dropped = tend_alternately(store, worker)
     assert len(dropped) == len(set(dropped)) == 4
     assert count(store) == len(worker.claim(100)) == 30
