@@ -45,10 +45,12 @@ def make_engine(access: Access) -> sa.Engine:
         engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", **options)
         sa.event.listen(engine, "connect", _prepare_sqlite)
         return engine
-    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", **_postgres_options(access))
-    if access.pooler:
-        sa.event.listen(engine, "do_connect", _connect_pooled)
-    else:
+    options = {**_postgres_options(access), "pool_reset_on_return": None}  # but by `_reset`
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", **options)
+    sa.event.listen(engine, "do_connect", _connect_through_pooler if access.pooler else _connect)
+    sa.event.listen(engine, "checkout", _settle)
+    sa.event.listen(engine, "reset", _reset)
+    if not access.pooler:
         sa.event.listen(engine, "connect", _limit_waits)
     return engine
 
@@ -109,10 +111,32 @@ def _postgres_options(access: Access) -> dict[str, Any]:
     }
 
 
-def _connect_pooled(dialect: sa.Dialect, record: object, arguments: Any, parameters: Any) -> Any:
+def _connect(dialect: sa.Dialect, record: object, arguments: Any, parameters: Any) -> Any:
+    from dbqueue.store.postgres.pool_connection import PoolConnection
+
+    return PoolConnection.connect(*arguments, **parameters)
+
+
+def _connect_through_pooler(dialect: sa.Dialect, record: object, arguments: Any, parameters: Any) -> Any:
     from dbqueue.store.postgres.pooler import PoolerConnection
 
     return PoolerConnection.connect(*arguments, **parameters)
+
+
+def _reset(connection: Any, record: object, state: object) -> None:
+    """Let a connection go back to the pool: with no transaction, but maybe with an answer to come."""
+    if not (connection.closed or connection.is_owed_an_answer):
+        connection.rollback()
+
+
+def _settle(connection: Any, record: object, proxy: object) -> None:
+    """`connection` is a PoolConnection; where it is broken the pool opens another."""
+    import psycopg
+
+    try:
+        connection.settle()
+    except psycopg.Error as error:
+        raise sa.exc.DisconnectionError(str(error)) from error
 
 
 def _limit_waits(connection: Any, record: object) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from dbqueue.errors import DuplicateTaskId
 from dbqueue.jobs import BLOCKED_BY_LIMIT, NOT_ENQUEUED, NewJob
@@ -60,10 +60,20 @@ def run_steps(
         return value
 
 
+_PARAMETER: Final = re.compile(r"(?<!:):([a-z_]+)\b")
+
+
 @lru_cache(maxsize=256)
 def pyformat(sql: str) -> str:
     """The same text with psycopg's `%(name)s` parameters; `::` casts are left alone."""
-    return re.sub(r"(?<!:):([a-z_]+)\b", r"%(\1)s", sql)
+    return _PARAMETER.sub(r"%(\1)s", sql)
+
+
+@lru_cache(maxsize=256)
+def numbered(sql: str) -> tuple[str, tuple[str, ...]]:
+    """The same text with libpq's `$1` parameters, and their names in that order."""
+    names = tuple(dict.fromkeys(_PARAMETER.findall(sql)))
+    return _PARAMETER.sub(lambda match: f"${names.index(match[1]) + 1}", sql), names
 
 
 @lru_cache(maxsize=256)

@@ -12,10 +12,9 @@ import psycopg
 import pytest
 
 from dbqueue.store.base import Store
-from dbqueue.store.postgres.store import PostgresStore
 from dbqueue.store.postgres.watch_session import PostgresWatchSession
 from dbqueue.store.postgres.work_session import PostgresWorkSession
-from tests.stores import enqueued, opened
+from tests.stores import opened
 
 OPTIONS = {
     (socket.SOL_SOCKET, "SO_KEEPALIVE"): 1,
@@ -50,15 +49,7 @@ def of_watch(store: Store) -> Iterator[Driver]:
     session.close()
 
 
-@contextmanager
-def of_notifier(store: Store) -> Iterator[Driver]:
-    enqueued(store)
-    connection = cast(PostgresStore, store)._notifier._connection
-    assert connection is not None
-    yield cast(Driver, connection.dbapi_connection)
-
-
-@pytest.mark.parametrize("connected", [pooled, of_rounds, of_watch, of_notifier], ids=lambda each: each.__name__)
+@pytest.mark.parametrize("connected", [pooled, of_rounds, of_watch], ids=lambda each: each.__name__)
 def test_a_host_that_is_silent_is_given_up(postgres_url: str, connected: Callable[[Store], Any]) -> None:
     known = [(level, name) for level, name in OPTIONS if hasattr(socket, name)]  # all of them on Linux
     with opened(postgres_url) as store, connected(store) as driver:

@@ -9,7 +9,7 @@
     floors.py     where claims begin to look while dead entries stand at the head of the index
     plans.py      plans that have gone bad
     pruning.py    deleting what has ended, some pages at a time
-    notifier.py   wakes workers after a commit
+    pool_connection.py   the connections of callers: one job's INSERT and the NOTIFY behind it in one message
     pooler.py     connections through a pooler in transaction mode
     health.py, roles.py   for `dbqueue doctor`, and for least privilege
 

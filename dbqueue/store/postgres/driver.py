@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any, Final
 
 import psycopg
@@ -25,27 +23,35 @@ NOT_MIGRATED: Final = "the database has no dbqueue tables of this version: run `
 NOT_GRANTED: Final = "the database user has no right to this: `dbqueue migrate --roles` shows what each role may do"
 
 
-@contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Turn the driver's errors into dbqueue's: what broke, and what to do."""
-    try:
-        yield
-    except (*NO_TABLES, pg_errors.InsufficientPrivilege) as error:
+class translated:  # noqa: N801 - called as a function: `with translated():`
+    """Turns the driver's errors into dbqueue's: what broke, and what to do."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is not None:
+            _translate(error)
+
+
+def _translate(error: BaseException) -> None:
+    """Raise what dbqueue says for it; return where it has no other words."""
+    if isinstance(error, (*NO_TABLES, pg_errors.InsufficientPrivilege)):
         raise _refusal(error) from error
-    except PROGRAM_LIMITS as error:  # about the data, not the database: trying again would never end
+    if isinstance(error, PROGRAM_LIMITS):  # about the data, not the database: trying again would never end
         raise EncodeError(f"the database has no room for this: {first_line(error)}") from error
-    except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError) as error:
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | psycopg.InternalError):
         # InternalError: a server that became read-only, for a standby's promotion or a full disk.
         raise OperationalError(f"the database did not do it: {first_line(error)}") from error
-    except sa.exc.OperationalError as error:
+    if isinstance(error, sa.exc.OperationalError):
         if isinstance(error.orig, PROGRAM_LIMITS):
             raise EncodeError(f"the database has no room for this: {first_line(error.orig)}") from error
         raise OperationalError(f"no connection to the database: {first_line(error.orig)}") from error
-    except sa.exc.DBAPIError as error:
+    if isinstance(error, sa.exc.DBAPIError):
         if isinstance(error.orig, (*NO_TABLES, pg_errors.InsufficientPrivilege)):
             raise _refusal(error.orig) from error
         raise OperationalError(f"the database did not do it: {first_line(error.orig)}") from error
-    except sa.exc.TimeoutError as error:
+    if isinstance(error, sa.exc.TimeoutError):
         raise OperationalError(f"no free connection in the pool, raise database_pool_size: {error}") from error
 
 

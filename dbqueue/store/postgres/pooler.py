@@ -14,10 +14,13 @@ from typing import Any
 import psycopg
 from psycopg.pq import PipelineStatus, TransactionStatus
 
+from dbqueue.store.postgres.pool_connection import PoolConnection
 
-class PoolerConnection(psycopg.Connection[tuple[Any, ...]]):
+
+class PoolerConnection(PoolConnection):
     """In autocommit. With `local_settings` every statement is in a transaction that begins by making them."""
 
+    prepares = False
     local_settings: Mapping[str, str] = {}
 
     @contextlib.contextmanager

@@ -12,7 +12,7 @@ from dbqueue import failpoints
 from dbqueue.store.inserts import pyformat
 from dbqueue.store.postgres import sql
 from dbqueue.store.postgres.driver import Driver, translated
-from dbqueue.store.postgres.notifier import close_dedicated
+from dbqueue.store.postgres.pool_connection import close_dedicated
 from dbqueue.store.sessions import Sign, WatchSession
 
 if TYPE_CHECKING:

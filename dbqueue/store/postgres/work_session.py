@@ -25,10 +25,10 @@ from dbqueue.store.postgres.claimed_rows import ClaimedRows
 from dbqueue.store.postgres.driver import Driver, translated
 from dbqueue.store.postgres.floors import Floors
 from dbqueue.store.postgres.held import PostgresHeld
-from dbqueue.store.postgres.notifier import close_dedicated
 from dbqueue.store.postgres.partitions import catalog
 from dbqueue.store.postgres.partitions.upkeep import PartitionUpkeep
 from dbqueue.store.postgres.plans import PlanCare
+from dbqueue.store.postgres.pool_connection import close_dedicated
 from dbqueue.store.postgres.pruning import Part, Pass
 from dbqueue.store.readiness import HasFileno, wait_readable
 from dbqueue.store.records import Claim, HeldClaim, HeldRound, Rescued, Round, WorkerInfo

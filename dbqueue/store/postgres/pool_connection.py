@@ -1,0 +1,144 @@
+"""A connection of the pool: one job's INSERT, and the NOTIFY that wakes a worker, in one message.
+
+A NOTIFY inside the enqueue's transaction would make all such commits of the server wait for each
+other; as a statement after it, one more round trip would be the caller's to wait for, maybe on its
+event loop. So it travels behind the INSERT, as a transaction of its own in libpq's pipeline mode
+(PostgreSQL's manual, "Pipeline Mode"), and nobody waits for its answer: that is read when the
+connection is next taken from the pool. A wake-up that the server refuses is no loss, for workers
+also poll.
+
+The INSERT goes past the driver's cursors, whose care for every type costs as much time as the
+server takes to insert the row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterator, Sequence
+from datetime import datetime
+from itertools import count
+from typing import Any, Final
+
+import psycopg
+from psycopg import errors, pq
+from psycopg.waiting import Ready, Wait
+from sqlalchemy.pool import PoolProxiedConnection
+
+_FAILED: Final = (pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.BAD_RESPONSE)
+
+
+class PoolConnection(psycopg.Connection[tuple[Any, ...]]):
+    """In autocommit. Between two uses it may be in pipeline mode: then it has one answer to come, see `settle`."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._names, self._numbers = dict[str, bytes](), count()
+
+    @property
+    def is_owed_an_answer(self) -> bool:
+        return bool(self.pgconn.pipeline_status != pq.PipelineStatus.OFF)
+
+    def insert_and_notify(self, insert: str, values: Sequence[Any], notify: str) -> int:
+        """Run `insert` (with `$1` parameters), durably, and wake workers; returns the number of its rows."""
+        encoding = self.info.encoding
+        texts = [None if value is None else _text(value, encoding) for value in values]
+        known = insert in self._names
+        with self._closed_unless_done():
+            self.pgconn.enter_pipeline_mode()
+            self._send_prepared(insert, texts, encoding)
+            self._send(notify)
+            rows, failed = self.wait(self._answer())
+        if failed is None:
+            return rows
+        error = errors.error_from_result(failed, encoding=encoding)
+        if not known or isinstance(error, errors.InvalidSqlStatementName):
+            del self._names[insert]
+        if known and isinstance(error, errors.InvalidSqlStatementName):
+            self.settle()  # the driver has dropped all prepared statements, as it does after some rollbacks
+            return self.insert_and_notify(insert, values, notify)
+        raise error
+
+    def notify(self, statement: str) -> None:
+        """Wake workers; does not wait."""
+        self.settle()
+        with self._closed_unless_done():
+            self.pgconn.enter_pipeline_mode()
+            self._send(statement)
+            self.wait(self._flush())
+
+    def settle(self) -> None:
+        """Take in the answer that the last use has left; raises OperationalError if the connection is broken."""
+        if self.closed:
+            raise errors.OperationalError("the connection is closed")
+        if self.is_owed_an_answer:
+            with self._closed_unless_done():
+                self.wait(self._answer())
+                self.pgconn.exit_pipeline_mode()
+
+    @contextlib.contextmanager
+    def _closed_unless_done(self) -> Iterator[None]:
+        """Amid a message or its answer nobody knows what would be read next."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+    def _send_prepared(self, statement: str, values: Sequence[bytes | None], encoding: str) -> None:
+        name = self._names.get(statement)
+        if name is None:
+            self._names[statement] = name = b"dbqueue_%d" % next(self._numbers)
+            self.pgconn.send_prepare(name, statement.encode(encoding))
+        self.pgconn.send_query_prepared(name, values)
+        self.pgconn.pipeline_sync()
+
+    def _send(self, statement: str) -> None:
+        """Not prepared: nobody would hear that the server has forgotten it."""
+        self.pgconn.send_query_params(statement.encode(), None)
+        self.pgconn.pipeline_sync()
+
+    def _flush(self) -> Generator[Wait, Ready | int, None]:
+        while self.pgconn.flush():
+            if (yield Wait.RW) & Ready.R:
+                self.pgconn.consume_input()
+
+    def _answer(self) -> Generator[Wait, Ready | int, tuple[int, pq.abc.PGresult | None]]:
+        """What one transaction came to, once it has ended: the number of its last statement's rows, or its error."""
+        yield from self._flush()
+        rows, failed = 0, None
+        while True:
+            while self.pgconn.is_busy():
+                yield Wait.R
+                self.pgconn.consume_input()
+            result = self.pgconn.get_result()
+            if result is None:  # between two results
+                if self.pgconn.status != pq.ConnStatus.OK:
+                    raise errors.OperationalError("the connection is broken")
+                continue
+            if result.status == pq.ExecStatus.PIPELINE_SYNC:
+                return rows, failed
+            if result.status in _FAILED:
+                failed = failed or result
+            rows = result.command_tuples or 0
+
+
+def _text(value: Any, encoding: str) -> bytes:
+    """A value in PostgreSQL's text form."""
+    if isinstance(value, str):
+        text = value.encode(encoding)
+        if b"\0" in text:  # where libpq's text would end
+            raise errors.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
+        return text
+    if isinstance(value, bytes):
+        return b"\\x" + value.hex().encode()
+    return (value.isoformat() if isinstance(value, datetime) else str(value)).encode()
+
+
+def close_dedicated(connection: PoolProxiedConnection) -> None:
+    """Close a connection outside the pool, broken or not; may be called twice.
+
+    SQLAlchemy's own `close` would roll back first, and log a traceback where the server has gone.
+    """
+    if connection.dbapi_connection is not None:
+        connection.dbapi_connection.close()
+        connection.invalidate()

@@ -1,0 +1,319 @@
+"""A connection between two uses: one answer is still to come, and whatever it is, the next use is right."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from psycopg.pq import PipelineStatus
+
+from dbqueue.errors import DuplicateTaskId, OperationalError, SchemaError
+from dbqueue.jobs import NewJob
+from dbqueue.store import migrate
+from dbqueue.store.postgres import sql
+from dbqueue.store.postgres.pool_connection import PoolConnection
+from dbqueue.store.postgres.store import PostgresStore
+from dbqueue.urls import normalise_url
+from tests.servers import libpq_url
+from tests.stores import count, enqueued, new_job, opened, row
+from tests.waiting import wait_until
+
+_given_back: list[PoolConnection] = []
+
+
+@pytest.fixture
+def store(postgres_url: str) -> Iterator[PostgresStore]:
+    _given_back.clear()
+    with opened(postgres_url) as store:
+        sa.event.listen(store.engine, "checkin", lambda connection, record: _given_back.append(connection))
+        yield cast(PostgresStore, store)
+
+
+def last(store: PostgresStore) -> PoolConnection:
+    """The connection that was used last, as it was left."""
+    return _given_back[-1]
+
+
+def backends(store: PostgresStore) -> int:
+    with psycopg.connect(libpq_url(store.access.url)) as connection:
+        found = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            " AND backend_type = 'client backend'"
+        ).fetchone()
+    assert found is not None
+    return int(found[0])
+
+
+def test_a_thread_that_enqueues_needs_one_connection(store: PostgresStore) -> None:
+    for _ in range(3):
+        enqueued(store)
+        store.enqueue([new_job() for _ in range(60)])
+        store.wake()
+    assert store.fetch([enqueued(store)])
+    assert backends(store) == 1
+
+
+def test_every_column_arrives_as_it_does_in_a_batch(store: PostgresStore) -> None:
+    """The first goes past the driver's own conversions."""
+    soon = datetime.now(UTC) + timedelta(seconds=90, microseconds=123456)
+    fields: dict[str, Any] = {
+        "args": '["\\\\ ä \\" \\n", 1.5]',
+        "kwargs": '{"a": null}',
+        "headers": '{"h": "é"}',
+        "options": '{"shadow": "s"}',
+        "priority": -7,
+        "group_id": '{g},"\\',
+        "parent_id": "p",
+        "root_id": "",
+        "content_type": "application/x",
+        "content": b"\x00\xff'\\",
+        "eta": soon,
+        "expires_at": soon,
+    }
+    one, others = new_job(**fields), [new_job(**fields), new_job(**fields)]
+    store.enqueue([one])
+    store.enqueue(others)
+    rows = [{**row(store, job.id), "id": "", "created_at": None} for job in (one, *others)]
+    assert rows[0] == rows[1] == rows[2]
+    assert bytes(rows[0]["content"]) == fields["content"]
+    assert rows[0]["eta"] == soon
+
+
+@pytest.mark.parametrize("field", ["delay_seconds", "expires_seconds"])
+def test_seconds_run_on_the_databases_clock(store: PostgresStore, field: str) -> None:
+    options: dict[str, Any] = {field: 1e-3 + 60}
+    found = row(store, enqueued(store, **options))
+    column = "eta" if field == "delay_seconds" else "expires_at"
+    assert found[column] - found["created_at"] == timedelta(seconds=60, milliseconds=1)
+
+
+def test_a_text_that_the_database_cannot_hold_is_refused(store: PostgresStore) -> None:
+    with pytest.raises(psycopg.DataError, match="NUL"):
+        enqueued(store, group_id="a\0b")
+    assert count(store) == 0
+    enqueued(store)
+    assert count(store) == 1
+
+
+def test_a_large_job_goes_out_in_parts(store: PostgresStore) -> None:
+    text = "x" * 8_000_000
+    job_id = enqueued(store, args=f'["{text}"]')
+    assert row(store, job_id)["args"] == [text]
+
+
+def test_another_encoding_of_the_client(postgres_url: str) -> None:
+    with opened(f"{postgres_url}?client_encoding=latin1") as store:
+        job_id = enqueued(store, args='["é"]')
+        assert store.fetch([job_id])[job_id].args == '["é"]'
+
+
+def test_an_id_in_use_is_refused_or_the_same_call(store: PostgresStore) -> None:
+    enqueued(store, "one", args="[1]")
+    enqueued(store, "one", args="[1]")
+    with pytest.raises(DuplicateTaskId):
+        enqueued(store, "one", args="[2]")
+    assert count(store) == 1
+
+
+def test_each_way_to_enqueue_wakes_and_leaves_one_answer(store: PostgresStore) -> None:
+    with psycopg.connect(libpq_url(store.access.url), autocommit=True) as listener:
+        listener.execute(sql.LISTEN)
+        batch = [new_job(), new_job()]
+        for use in (
+            lambda: store.enqueue([new_job()]),
+            lambda: store.enqueue(batch),
+            lambda: store.enqueue([new_job() for _ in range(60)]),
+            lambda: store.enqueue([new_job(unique_key="key")]),
+            store.wake,
+        ):
+            use()
+            assert last(store).pgconn.pipeline_status == PipelineStatus.ON
+            assert len(list(listener.notifies(timeout=5, stop_after=1))) == 1
+            with store.connect() as connection:
+                assert connection.scalar(sa.text("SELECT 1")) == 1
+
+
+def test_a_connection_that_breaks_before_its_last_answer_is_read(store: PostgresStore) -> None:
+    enqueued(store)
+    same = socket.socket(fileno=socket.dup(last(store).fileno()))
+    same.shutdown(socket.SHUT_RDWR)
+    same.close()
+    enqueued(store)
+    assert count(store) == 2
+
+
+def test_a_server_that_ended_the_connection(store: PostgresStore) -> None:
+    enqueued(store)
+    pid = last(store).info.backend_pid
+    with psycopg.connect(libpq_url(store.access.url), autocommit=True) as other:
+        other.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+    enqueued(store)
+    assert count(store) == 2
+
+
+def test_an_insert_that_fails_leaves_the_connection_as_it_was(store: PostgresStore) -> None:
+    enqueued(store)
+    driver = last(store)
+    with pytest.raises(psycopg.errors.InvalidTextRepresentation):
+        enqueued(store, args="no JSON")
+    enqueued(store)
+    assert last(store) is driver
+    assert count(store) == 2
+
+
+def test_tables_that_come_later(empty_postgres_url: str) -> None:
+    with opened(empty_postgres_url) as store:
+        for _ in range(2):
+            with pytest.raises(SchemaError, match="dbqueue migrate"):
+                enqueued(store)
+        migrate.upgrade(store.engine)
+        enqueued(store)
+        assert count(store) == 1
+
+
+def test_a_wake_up_that_the_server_refuses_is_no_error(store: PostgresStore) -> None:
+    enqueued(store)
+    driver = last(store)
+    driver.settle()
+    driver.notify("SELECT 1/0")
+    enqueued(store)
+    store.wake()
+    assert last(store) is driver
+    assert count(store) == 2
+
+
+def test_an_interrupt_amid_the_answer_gives_the_connection_up(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueued(store)
+    driver = last(store)
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    driver.settle()
+    monkeypatch.setattr(driver, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        enqueued(store, "interrupted")
+    assert driver.closed
+    enqueued(store, "interrupted")
+    enqueued(store)
+    assert count(store) == 3
+
+
+def test_many_threads_keep_their_answers_apart(store: PostgresStore) -> None:
+    ids: list[str] = []
+
+    def use() -> None:
+        for number in range(40):
+            job = new_job(args=f"[{number}]")
+            store.enqueue([job])
+            found = store.fetch([job.id])[job.id]
+            assert found.args == job.args
+            ids.append(job.id)
+
+    threads = [threading.Thread(target=use) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ids) == count(store) == 320
+
+
+def test_a_database_that_cannot_be_reached_wakes_nobody_and_raises_nothing() -> None:
+    with opened("postgresql://nobody@127.0.0.1:1/none") as store:
+        store.wake()
+        with pytest.raises(OperationalError):
+            store.enqueue([NewJob(id="a", task="t", queue="q")])
+
+
+def test_statements_that_the_driver_has_dropped_are_prepared_again(store: PostgresStore) -> None:
+    """psycopg sends DEALLOCATE ALL after a rollback."""
+    enqueued(store)
+    driver = last(store)
+    driver.settle()
+    driver.execute("DEALLOCATE ALL")
+    enqueued(store)
+    assert last(store) is driver
+    assert count(store) == 2
+
+
+def test_failures_leave_no_statements_behind(store: PostgresStore) -> None:
+    enqueued(store)
+    for _ in range(5):
+        with pytest.raises(psycopg.errors.InvalidTextRepresentation):
+            enqueued(store, args="no JSON")
+    driver = last(store)
+    driver.settle()
+    names = driver.execute("SELECT name FROM pg_prepared_statements WHERE name LIKE 'dbqueue%'").fetchall()
+    assert len(names) == 1
+
+
+def test_a_transaction_that_was_left_open_is_rolled_back(store: PostgresStore) -> None:
+    enqueued(store)
+    pooled = store.engine.raw_connection()
+    cast(PoolConnection, pooled.driver_connection).execute("BEGIN")
+    pooled.close()
+    enqueued(store)
+    with psycopg.connect(libpq_url(store.access.url)) as other:
+        assert other.execute("SELECT count(*) FROM dbqueue_jobs").fetchone() == (2,)
+
+
+def test_a_statement_that_was_left_amid_ends_its_connection(store: PostgresStore) -> None:
+    """A soft time limit that comes while the driver waits, for one."""
+    enqueued(store)
+    pooled = store.engine.raw_connection()
+    driver = cast(PoolConnection, pooled.driver_connection)
+    driver.pgconn.send_query(b"SELECT pg_sleep(0.2)")
+    pooled.close()
+    job_id = enqueued(store)
+    assert store.fetch([job_id])
+    assert driver.closed
+
+
+def test_a_wake_up_that_breaks_does_not_fail_what_is_committed(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: PoolConnection, statement: str) -> None:
+        self.close()
+        raise psycopg.OperationalError("gone")
+
+    monkeypatch.setattr(PoolConnection, "notify", broken)
+    store.enqueue([new_job(), new_job()])
+    store.enqueue([new_job() for _ in range(60)])
+    store.wake()
+    assert count(store) == 62
+
+
+def test_a_schemas_name_in_another_encoding(postgres_url: str) -> None:
+    with opened(f"{postgres_url}?client_encoding=latin1") as store:
+        driver = cast(PoolConnection, store.engine.raw_connection().driver_connection)
+        assert driver.insert_and_notify('SELECT 1 AS "é"', [], sql.NOTIFY) == 1
+
+
+def test_threads_that_are_more_than_connections_get_their_turns(postgres_url: str) -> None:
+    store = PostgresStore(
+        normalise_url(postgres_url), schema=None, pool_size=1, connect_timeout=10.0, shown_url=postgres_url
+    )
+    done = [0] * 6
+    stop = threading.Event()
+
+    def use(number: int) -> None:
+        while not stop.is_set():
+            store.enqueue([new_job()])
+            done[number] += 1
+
+    threads = [threading.Thread(target=use, args=(number,)) for number in range(len(done))]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: min(done) >= 5)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    store.close()
