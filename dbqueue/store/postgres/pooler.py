@@ -20,7 +20,6 @@ from dbqueue.store.postgres.pool_connection import PoolConnection
 class PoolerConnection(PoolConnection):
     """In autocommit. With `local_settings` every statement is in a transaction that begins by making them."""
 
-    prepares = False
     local_settings: Mapping[str, str] = {}
 
     @contextlib.contextmanager
