@@ -18,6 +18,7 @@ from itertools import islice
 
 from dbqueue.jobs import ClaimedJob
 from dbqueue.pools import wire
+from dbqueue.worker.silence import Silence
 
 
 class Child:
@@ -45,7 +46,7 @@ class Child:
         self._written_off: set[str] = set()
         self.backlog_seconds = 0.0
         """How long the held jobs will keep one slot busy, by the times of earlier runs."""
-        self.last_answer_at = time.monotonic()
+        self.silence = Silence(time.monotonic())
         self._reader = wire.Reader(connection)
         self._unsent = bytearray()
         connection.setblocking(False)
@@ -72,7 +73,7 @@ class Child:
     def send_jobs(self, jobs: Iterable[ClaimedJob]) -> None:
         jobs = list(jobs)
         if not self.held:
-            self.last_answer_at = time.monotonic()
+            self.silence.began_at = time.monotonic()
         self.left -= len(jobs)
         self.held.update((job.id, job) for job in jobs)
         self.send(wire.run_frame(jobs))

@@ -31,7 +31,7 @@ from dbqueue.worker.children import Child
 BUFFER_SECONDS: Final = 0.1
 AHEAD_SECONDS: Final = 0.02
 STALL_SECONDS: Final = 0.05
-"""A child that answers nothing for this long runs a long job: recall what waits behind it."""
+"""A child that answers nothing for this long (`silence`) runs a long job: recall what waits behind it."""
 HAND_BACK_SECONDS: Final = 0.25
 """Buffered jobs are handed back when no child answers for this long."""
 SLOW_SECONDS: Final = 0.05

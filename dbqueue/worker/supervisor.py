@@ -43,6 +43,8 @@ from dbqueue.worker.watch import Watch, boot_clock
 TICK_SECONDS: Final = 0.05
 """How often the loop looks at its clocks while jobs run; an idle loop sleeps longer."""
 IDLE_TICK_SECONDS: Final = 1.0
+WATCHFUL_TICK_SECONDS: Final = 0.02
+"""While a job waits behind a running one, which may turn out to be long."""
 LOOK_AFTER_SECONDS: Final = 0.01
 """How often the loop sees to what has a clock, unless it is woken: not after each answer of a child."""
 GATHER_SECONDS: Final = 0.001
@@ -205,10 +207,9 @@ class Supervisor:
 
     def _turn(self) -> None:
         """One turn of the loop: wait for a sign, hear all of them, then give out work."""
-        busy = any(child.held for child in self._crew.children.values())
         if self._ahead:
             time.sleep(GATHER_SECONDS)
-        for key, _ in self._crew.selector.select(TICK_SECONDS if busy else IDLE_TICK_SECONDS):
+        for key, _ in self._crew.selector.select(self._longest_wait()):
             source = key.data
             if isinstance(source, Child):
                 if not source.closed:  # it may have been buried just now, by an earlier key of this turn
@@ -226,6 +227,11 @@ class Supervisor:
         if self._woken or now >= self._look_after_at:
             self._woken, self._look_after_at = False, now + LOOK_AFTER_SECONDS
             self._look_after()
+
+    def _longest_wait(self) -> float:
+        if any(len(child.held) > child.slots for child in self._crew.children.values()):
+            return WATCHFUL_TICK_SECONDS
+        return TICK_SECONDS if any(child.held for child in self._crew.children.values()) else IDLE_TICK_SECONDS
 
     def _look_after(self) -> None:
         """See to requests, to the threads, and to everything that has a clock."""
@@ -292,7 +298,7 @@ class Supervisor:
 
     def _answered(self, child: Child, outcome: Outcome) -> None:
         now = time.monotonic()
-        child.last_answer_at = self._dispatcher.progress_at = now
+        child.silence.began_at = self._dispatcher.progress_at = now
         child.answered += 1
         if child.drop_answer(outcome.job_id):
             return
@@ -346,15 +352,17 @@ class Supervisor:
     def _relieve_stalled(self) -> None:
         """Recall what waits in a child behind a long job; hand back what waits here for too long."""
         now = time.monotonic()
+        waiting = len(self._dispatcher) > 0
+        least = now - self._dispatcher.progress_at
         for child in self._crew.children.values():
             behind = len(child.held) > child.slots
-            if behind and not child.recalling and now - child.last_answer_at > STALL_SECONDS:
+            silent = child.silence.seconds(now, child.pid) if behind or (child.held and waiting) else 0.0
+            if behind and not child.recalling and silent > STALL_SECONDS:
                 self._dispatcher.stalled()
                 self._crew.recall(child)
-        too_long = now - self._dispatcher.progress_at > HAND_BACK_SECONDS
-        if too_long and all(child.held for child in self._crew.children.values()):
-            if len(self._dispatcher):
-                self._dispatcher.stalled()
+            least = min(least, silent)
+        if waiting and least > HAND_BACK_SECONDS:
+            self._dispatcher.stalled()
             for job in self._dispatcher.take_waiting():
                 self._give_back(job)
 
