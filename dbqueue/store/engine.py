@@ -45,7 +45,10 @@ def make_engine(access: Access) -> sa.Engine:
         engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", **options)
         sa.event.listen(engine, "connect", _prepare_sqlite)
         return engine
-    options = {**_postgres_options(access), "pool_reset_on_return": None}  # but by `_reset`
+    from dbqueue.store.postgres.quick_pool import QuickPool
+
+    # What is given back is reset by `_reset` instead.
+    options = {**_postgres_options(access), "poolclass": QuickPool, "pool_reset_on_return": None}
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", **options)
     sa.event.listen(engine, "do_connect", _connect_through_pooler if access.pooler else _connect)
     sa.event.listen(engine, "checkout", _settle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from dbqueue.jobs import NewJob
 from dbqueue.store import migrate
 from dbqueue.store.postgres import sql
 from dbqueue.store.postgres.pool_connection import PoolConnection
+from dbqueue.store.postgres.quick_pool import QuickPool
 from dbqueue.store.postgres.store import PostgresStore
 from dbqueue.urls import normalise_url
 from tests.servers import libpq_url
@@ -37,7 +39,8 @@ def store(postgres_url: str) -> Iterator[PostgresStore]:
 
 def last(store: PostgresStore) -> PoolConnection:
     """The connection that was used last, as it was left."""
-    return _given_back[-1]
+    kept = cast(QuickPool, store.engine.pool)._kept
+    return _given_back[-1] if kept is None else cast(PoolConnection, kept.driver_connection)
 
 
 def backends(store: PostgresStore) -> int:
@@ -297,16 +300,58 @@ def test_a_schemas_name_in_another_encoding(postgres_url: str) -> None:
         assert driver.insert_and_notify('SELECT 1 AS "é"', [], sql.NOTIFY) == 1
 
 
-def test_threads_that_are_more_than_connections_get_their_turns(postgres_url: str) -> None:
-    store = PostgresStore(
-        normalise_url(postgres_url), schema=None, pool_size=1, connect_timeout=10.0, shown_url=postgres_url
-    )
+@pytest.fixture
+def narrow(postgres_url: str) -> Iterator[PostgresStore]:
+    """With two connections at the most."""
+    url = normalise_url(postgres_url)
+    with contextlib.closing(
+        PostgresStore(url, schema=None, pool_size=1, connect_timeout=10.0, shown_url=postgres_url)
+    ) as store:
+        yield store
+
+
+def test_the_connection_that_is_kept_is_for_whoever_asks(narrow: PostgresStore) -> None:
+    enqueued(narrow)
+    kept = last(narrow)
+    with contextlib.closing(narrow.engine.raw_connection()) as one:
+        assert one.driver_connection is kept
+        enqueued(narrow)
+        with contextlib.closing(narrow.engine.raw_connection()) as other:
+            assert other.driver_connection is not kept
+    assert backends(narrow) <= 2
+
+
+def test_the_connection_that_is_kept_is_closed_with_the_pool(store: PostgresStore) -> None:
+    enqueued(store)
+    kept = last(store)
+    store.engine.dispose()
+    assert kept.closed
+    assert backends(store) == 0
+    enqueued(store)
+    assert count(store) == 2
+
+
+def test_a_connection_that_an_operation_leaves_in_a_transaction_is_not_kept(store: PostgresStore) -> None:
+    enqueued(store)
+    store._run(lambda driver: driver.execute("BEGIN"))
+    enqueued(store)
+    with psycopg.connect(libpq_url(store.access.url)) as other:
+        assert other.execute("SELECT count(*) FROM dbqueue_jobs").fetchone() == (2,)
+
+
+def test_threads_that_are_more_than_connections_get_their_turns(narrow: PostgresStore) -> None:
+    """Whichever way they ask for one."""
+    store = narrow
     done = [0] * 6
     stop = threading.Event()
 
     def use(number: int) -> None:
         while not stop.is_set():
-            store.enqueue([new_job()])
+            if number % 2:
+                store.enqueue([new_job()])
+            else:
+                with store.connect() as connection:
+                    connection.scalar(sa.text("SELECT 1"))
             done[number] += 1
 
     threads = [threading.Thread(target=use, args=(number,)) for number in range(len(done))]
@@ -316,4 +361,3 @@ def test_threads_that_are_more_than_connections_get_their_turns(postgres_url: st
     stop.set()
     for thread in threads:
         thread.join()
-    store.close()

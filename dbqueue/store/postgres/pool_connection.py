@@ -38,6 +38,11 @@ class PoolConnection(psycopg.Connection[tuple[Any, ...]]):
     def is_owed_an_answer(self) -> bool:
         return bool(self.pgconn.pipeline_status != pq.PipelineStatus.OFF)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether the next use needs no more than `settle`: it is in no transaction, and not broken."""
+        return self.is_owed_an_answer or self.pgconn.transaction_status == pq.TransactionStatus.IDLE
+
     def insert_and_notify(self, insert: str, values: Sequence[Any], notify: str) -> int:
         """Run `insert` (with `$1` parameters), durably, and wake workers; returns the number of its rows."""
         encoding = self.info.encoding

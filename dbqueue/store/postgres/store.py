@@ -28,6 +28,7 @@ from dbqueue.store.postgres.driver import Driver, translated
 from dbqueue.store.postgres.partitions.catalog import row_words
 from dbqueue.store.postgres.pool_connection import PoolConnection
 from dbqueue.store.postgres.pooler import PoolerConnection
+from dbqueue.store.postgres.quick_pool import QuickPool
 from dbqueue.store.postgres.watch_session import PostgresWatchSession
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.records import JobRecord
@@ -208,8 +209,9 @@ class PostgresStore(Store):
         tries = Tries(self._pool_limit)
         with translated():
             while True:
+                pool = cast(QuickPool, self.engine.pool)
                 try:
-                    pooled = self.engine.raw_connection()
+                    pooled = pool.take()
                 except (psycopg.OperationalError, sa.exc.OperationalError) as error:
                     if not tries.again(trouble_of(error)):
                         raise
@@ -227,7 +229,7 @@ class PostgresStore(Store):
                     if not tries.again(trouble):
                         raise
                 finally:
-                    pooled.close()
+                    pool.keep(pooled)
 
     # worker
 
