@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -24,7 +25,6 @@ from dbqueue.store.postgres.store import PostgresStore
 from dbqueue.urls import normalise_url
 from tests.servers import libpq_url
 from tests.stores import count, enqueued, new_job, opened, row
-from tests.waiting import wait_until
 
 _given_back: list[PoolConnection] = []
 
@@ -158,6 +158,21 @@ def test_a_server_that_ended_the_connection(store: PostgresStore) -> None:
         other.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
     enqueued(store)
     assert count(store) == 2
+
+
+@pytest.mark.parametrize("answer", ["an answer is left", "no answer is left"])
+def test_a_look_after_the_server_ended_the_connection(store: PostgresStore, answer: str) -> None:
+    """Nothing is run again where several statements may follow: the connection itself must be a good one."""
+    if answer == "an answer is left":
+        enqueued(store)
+        pid = last(store).info.backend_pid
+        assert select.select([last(store)], [], [], 60.0)[0]
+    else:
+        with store.connect() as connection:
+            pid = connection.scalar(sa.text("SELECT pg_backend_pid()"))
+    with psycopg.connect(libpq_url(store.access.url), autocommit=True) as other:
+        other.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+    assert count(store) == (answer == "an answer is left")
 
 
 def test_an_insert_that_fails_leaves_the_connection_as_it_was(store: PostgresStore) -> None:
@@ -340,24 +355,22 @@ def test_a_connection_that_an_operation_leaves_in_a_transaction_is_not_kept(stor
 
 
 def test_threads_that_are_more_than_connections_get_their_turns(narrow: PostgresStore) -> None:
-    """Whichever way they ask for one."""
-    store = narrow
+    """Whichever way they ask for one: none waits for the connection that is kept while nobody uses it."""
     done = [0] * 6
-    stop = threading.Event()
 
     def use(number: int) -> None:
-        while not stop.is_set():
+        for _ in range(30):
             if number % 2:
-                store.enqueue([new_job()])
+                narrow.enqueue([new_job()])
             else:
-                with store.connect() as connection:
+                with narrow.connect() as connection:
                     connection.scalar(sa.text("SELECT 1"))
             done[number] += 1
 
     threads = [threading.Thread(target=use, args=(number,)) for number in range(len(done))]
     for thread in threads:
         thread.start()
-    wait_until(lambda: min(done) >= 5)
-    stop.set()
     for thread in threads:
         thread.join()
+    assert done == [30] * 6
+    assert backends(narrow) <= 2

@@ -39,7 +39,7 @@ class PoolConnection(psycopg.Connection[tuple[Any, ...]]):
         return bool(self.pgconn.pipeline_status != pq.PipelineStatus.OFF)
 
     @property
-    def is_idle(self) -> bool:
+    def is_reusable(self) -> bool:
         """Whether the next use needs no more than `settle`: it is in no transaction, and not broken."""
         return self.is_owed_an_answer or self.pgconn.transaction_status == pq.TransactionStatus.IDLE
 
@@ -72,13 +72,18 @@ class PoolConnection(psycopg.Connection[tuple[Any, ...]]):
             self.wait(self._flush())
 
     def settle(self) -> None:
-        """Take in the answer that the last use has left; raises OperationalError if the connection is broken."""
+        """Take in the answer that the last use has left; raises OperationalError if the connection is broken.
+
+        As it is where its server has ended it since: that was said already, and costs no round trip to hear.
+        """
         if self.closed:
             raise errors.OperationalError("the connection is closed")
-        if self.is_owed_an_answer:
-            with self._closed_unless_done():
+        with self._closed_unless_done():
+            if self.is_owed_an_answer:
                 self.wait(self._answer())
                 self.pgconn.exit_pipeline_mode()
+            self.pgconn.consume_input()  # maybe the server's last words,
+            self.pgconn.consume_input()  # which end the connection only for who reads on
 
     @contextlib.contextmanager
     def _closed_unless_done(self) -> Iterator[None]:

@@ -41,7 +41,7 @@ class QuickPool(QueuePool):
     def keep(self, connection: PoolProxiedConnection) -> None:
         """Give back what `take` gave."""
         driver = cast(PoolConnection | None, connection.driver_connection)
-        if driver is not None and driver.is_idle:
+        if driver is not None and driver.is_reusable:
             with self._lock:
                 if self._kept is None and not self._asking:
                     self._kept = connection
