@@ -80,3 +80,18 @@ def test_compression(app: DBQueue) -> None:
     assert packed is not None
     assert (plain.content_type, plain.args) == (None, "[2,2]")
     assert packed.content_type == "application/x-yaml; compression=zlib"
+
+
+@pytest.mark.parametrize(
+    ("setting", "own", "shown"), [(True, None, True), (False, None, False), (False, True, True), (True, False, False)]
+)
+def test_whether_a_run_shows_as_started(app: DBQueue, setting: bool, own: bool | None, shown: bool) -> None:
+    """`track_started` of the task, then `task_track_started`."""
+    app.conf.task_track_started = setting
+    task = app.task(name="tracked", track_started=own)(lambda: None)
+    result = task.delay()
+    worker = TestWorker(app.database.store)
+    worker.claim_one()
+    assert result.state == ("STARTED" if shown else "PENDING")
+    assert result.info == ({"pid": None, "hostname": "worker@test"} if shown else None)
+    worker.close()

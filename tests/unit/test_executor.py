@@ -258,3 +258,60 @@ def test_a_retry_may_change_more_of_the_call(app: DBQueue, run: Run) -> None:
     assert exc_type(run("changing", kwargs='{"time_limit": 1, "soft_time_limit": 4}')) == "ValueError"
     with pytest.warns(UserWarning, match="call option contdown is unknown .* did you mean countdown"):
         run("changing", kwargs='{"contdown": 5}')
+
+
+@pytest.mark.parametrize(
+    ("error", "again"), [(IndexError("tea"), True), (KeyError("tea"), False), (ValueError("tea"), False)]
+)
+def test_errors_that_are_to_be_retried_by_themselves(app: DBQueue, run: Run, error: Exception, again: bool) -> None:
+    def body() -> None:
+        raise error
+
+    app.task(name="sample.choosy", autoretry_for=(LookupError,), dont_autoretry_for=(KeyError,))(body)
+    outcome = run("choosy")
+    assert type(outcome) is (Retried if again else Failed)
+    assert json.loads(outcome.error)["exc_type"] == type(error).__name__
+
+
+@pytest.mark.parametrize(
+    ("options", "pauses"),
+    [
+        ({}, [180.0, 180.0]),
+        ({"default_retry_delay": 7}, [7.0, 7.0]),
+        ({"retry_kwargs": {"countdown": 4}}, [4.0, 4.0]),
+        ({"retry_backoff": True, "retry_jitter": False}, [1.0, 2.0, 4.0, 8.0]),
+        ({"retry_backoff": 2, "retry_jitter": False, "retry_backoff_max": 7}, [2.0, 4.0, 7.0, 7.0]),
+        ({"retry_backoff": 2}, [0.5, 1.0, 2.0]),  # spread over all of it, of which a quarter is drawn here
+    ],
+)
+def test_pauses_of_retries_that_nobody_asked_for(
+    app: DBQueue, run: Run, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], pauses: list[float]
+) -> None:
+    def body() -> None:
+        raise OutOfStock("tea", 0)
+
+    monkeypatch.setattr("random.random", lambda: 0.25)
+    app.task(name="sample.patient", autoretry_for=(OutOfStock,), max_retries=None, **options)(body)
+    outcomes = [run("patient", retries=retries) for retries in range(len(pauses))]
+    assert [outcome.delay_seconds for outcome in outcomes if isinstance(outcome, Retried)] == pauses
+
+
+@pytest.mark.parametrize(
+    ("of_the_task", "of_the_call", "most"), [(2, None, 2), (2, 4, 4), (4, 2, 2), (2, 0, 0), (None, 3, 3)]
+)
+def test_how_often_a_run_may_be_retried(
+    app: DBQueue, run: Run, of_the_task: int | None, of_the_call: int | None, most: int
+) -> None:
+    def body(self: Any) -> None:
+        self.retry(countdown=0, max_retries=of_the_call)
+
+    def failing() -> None:
+        raise OutOfStock("tea", 0)
+
+    own = {} if of_the_call is None else {"retry_kwargs": {"max_retries": of_the_call}}
+    app.task(name="sample.bounded", bind=True, max_retries=of_the_task)(body)
+    app.task(name="sample.failing", autoretry_for=(OutOfStock,), max_retries=of_the_task, **own)(failing)
+    for name, last in (("bounded", "MaxRetriesExceededError"), ("failing", "OutOfStock")):
+        if most:
+            assert isinstance(run(name, retries=most - 1), Retried)
+        assert exc_type(run(name, retries=most)) == last

@@ -1,0 +1,118 @@
+"""How long a job may run: which limit holds, and from when it counts."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dbqueue import DBQueue
+from dbqueue.jobs import ClaimedJob
+from dbqueue.services.workers import Worker
+from dbqueue.worker import limits as watching
+from dbqueue.worker.children import Child
+from dbqueue.worker.limits import Limits, TimeLimits
+
+Told = list[tuple[str, str, float]]
+
+
+def job(id: str, *, task: str = "pack", lease: str = "lease", **options: float) -> ClaimedJob:
+    text = json.dumps(options) if options else None
+    return ClaimedJob(
+        id, lease, task, "celery", 0, "[]", "{}", None, text, None, None, None, None, None, None, None, "2026-01-01",
+        0, 0, True, False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("worker", "task", "call", "limits"),
+    [
+        ({}, {}, {}, Limits()),
+        ({"soft": 1, "hard": 2}, {}, {}, Limits(1, 2)),
+        ({"soft": 1, "hard": 2}, {"soft": 3, "hard": 4}, {}, Limits(3, 4)),
+        ({"soft": 1, "hard": 2}, {"hard": 4}, {}, Limits(1, 4)),
+        ({"soft": 1, "hard": 2}, {"soft": 3, "hard": 4}, {"soft": 5, "hard": 6}, Limits(5, 6)),
+        ({"soft": 1, "hard": 2}, {"hard": 4}, {"soft": 3}, Limits(3, 4)),
+    ],
+)
+@pytest.mark.parametrize("given", ["with the worker", "in the settings"])
+def test_the_call_goes_before_the_task_and_that_before_the_worker(
+    tmp_path: Path, given: str, worker: dict[str, float], task: dict[str, float], call: dict[str, float], limits: Limits
+) -> None:
+    def named(values: dict[str, float], prefix: str = "") -> dict[str, Any]:
+        names = {"soft": "soft_time_limit", "hard": "time_limit"}
+        return {prefix + names[kind]: seconds for kind, seconds in values.items()}
+
+    settings, options = ({}, named(worker)) if given == "with the worker" else (named(worker, "task_"), {})
+    with DBQueue("shop", broker=f"sqlite:///{tmp_path / 'unused.db'}", set_as_current=False, **settings) as app:
+        app.task(name="pack", **named(task))(lambda: None)
+        assert Worker(app, pool="solo", **options)._limits.of(job("a", **named(call))) == limits
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr(watching, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+@pytest.fixture
+def child() -> Iterator[Child]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield Child(1, 1, ours)
+
+
+def told(limits: TimeLimits, child: Child) -> Told:
+    return [(job.id, kind, seconds) for _, job, kind, seconds in limits.exceeded(iter([child]))]
+
+
+def test_each_limit_is_told_once(clock: list[float], child: Child) -> None:
+    limits = TimeLimits({"pack": Limits(soft=2, hard=5)}, Limits())
+    child.send_jobs([job("a")])
+    seen = []
+    for _ in range(8):
+        seen.append(told(limits, child))
+        clock[0] += 1.0
+    assert seen == [[], [], [("a", "soft", 2)], [], [], [("a", "hard", 5)], [], []]
+
+
+def test_the_hard_limit_goes_before_the_soft_one_where_both_have_passed(clock: list[float], child: Child) -> None:
+    limits = TimeLimits({"pack": Limits(soft=2, hard=5)}, Limits())
+    child.send_jobs([job("a")])
+    assert told(limits, child) == []
+    clock[0] += 10.0
+    assert told(limits, child) == [("a", "hard", 5)]
+
+
+def test_what_waits_in_a_process_behind_another_does_not_run(clock: list[float], child: Child) -> None:
+    limits = TimeLimits({}, Limits(hard=5))
+    child.send_jobs([job("a", time_limit=100), job("b")])
+    for _ in range(3):
+        assert told(limits, child) == []
+        clock[0] += 4.0
+    del child.held["a"]
+    assert told(limits, child) == []
+    clock[0] += 4.0
+    assert told(limits, child) == []
+    clock[0] += 1.0
+    assert told(limits, child) == [("b", "hard", 5)]
+
+
+def test_the_next_run_of_a_job_has_its_own_time(clock: list[float], child: Child) -> None:
+    limits = TimeLimits({}, Limits(hard=5))
+    child.send_jobs([job("a", lease="first")])
+    assert told(limits, child) == []
+    clock[0] += 4.0
+    del child.held["a"]
+    child.send_jobs([job("a", lease="second")])  # before anybody has looked
+    assert told(limits, child) == []
+    clock[0] += 4.0
+    assert told(limits, child) == []
+    clock[0] += 1.0
+    assert told(limits, child) == [("a", "hard", 5)]
