@@ -15,7 +15,15 @@ import pytest
 from dbqueue import DBQueue, chord, group
 from dbqueue.errors import TaskRevokedError
 from dbqueue.errors import TimeoutError as ResultTimeout
-from dbqueue.result import AsyncResult, GroupResult, IncompleteStream, ResultSet, allow_join_result, result_from_tuple
+from dbqueue.result import (
+    AsyncResult,
+    GroupResult,
+    IncompleteStream,
+    ResultSet,
+    allow_join_result,
+    denied_join_result,
+    result_from_tuple,
+)
 from dbqueue.result.tree import DependencyGraph
 from dbqueue.services.periodic import new_entry
 
@@ -141,6 +149,8 @@ class TestGroupResult:
         with pytest.raises(RuntimeError, match="Never call"):
             waits.apply(throw=True)
         assert may_wait.apply().get() == [2]
+        with denied_join_result(), pytest.raises(RuntimeError, match="Never call"):
+            result.get(timeout=60)
 
 
 @pytest.mark.usefixtures("canvas_worker")

@@ -7,7 +7,7 @@ import multiprocessing
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ from dbqueue.worker.schedule_steps import Steps, job_id
 from tests.stores import count, moment, opened, run_sql
 
 NOON = datetime(2031, 5, 5, 12, tzinfo=UTC)
+TOKYO = timezone(timedelta(hours=9))
 """A time at which every test begins: all clocks here are given."""
 RACERS = 4
 
@@ -156,6 +157,14 @@ def test_the_deadline_of_crontabs(store: Store) -> None:
     assert fired(store) == minutes(8, 9, 10)
 
 
+def test_the_deadline_is_none_of_intervals(store: Store) -> None:
+    """As in Celery, whose `beat_cron_starting_deadline` its intervals do not read."""
+    add(store, misfire="all")
+    settle(new_beat(store), NOON)
+    settle(new_beat(store, deadline_seconds=150), NOON + timedelta(minutes=5))
+    assert fired(store) == minutes(1, 2, 3, 4, 5)
+
+
 def test_an_edit_of_the_schedule_is_planned_anew(store: Store) -> None:
     add(store)
     beat = new_beat(store)
@@ -266,6 +275,7 @@ def test_a_due_time_that_comes_again_is_one_job(store: Store) -> None:
     settle(new_beat(store), NOON)
     settle(new_beat(store), NOON + timedelta(minutes=1))
     assert fired(store) == minutes(1)
+    assert job_id("tick", NOON) == job_id("tick", NOON.astimezone(TOKYO)) != job_id("tock", NOON)
 
 
 def test_a_row_that_another_beat_holds_is_passed_over(store: Store) -> None:

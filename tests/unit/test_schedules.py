@@ -61,6 +61,7 @@ def shown(times: list[datetime]) -> list[str]:
         ("0, 30", {0, 30}),
         ("*/20,5", {0, 5, 20, 40}),
         ("50-10/5", {50, 55, 0, 5, 10}),
+        ("51-10/4", {51, 55, 59, 3, 7}),  # the step goes on over the end
         ("50/5", {50, 55}),
         ([0, 30], {0, 30}),
         ({1, 2}, {1, 2}),
@@ -392,9 +393,13 @@ def test_relative_intervals_are_by_the_clock() -> None:
     midnights = due_times(schedule(timedelta(days=1), relative=True), datetime(2026, 10, 24, 9, tzinfo=OSLO), 3)
     assert shown(midnights) == ["10-25 00:00+0200", "10-26 00:00+0100", "10-27 00:00+0100"]
     seconds = schedule(timedelta(seconds=1.5), relative=True)
-    assert seconds.next_after(datetime(2026, 1, 1, 0, 0, 0, 200_000, tzinfo=UTC)) == datetime(
-        2026, 1, 1, 0, 0, 1, tzinfo=UTC
-    )
+    start = datetime(2026, 1, 1, 0, 0, 0, 200_000, tzinfo=UTC)
+    assert seconds.next_after(start) == start.replace(second=1, microsecond=0)
+    # Rounded down to the second, less than one would be in the past for ever.
+    assert due_times(schedule(0.5, relative=True), start, 2) == [
+        start.replace(microsecond=700_000),
+        start.replace(second=1, microsecond=0),
+    ]
 
 
 @given(
@@ -423,6 +428,7 @@ def at(moment: datetime) -> Callable[[], datetime]:
 def test_is_due() -> None:
     now = datetime(2026, 5, 5, 12, 0, 20, tzinfo=UTC)
     assert schedule(30, nowfun=at(now)).is_due(now - timedelta(seconds=10)) == (False, 20.0)
+    assert schedule(30, nowfun=at(now)).is_due(now - timedelta(seconds=30)) == (True, 30.0)
     assert schedule(30, nowfun=at(now)).is_due(now - timedelta(seconds=31)) == (True, 30.0)
     assert crontab(nowfun=at(now)).is_due(now - timedelta(seconds=15)) == (False, 40.0)
     due, following = crontab(nowfun=at(now)).is_due(now - timedelta(seconds=25))
