@@ -181,6 +181,20 @@ def test_an_edit_of_the_schedule_is_planned_anew(store: Store) -> None:
     assert fired(store) == []
 
 
+def test_an_interval_that_is_edited_counts_from_its_last_due_time(store: Store) -> None:
+    add(store)
+    beat = new_beat(store)
+    settle(beat, NOON)
+    settle(beat, NOON + timedelta(seconds=60))
+    run_sql(store, "UPDATE dbqueue_schedules SET schedule = 'every 90 seconds'")
+    settle(beat, NOON + timedelta(seconds=80))
+    assert row(store).next_due_at == NOON + timedelta(seconds=150)
+    run_sql(store, "UPDATE dbqueue_schedules SET schedule = 'every 10 seconds'")
+    settle(beat, NOON + timedelta(seconds=85))
+    assert row(store).next_due_at == NOON + timedelta(seconds=95)  # that of 70 s is over, and not made up for
+    assert fired(store) == minutes(1)
+
+
 def test_pause_and_resume(store: Store) -> None:
     add(store)
     add(store, "other")

@@ -178,6 +178,17 @@ def test_the_pool_grows_and_shrinks(app: DBQueue, worker: WorkerProcess, send: S
     wait_until(lambda: queries.open_workers(app.database.store)[0].concurrency == 1, TIMEOUT)
 
 
+def test_idle_processes_leave_first(app: DBQueue, worker: WorkerProcess, send: Send, path: NewPath) -> None:
+    running = send("hold", path("started"), path("release"))
+    wait_until(lambda: Path(path("started")).exists() and Path(path("started")).read_text(), TIMEOUT)
+    busy = int(Path(path("started")).read_text())
+    tell(app, "pool_shrink", 1)
+    wait_until(lambda: ask(app).stats()["one@test"]["pool"]["processes"] == [busy], TIMEOUT, "the end of the idle one")
+    Path(path("release")).touch()
+    assert running.get(timeout=TIMEOUT) == "released"
+    assert send("pid").get(timeout=TIMEOUT) == busy
+
+
 def test_autoscale(app: DBQueue, send: Send, path: NewPath, database_url: str, start_worker: Start) -> None:
     worker = start_worker(database_url, hostname="one@test", autoscale=(3, 1), concurrency=None)
     running = [send("hold", path(f"started{n}"), path("release")) for n in range(3)]

@@ -89,6 +89,27 @@ def test_what_runs_goes_on(app: DBQueue, send: Send, path: NewPath, database_url
     assert result.get(timeout=TIMEOUT) == "released"
 
 
+@pytest.mark.parametrize("terminate", [False, True])
+def test_what_runs_with_a_stamp(
+    app: DBQueue, send: Send, path: NewPath, database_url: str, start_worker: Start, terminate: bool
+) -> None:
+    """As by its id: it goes on, unless it is terminated; either way it does not run again."""
+    start_worker(database_url)
+    stamps = {"stamped_headers": ["customer"], "customer": "acme"}
+    result = send("hold_and_retry", path("started"), path("release"), **stamps)
+    other = send("hold", path("other"), path("release"))
+    runs_in(path("started"))
+    runs_in(path("other"))
+    app.control.revoke_by_stamped_headers({"customer": "acme"}, terminate=terminate, reply=True, timeout=TIMEOUT)
+    if terminate:
+        refused(result, "^terminated$")
+    assert [result.state, other.state] == ["REVOKED" if terminate else "STARTED", "STARTED"]
+    Path(path("release")).touch()
+    assert other.get(timeout=TIMEOUT) == "released"
+    refused(result, "^terminated$" if terminate else "^revoked$")
+    assert len(Path(path("started")).read_text().split()) == 1
+
+
 def test_a_retry_does_not_run_again(
     app: DBQueue, send: Send, path: NewPath, database_url: str, start_worker: Start
 ) -> None:
