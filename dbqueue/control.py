@@ -121,14 +121,17 @@ class Control:
         One that waits ends as REVOKED at once, and `get()` raises TaskRevokedError. One that is not
         enqueued yet will not run. One that runs goes on and is not run again; with `terminate` its
         worker ends it with the signal, and it is REVOKED: on prefork by ending its pool process, on
-        threads and asyncio by raising SoftTimeLimitExceeded in the task, on solo not at all.
+        threads and asyncio by raising SoftTimeLimitExceeded in the task, on solo not at all. A task that
+        takes no notice of the signal may be sent a harder one.
         """
         from dbqueue.store import revoking
 
         ids = [task_id] if isinstance(task_id, str) else [str(each) for each in task_id]
         found = revoking.revoke(self.app.database.store, ids)
         self._announce(found)
-        if not found.running and not options.get("reply"):
+        # What was terminated has ended in its row, though its task may run on.
+        may_run = found.running or (terminate and not found.ended.keys() >= set(ids))
+        if not may_run and not options.get("reply"):
             return None  # no worker has anything to do with it
         arguments = {"task_id": ids, "terminate": terminate, "signal": signal}
         return self.broadcast("revoke", arguments, destination=destination, **options)

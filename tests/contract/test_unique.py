@@ -86,6 +86,13 @@ def test_the_second_caller_gets_the_first_ones_result(app: DBQueue) -> None:
     assert again.state == "PENDING"
 
 
+def test_values_that_python_calls_equal_are_not_the_same_call(app: DBQueue) -> None:
+    flagged = app.task(name="shop.flagged", unique=True)(lambda value=1: value)
+    ids = [flagged.delay(*args).id for args in ((), (1,), (True,), (1.0,), ("1",))]
+    assert ids[0] == ids[1], "the default, given"
+    assert len(set(ids)) == 4
+
+
 def test_a_key_is_kept_until_its_job_has_ended_for_good(app: DBQueue) -> None:
     store, report = app.database.store, app.tasks["shop.report"]
     first = report.delay(1)

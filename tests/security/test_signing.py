@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hmac
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -235,6 +236,26 @@ def test_keys_that_are_none(keys: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match="task_signing_keys must be a list of secrets") as caught:
         DBQueue(task_signing_keys=keys)
     assert "short" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", ["f", "0" * 64, ""])
+def test_signatures_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    """How long a refusal takes must not tell how much of the signature was right."""
+    compared: list[tuple[bytes, bytes]] = []
+    plain = hmac.compare_digest
+
+    def compare(a: bytes, b: bytes) -> bool:
+        compared.append((a, b))
+        return plain(a, b)
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    signed = Signer([NEW]).sign(NewJob("a", "s.echo", "celery"))
+    forged = signed._replace(options=json.dumps({SIGNATURE: given}))
+    with pytest.raises(BadSignature):
+        Signer([NEW, OLD]).check(claimed(forged))
+    right = json.loads(signed.options or "")[SIGNATURE].encode()
+    assert [b for _, b in compared] == [given.encode()] * 2
+    assert compared[0][0] == right
 
 
 def test_a_bad_signature_is_an_invalid_task() -> None:

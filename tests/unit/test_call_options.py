@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from dbqueue import DBQueue, chain, group
+from dbqueue.calls import new_job
+from dbqueue.context import Context, current_request
 from dbqueue.store import queries
 
 
@@ -101,3 +103,16 @@ def test_arguments_that_are_no_sequence(app: DBQueue, args: Any) -> None:
         app.send_task("work", args)
     with pytest.raises(TypeError, match="task keyword arguments must be a mapping"):
         app.tasks["work"].apply_async((), [("x", 1)])  # type: ignore[arg-type]
+
+
+def test_a_call_from_a_run_knows_where_it_comes_from(app: DBQueue) -> None:
+    token = current_request.set(Context(id="child", root_id="root", parent_id="parent", task="work"))
+    try:
+        job = new_job(app.conf, "work", app.tasks["work"], (), {}, {})
+        given = new_job(app.conf, "work", app.tasks["work"], (), {}, {"parent_id": "p", "root_id": "r"})
+    finally:
+        current_request.reset(token)
+    assert (job.parent_id, job.root_id) == ("child", "root")
+    assert (given.parent_id, given.root_id) == ("p", "r")
+    outside = new_job(app.conf, "work", app.tasks["work"], (), {}, {})
+    assert (outside.parent_id, outside.root_id) == (None, None)

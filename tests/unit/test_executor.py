@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from dbqueue import DBQueue, Task, signals
-from dbqueue.errors import EncodeError, Retry
+from dbqueue.context import current_request
+from dbqueue.errors import EncodeError, Ignore, Reject, Retry
 from dbqueue.jobs import ClaimedJob, Failed, Outcome, Retried, Succeeded
 from dbqueue.services.workers import Worker
 from tests.worker.sample import OutOfStock, make_app
@@ -273,6 +274,21 @@ def test_errors_that_are_to_be_retried_by_themselves(app: DBQueue, run: Run, err
     assert json.loads(outcome.error)["exc_type"] == type(error).__name__
 
 
+def test_what_a_task_asks_for_is_no_error_to_retry(app: DBQueue, run: Run) -> None:
+    def body(kind: str) -> None:
+        raise Ignore if kind == "ignore" else Reject("no", requeue=False)
+
+    app.task(name="sample.asking", autoretry_for=(Exception,))(body)
+    assert isinstance(run("asking", "ignore"), Succeeded)
+    assert exc_type(run("asking", "reject")) == "Reject"
+
+
+@pytest.mark.parametrize("call", [("add", 1, 2), ("fail", "value"), ("unknown",)])
+def test_no_request_is_left_behind(run: Run, call: tuple[Any, ...]) -> None:
+    run(*call)
+    assert current_request.get() is None
+
+
 @pytest.mark.parametrize(
     ("options", "pauses"),
     [
@@ -308,9 +324,11 @@ def test_how_often_a_run_may_be_retried(
     def failing() -> None:
         raise OutOfStock("tea", 0)
 
-    own = {} if of_the_call is None else {"retry_kwargs": {"max_retries": of_the_call}}
+    own: dict[str, Any] = {"max_retries": of_the_task, "autoretry_for": (OutOfStock,)}
+    if of_the_call is not None:
+        own["retry_kwargs"] = {"max_retries": of_the_call}
     app.task(name="sample.bounded", bind=True, max_retries=of_the_task)(body)
-    app.task(name="sample.failing", autoretry_for=(OutOfStock,), max_retries=of_the_task, **own)(failing)
+    app.task(name="sample.failing", **own)(failing)
     for name, last in (("bounded", "MaxRetriesExceededError"), ("failing", "OutOfStock")):
         if most:
             assert isinstance(run(name, retries=most - 1), Retried)

@@ -184,6 +184,14 @@ def hold_softly(started: str, release: str) -> None:
         raise
 
 
+def hold_on(started: str, release: str) -> str:
+    """As `hold`, and is not ended by SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    note(started, os.getpid())
+    wait_until(Path(release).exists, timeout=600)
+    return "released"
+
+
 def hold_and_retry(self: Any, started: str, release: str) -> None:
     hold(started, release)
     raise self.retry(countdown=0)
@@ -439,7 +447,7 @@ def make_app(url: str, **settings: Any) -> DBQueue:
     plain: list[Callable[..., Any]] = [
         add, aadd, echo, pid, record, record_slowly, hold, ahold, ahold_softly, ablock, fail, afail, fail_locally,
         fail_with_causes, recurse, unstorable, nested, shout, die, die_first, leave_child, loaded, ask, hold_softly,
-        hold_alone, span,
+        hold_alone, hold_on, span,
     freeze, wall_clock, exit_beside,
         come_back_twice, acome_back_twice,
     ]  # fmt: skip

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from signal import SIGCONT
 from typing import Any
 
 import pytest
@@ -139,6 +141,20 @@ def test_terminate_ends_the_run(
     assert worker.stop() == 0
 
 
+def test_a_second_and_harder_signal(
+    app: DBQueue, send: Send, path: NewPath, database_url: str, start_worker: Start
+) -> None:
+    worker = start_worker(database_url, concurrency=1)
+    result, pid = holding(send, path, "hold_on")
+    result.revoke(terminate=True)
+    refused(result, "^terminated$")
+    worker.says("Terminating sample.hold_on")
+    app.control.revoke(result.id, terminate=True, signal="KILL")
+    wait_until(lambda: pid not in worker.family(), TIMEOUT, "the end of the pool process")
+    assert send("add", 1, 2).get(timeout=TIMEOUT) == 3
+    assert len(Path(path("started")).read_text().split()) == 1
+
+
 def test_a_task_that_may_take_the_signal_is_revoked_all_the_same(
     app: DBQueue, send: Send, path: NewPath, database_url: str, start_worker: Start
 ) -> None:
@@ -206,6 +222,26 @@ def test_what_is_claimed_and_not_started(
     for each in jobs[1:]:
         refused(each, "^revoked$")
     assert not Path(path("runs")).exists()
+
+
+def test_what_waits_behind_another_is_not_terminated_with_it(
+    app: DBQueue, path: NewPath, database_url: str, start_worker: Start
+) -> None:
+    """A process that is stopped gives nothing back; the job that it runs is not the one that was called off."""
+    worker = start_worker(database_url, concurrency=1)
+    freeze = app.tasks["sample.freeze"]
+    Path(path("thawed")).touch()
+    for result in freeze.enqueue_many([(path("thawed"),)] * 20):  # it is known as a short one from now on
+        assert result.get(timeout=TIMEOUT) == "thawed"
+    runs, waits, last = freeze.enqueue_many([(path("cold"),), (path("thawed"),), (path("thawed"),)])
+    pid = runs_in(path("cold"))
+    app.control.revoke(waits.id, terminate=True, reply=True, timeout=TIMEOUT)
+    assert app.control.ping(timeout=TIMEOUT)  # answered after the loop has seen to the revoke
+    assert "Terminating" not in worker.log
+    os.kill(pid, SIGCONT)
+    assert runs.get(timeout=TIMEOUT) == "thawed"
+    waits.get(timeout=TIMEOUT, propagate=False)  # it may have begun before it was given back
+    assert last.get(timeout=TIMEOUT) == "thawed"
 
 
 def test_expiry_is_told_by_the_workers_signal(app: DBQueue, send: Send, database_url: str, start_worker: Start) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 import dbqueue
-from dbqueue import signals, testing
+from dbqueue import DBQueue, signals, testing
 from dbqueue.errors import EncodeError, LeaseLost
 from dbqueue.store.postgres.copying import FEWEST
-from tests.stores import row, run_sql
+from tests.stores import count, row, run_sql
 from tests.worker.transactional import DEFERRED, EFFECTS, App, make_app
 from tests.workers import WorkerProcess
 
@@ -250,6 +251,20 @@ def test_eagerly_a_call_inside_is_a_savepoint(app: App) -> None:
     assert effects(app) == ["inner", "outer"]
     outer.apply(kwargs={"fails": True})
     assert effects(app) == ["inner", "outer"]
+
+
+def test_a_call_of_another_application_is_no_part_of_it(app: App, tmp_path: Path) -> None:
+    """Its job goes to its own database, and is there whatever becomes of the transaction."""
+    with DBQueue("other", broker=f"sqlite:///{tmp_path / 'other.db'}", set_as_current=False) as other:
+        work = other.task(name="work")(lambda: None)
+
+        @app.task(transactional=True)
+        def outer() -> None:
+            work.delay()
+            raise ValueError
+
+        assert outer.apply().state == "FAILURE"
+        assert (count(other.database.store), count(app.database.store)) == (1, 0)
 
 
 def test_always_eager_too(app: App) -> None:

@@ -1,0 +1,74 @@
+"""What a forked process may not share with the one that it is a copy of."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.workers import ROOT
+
+IDS = """
+import json, os, sys
+from dbqueue.jobs import new_job_id, new_job_ids
+
+def random_parts():
+    return [id[19:] for id in (new_job_id(), *new_job_ids(3), new_job_id())]
+
+random_parts()  # there is randomness in stock
+reader, writer = os.pipe()
+for _ in range(3):
+    if os.fork() == 0:
+        os.write(writer, json.dumps(random_parts()).encode() + b"\\n")
+        os._exit(0)
+    os.wait()
+os.close(writer)
+lines = os.fdopen(reader).read().splitlines()
+print(json.dumps([random_parts(), *map(json.loads, lines)]))
+"""
+
+STORES = """
+import json, os, sys
+from dbqueue import DBQueue
+
+app = DBQueue("forked", broker=sys.argv[1], set_as_current=False)
+task = app.task(name="work")(lambda: None)
+task.delay()
+before = app.database.store
+pid = os.fork()
+if pid == 0:
+    seen = [app.database.opened is None, app.database.store is not before, app.database.store.dialect]
+    task.delay()
+    app.close()
+    print(json.dumps(seen), flush=True)
+    os._exit(0)
+os.waitpid(pid, 0)
+task.delay()
+assert app.database.store is before
+from dbqueue.store import queries
+print(json.dumps(len(queries.find_jobs(before))))
+app.close()
+"""
+
+
+def said(script: str, *arguments: str) -> list[Any]:
+    """In a process without threads: a fork of any other is warned of."""
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_ids_are_drawn_anew() -> None:
+    (parts,) = said(IDS)
+    drawn = [part for of_one in parts for part in of_one]
+    assert len(parts) == 4
+    assert len(set(drawn)) == len(drawn) == 20
+
+
+def test_the_database_is_opened_anew(tmp_path: Path) -> None:
+    of_the_copy, jobs = said(STORES, f"sqlite:///{tmp_path / 'jobs.db'}")
+    assert of_the_copy == [True, True, "sqlite"]
+    assert jobs == 3

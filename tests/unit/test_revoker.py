@@ -1,0 +1,95 @@
+"""What a worker refuses that was revoked before it came here, by a clock that the test moves."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dbqueue.jobs import ClaimedJob, Outcome
+from dbqueue.worker import revoker as revoking
+from dbqueue.worker.dispatch import Dispatcher
+from dbqueue.worker.limits import Limits, TimeLimits
+from dbqueue.worker.revoker import LATE_SECONDS, MAX_STAMPS, Revoker
+
+
+def job(id: str, *, revoked: bool = False, **stamps: Any) -> ClaimedJob:
+    headers = json.dumps({"stamped_headers": list(stamps), "stamps": stamps}) if stamps else None
+    return ClaimedJob(
+        id, "lease", "pack", "celery", 0, "[]", "{}", headers, None, None, None, None, None, None, None, None,
+        "2026-01-01", 0, 0, True, False, revoked,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr(revoking, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+@pytest.fixture
+def ended() -> list[Outcome]:
+    return []
+
+
+@pytest.fixture
+def dispatcher() -> Dispatcher:
+    return Dispatcher(1)
+
+
+@pytest.fixture
+def revoker(clock: list[float], ended: list[Outcome], dispatcher: Dispatcher) -> Revoker:
+    nobody: Any = []
+    monitors: Any = SimpleNamespace(revoked=lambda *_, **__: None)
+    return Revoker("prefork", nobody, dispatcher, TimeLimits({}, Limits()), ended.append, {}, monitors)
+
+
+def test_a_claim_that_was_under_way(revoker: Revoker, clock: list[float]) -> None:
+    """The worker was told when the job was nowhere here yet."""
+    revoker.revoke(["late", "never"])
+    revoker.keep()
+    clock[0] += LATE_SECONDS / 2
+    revoker.keep()
+    assert not revoker.refuses(job("another"))
+    assert revoker.refuses(job("late"))
+    assert not revoker.refuses(job("late")), "its retry by an operator is another run"
+    clock[0] += LATE_SECONDS
+    assert not revoker.refuses(job("never"))
+
+
+def test_what_waits_here_is_taken_out_and_ended(revoker: Revoker, dispatcher: Dispatcher, ended: list[Outcome]) -> None:
+    dispatcher.add([job("stays"), job("goes")])
+    revoker.revoke(["goes"])
+    revoker.keep()
+    assert [each.id for each in dispatcher.waiting] == ["stays"]
+    assert [(each.job_id, getattr(each, "status", None)) for each in ended] == [("goes", "REVOKED")]
+    revoker.keep()
+    assert len(ended) == 1
+    assert not revoker.refuses(job("goes"))
+
+
+def test_what_the_row_says(revoker: Revoker) -> None:
+    assert revoker.refuses(job("a", revoked=True))
+    assert not revoker.refuses(job("a"))
+
+
+def test_stamps_are_refused_from_then_on(revoker: Revoker) -> None:
+    acme, other = job("a", customer="acme"), job("b", customer="other")
+    assert not revoker.refuses(acme)
+    revoker.revoke_stamped({"customer": ["acme"]})
+    for _ in range(2):
+        assert revoker.refuses(acme)
+        assert not revoker.refuses(other)
+        assert not revoker.refuses(job("c"))
+    revoker.revoke_stamped({"customer": ["other"], "region": ["north"]})
+    assert all(map(revoker.refuses, (acme, other, job("d", region="north"))))
+
+
+def test_the_newest_stamps_are_remembered(revoker: Revoker) -> None:
+    revoker.revoke_stamped({"number": list(range(MAX_STAMPS))})
+    revoker.revoke_stamped({"number": [MAX_STAMPS]})
+    assert not revoker.refuses(job("oldest", number=0))
+    assert all(revoker.refuses(job("newer", number=number)) for number in (1, MAX_STAMPS))
