@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from dbqueue import DBQueue, Task, signals
+from dbqueue.codec import payloads
 from dbqueue.context import current_request
 from dbqueue.errors import EncodeError, Ignore, Reject, Retry
 from dbqueue.jobs import ClaimedJob, Failed, Outcome, Retried, Succeeded
-from dbqueue.services.workers import Worker
+from dbqueue.services.workers import Worker, make_executor
 from tests.worker.sample import OutOfStock, make_app
 
 Run = Callable[..., Outcome]
@@ -333,3 +334,23 @@ def test_how_often_a_run_may_be_retried(
         if most:
             assert isinstance(run(name, retries=most - 1), Retried)
         assert exc_type(run(name, retries=most)) == last
+
+
+def test_the_settings_say_how_results_are_written_and_which_are_read(app: DBQueue) -> None:
+    def outcome(inputs: Any = False, args: str = '[{"a": 1}]', **settings: Any) -> Outcome:
+        app.conf.update(settings)
+        executor = make_executor(app, hostname="w@test")
+        return executor.run(ClaimedJob(**(FIELDS | {"task": "sample.echo", "args": args, "inputs": inputs})))
+
+    written = outcome(result_serializer="yaml", result_compression="zlib")
+    assert isinstance(written, Succeeded)
+    assert json.loads(written.result or "") == {"content_type": "application/x-yaml; compression=zlib"}
+    assert payloads.read_result(written.result, written.content, ["yaml"]) == {"a": 1}
+    # What the job's own arguments may be says nothing of those that are other jobs' results.
+    inputs = (("[]", written.result, written.content),)
+    read = outcome(inputs, "[]", result_serializer="json", accept_content=["json"], result_accept_content=["yaml"])
+    assert isinstance(read, Succeeded)
+    assert read.result == '{"a":1}'
+    refused = outcome(inputs, "[]", accept_content=["json", "yaml"], result_accept_content=["json"])
+    assert exc_type(refused) == "ContentDisallowed"
+    assert isinstance(outcome(inputs, "[]", result_accept_content=None), Succeeded)
