@@ -87,6 +87,15 @@ def test_entries_from_on_after_configure(app: DBQueue) -> None:
     assert calls == [app.conf]  # once
 
 
+def test_arguments_and_options_of_a_call_and_of_its_signature(app: DBQueue) -> None:
+    """As where a signature is called: what is given then stands first, or goes before what has the same name."""
+    sig = app.tasks["tasks.add"].signature((2,), {"z": 3, "w": 4}, queue="slow", priority=1)
+    app.add_periodic_task(60, sig, args=(1,), kwargs={"w": 5}, name="both", priority=2)
+    entry = by_name(app)["both"]
+    assert (entry.args, entry.kwargs) == ("[1,2]", '{"z":3,"w":5}')
+    assert entry.options == '{"queue":"slow","priority":2}'
+
+
 def test_entries_from_on_after_finalize(app: DBQueue) -> None:
     order: list[str] = []
 

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 
 from dbqueue import DBQueue, Task, signals
-from dbqueue.codec import payloads
 from dbqueue.context import current_request
 from dbqueue.errors import EncodeError, Ignore, Reject, Retry
 from dbqueue.jobs import ClaimedJob, Failed, Outcome, Retried, Succeeded
-from dbqueue.services.workers import Worker, make_executor
+from dbqueue.services.workers import Worker
 from tests.worker.sample import OutOfStock, make_app
 
 Run = Callable[..., Outcome]
@@ -284,6 +283,22 @@ def test_what_a_task_asks_for_is_no_error_to_retry(app: DBQueue, run: Run) -> No
     assert exc_type(run("asking", "reject")) == "Reject"
 
 
+@pytest.mark.parametrize(
+    ("error", "level"), [(KeyError("tea"), "INFO"), (LookupError("tea"), "INFO"), (ValueError("tea"), "ERROR")]
+)
+def test_errors_that_are_part_of_the_work_are_told_without_a_traceback(
+    app: DBQueue, run: Run, caplog: pytest.LogCaptureFixture, error: Exception, level: str
+) -> None:
+    def body() -> None:
+        raise error
+
+    app.task(name="sample.throwing", throws=(LookupError,))(body)
+    with caplog.at_level("INFO", logger="dbqueue"):
+        assert exc_type(run("throwing")) == type(error).__name__
+    (record,) = [each for each in caplog.records if "raised" in each.message]
+    assert (record.levelname, bool(record.exc_info)) == (level, level == "ERROR")
+
+
 @pytest.mark.parametrize("call", [("add", 1, 2), ("fail", "value"), ("unknown",)])
 def test_no_request_is_left_behind(run: Run, call: tuple[Any, ...]) -> None:
     run(*call)
@@ -334,23 +349,3 @@ def test_how_often_a_run_may_be_retried(
         if most:
             assert isinstance(run(name, retries=most - 1), Retried)
         assert exc_type(run(name, retries=most)) == last
-
-
-def test_the_settings_say_how_results_are_written_and_which_are_read(app: DBQueue) -> None:
-    def outcome(inputs: Any = False, args: str = '[{"a": 1}]', **settings: Any) -> Outcome:
-        app.conf.update(settings)
-        executor = make_executor(app, hostname="w@test")
-        return executor.run(ClaimedJob(**(FIELDS | {"task": "sample.echo", "args": args, "inputs": inputs})))
-
-    written = outcome(result_serializer="yaml", result_compression="zlib")
-    assert isinstance(written, Succeeded)
-    assert json.loads(written.result or "") == {"content_type": "application/x-yaml; compression=zlib"}
-    assert payloads.read_result(written.result, written.content, ["yaml"]) == {"a": 1}
-    # What the job's own arguments may be says nothing of those that are other jobs' results.
-    inputs = (("[]", written.result, written.content),)
-    read = outcome(inputs, "[]", result_serializer="json", accept_content=["json"], result_accept_content=["yaml"])
-    assert isinstance(read, Succeeded)
-    assert read.result == '{"a":1}'
-    refused = outcome(inputs, "[]", accept_content=["json", "yaml"], result_accept_content=["json"])
-    assert exc_type(refused) == "ContentDisallowed"
-    assert isinstance(outcome(inputs, "[]", result_accept_content=None), Succeeded)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dbqueue.errors import SoftTimeLimitExceeded
 from dbqueue.jobs import ClaimedJob, Failed, Outcome, Released, Retried, Succeeded
-from dbqueue.pools import wire
+from dbqueue.pools import interrupts, wire
 from dbqueue.pools.child import Inbox, Link
 from dbqueue.pools.interrupts import Interruptible
 
@@ -164,6 +164,22 @@ def test_a_child_serves_its_supervisor(pair: tuple[socket.socket, socket.socket]
     left.close()
     thread.join(30)
     assert closed.is_set()
+
+
+def test_a_job_that_ends_while_it_is_aimed_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread may be at the next job by then, which is not to be hit."""
+
+    class Leaves:
+        def __enter__(self) -> None:
+            interrupts._running.pop("over")
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr(interrupts, "_aiming", Leaves())
+    interrupts._running["over"] = threading.get_ident()
+    interrupts.interrupt("over")
+    assert "over" not in interrupts._running, "nothing was raised here"
+    interrupts.forget("over")
 
 
 def test_a_limit_that_is_over_before_the_job_begins(pair: tuple[socket.socket, socket.socket]) -> None:
