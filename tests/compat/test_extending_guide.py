@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -244,6 +245,30 @@ class TestTimer:
         timer.stop()
         timer.stop()
         assert called == ["after", "at"]
+
+    def test_a_call_that_is_called_off(self) -> None:
+        called: list[str] = []
+        later = threading.Event()
+        timer = Timer()
+        timer.call_after(0.01, called.append, ("called off",)).cancel()
+        timer.call_after(0.02, later.set)
+        assert later.wait(30)
+        timer.stop()
+        assert called == []
+
+    def test_calls_that_were_missed_are_not_made_up_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = [1000.0]
+        monkeypatch.setattr("dbqueue.services.timer.time", SimpleNamespace(monotonic=lambda: now[0]))
+        called: list[float] = []
+        later = threading.Event()
+        timer = Timer()
+        timer.call_repeatedly(10, lambda: called.append(now[0]))
+        now[0] = 1100.0
+        timer.call_after(0, later.set)
+        assert later.wait(30)
+        timer.stop()
+        assert set(called) == {1100.0}
+        assert len(called) <= 2, "once for those that were missed, and at most one that is due now"
 
     def test_one_that_fails_comes_again_until_it_is_cancelled(self, caplog: pytest.LogCaptureFixture) -> None:
         calls: list[int] = []

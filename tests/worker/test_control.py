@@ -118,6 +118,8 @@ def test_time_limits(app: DBQueue, worker: WorkerProcess, send: Send, path: NewP
     with pytest.raises(TimeLimitExceeded):
         send("hold", path("started"), path("release")).get(timeout=TIMEOUT)
     assert tell(app, "time_limit", "absent", hard=1) == {"error": "unknown task"}
+    wrong = {"error": "soft time limit must be less than the hard one"}
+    assert tell(app, "time_limit", "sample.add", hard=1, soft=2) == wrong
 
 
 def test_what_is_not_here_says_so(app: DBQueue, worker: WorkerProcess) -> None:
