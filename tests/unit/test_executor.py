@@ -12,8 +12,9 @@ import pytest
 
 from dbqueue import DBQueue, Task, signals
 from dbqueue.context import current_request
-from dbqueue.errors import EncodeError, Ignore, Reject, Retry
+from dbqueue.errors import EncodeError, Ignore, Reject, Retry, SoftTimeLimitExceeded
 from dbqueue.jobs import ClaimedJob, Failed, Outcome, Retried, Succeeded
+from dbqueue.pools import interrupts
 from dbqueue.services.workers import Worker
 from tests.worker.sample import OutOfStock, make_app
 
@@ -297,6 +298,27 @@ def test_errors_that_are_part_of_the_work_are_told_without_a_traceback(
         assert exc_type(run("throwing")) == type(error).__name__
     (record,) = [each for each in caplog.records if "raised" in each.message]
     assert (record.levelname, bool(record.exc_info)) == (level, level == "ERROR")
+
+
+def test_a_soft_limit_that_is_caught_leaves_no_cancellation(app: DBQueue, run: Run) -> None:
+    """Else a time-out around it, which counts them, would take its own for somebody else's."""
+
+    async def body() -> str:
+        try:
+            async with asyncio.timeout(0.05):
+                try:
+                    interrupts.interrupt("j")
+                    await asyncio.sleep(60)
+                except SoftTimeLimitExceeded:
+                    await asyncio.sleep(60)
+        except TimeoutError:
+            return "timed out"
+        return "woke up"
+
+    app.task(name="sample.timed")(body)
+    outcome = run("timed")
+    assert isinstance(outcome, Succeeded), outcome
+    assert outcome.result == '"timed out"'
 
 
 @pytest.mark.parametrize("call", [("add", 1, 2), ("fail", "value"), ("unknown",)])
