@@ -75,8 +75,9 @@ def test_a_task_without_a_rate(rates: TaskRates) -> None:
 
 
 def test_a_new_rate_begins_anew(rates: TaskRates) -> None:
-    assert rates.take("slow")
     rates.set("slow", Rate(1 / 3600))
+    assert [rates.take("slow") for _ in range(2)] == [True, False]
+    rates.set("slow", Rate(2.0))  # not after the hour that the former one would have lasted
     assert [rates.take("slow") for _ in range(2)] == [True, False]
     rates.set("slow", None)
     assert all(rates.take("slow") for _ in range(100))

@@ -102,6 +102,27 @@ def test_what_waits_behind_a_run_past_its_hard_limit(
             assert connection.execute(sa.text("SELECT sum(losses) FROM dbqueue_jobs")).scalar_one() == 0
 
 
+@pytest.mark.parametrize("pool", ["threads", "asyncio"])
+def test_a_hard_limit_beside_another_run(sqlite_url: str, path: PathOf, start_worker: Start, pool: str) -> None:
+    """The process that they share is ended when the other has come to its end, and another takes its place."""
+    from tests.worker.sample import make_app
+
+    with make_app(sqlite_url) as app:
+        worker = start_worker(sqlite_url, pool=pool, concurrency=2)
+        hold = app.tasks["sample.hold"]
+        beside = hold.delay(path("beside"), path("release"))
+        started(path("beside"))
+        pid = int(Path(path("beside")).read_text())
+        with pytest.raises(TimeLimitExceeded):
+            hold.apply_async((path("over"), path("never")), time_limit=0.2).get(timeout=TIMEOUT)
+        assert beside.state == "STARTED"
+        Path(path("release")).touch()
+        assert beside.get(timeout=TIMEOUT) == "released"
+        wait_until(lambda: pid not in worker.family(), what="the end of the process")
+        assert app.tasks["sample.add"].delay(1, 2).get(timeout=TIMEOUT) == 3
+        assert len(Path(path("beside")).read_text().split()) == 1
+
+
 @pytest.mark.parametrize(
     ("pool", "signum"), [("threads", "SIGTERM"), ("asyncio", "SIGTERM"), ("prefork", "SIGUSR1"), ("prefork", "SIGTERM")]
 )
