@@ -115,6 +115,8 @@ def test_a_hard_limit_beside_another_run(sqlite_url: str, path: PathOf, start_wo
         pid = int(Path(path("beside")).read_text())
         with pytest.raises(TimeLimitExceeded):
             hold.apply_async((path("over"), path("never")), time_limit=0.2).get(timeout=TIMEOUT)
+        for _ in range(3):  # the worker's loop has gone on, and has heard what the process gives back
+            assert app.control.ping(timeout=TIMEOUT)
         assert beside.state == "STARTED"
         Path(path("release")).touch()
         assert beside.get(timeout=TIMEOUT) == "released"
