@@ -30,10 +30,12 @@ def test_it_tries_again_ever_more_seldom_but_often_enough(store: Store, monkeypa
     pauses: list[float] = []
     monkeypatch.setattr(lasting_session, "time", SimpleNamespace(sleep=pauses.append, monotonic=time.monotonic))
     restored: list[bool] = []
+    tries: list[WorkSession] = []
     session = LastingSession(store, "w@test", Holding(), restored=lambda: restored.append(True))
 
     def ask(session: WorkSession) -> str:
-        if len(pauses) < 12:
+        tries.append(session)
+        if len(tries) <= 12:
             raise OperationalError("the database is away")
         return "answer"
 
