@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +14,7 @@ from dbqueue import DBQueue
 from dbqueue.calls import routes
 from dbqueue.contrib.testing.worker import start_worker
 from dbqueue.exceptions import TimeoutError  # noqa: A004 - Celery's name
+from dbqueue.result import ResultSet
 
 TIMEOUT = 30
 
@@ -62,6 +65,32 @@ class TestOnMessage:
                 timeout=0.01, on_message=intervals.append, on_interval=lambda: intervals.append(1)
             )
         assert set(intervals) == {1}
+
+
+WAITS: dict[str, Callable[[Any], Any]] = {
+    "get": lambda result: result.get(timeout=0.01),
+    "wait": lambda result: result.wait(timeout=0.01),
+    "aget": lambda result: asyncio.run(result.aget(timeout=0.01)),
+    "of a set": lambda result: ResultSet([result, result]).get(timeout=0.01),
+    "of a set, awaited": lambda result: asyncio.run(ResultSet([result, result]).aget(timeout=0.01)),
+    "told of the pauses": lambda result: result.get(timeout=0.01, on_interval=lambda: None),
+}
+
+
+@pytest.mark.parametrize("how", WAITS)
+def test_a_wait_has_an_end(app: DBQueue, how: str) -> None:
+    """On a thread: a wait without one would be this test's, too."""
+    result = app.task(name="none")(lambda: None).delay()
+    timed_out = threading.Event()
+
+    def wait() -> None:
+        try:
+            WAITS[how](result)
+        except TimeoutError:
+            timed_out.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+    assert timed_out.wait(60)
 
 
 def test_bindings_and_broadcasts_of_kombu(app: DBQueue) -> None:
