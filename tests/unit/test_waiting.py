@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from dbqueue import DBQueue
+from dbqueue.result import AsyncResult, ResultSet, sets
 from dbqueue.result.waiting import HeadStart, ResultWaiter
 from tests.waiting import wait_until
 
@@ -193,3 +198,27 @@ class TestHeadStart:
     def test_a_shorter_timeout_goes_before_it(self, database: Database) -> None:
         database.ended["a"] = "done"
         assert waiter_of(database).wait("a", timeout=0, interval=0.5, sent_at=time.monotonic()) == "done"
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_set_shares_one_deadline(monkeypatch: pytest.MonkeyPatch, is_async: bool) -> None:
+    now = [1000.0]
+    left: list[float | None] = []
+
+    class Slow(AsyncResult[int]):
+        reads_row = False
+
+        def get(self, timeout: float | None = None, *args: Any, **options: Any) -> int:
+            left.append(timeout)
+            now[0] += 2.0
+            return len(left)
+
+        async def aget(self, timeout: float | None = None, *args: Any, **options: Any) -> int:
+            return self.get(timeout)
+
+    monkeypatch.setattr(sets, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with DBQueue("sets", broker="sqlite://", set_as_current=False) as app:
+        results = ResultSet([Slow(each, app=app) for each in "abcd"])
+        values = asyncio.run(results.aget(timeout=5.0)) if is_async else results.get(timeout=5.0)
+    assert values == [1, 2, 3, 4]
+    assert left == [5.0, 3.0, 1.0, 0.0]

@@ -129,7 +129,8 @@ def test_terminate_ends_the_run(
     app: DBQueue, send: Send, path: NewPath, database_url: str, start_worker: Start, signal: Any
 ) -> None:
     worker = start_worker(database_url, concurrency=1)
-    result, pid = holding(send, path)
+    # One that ignores SIGTERM, where another signal is asked for.
+    result, pid = holding(send, path, "hold_on" if signal in ("KILL", 9) else "hold")
     waiting = [send("add", 1, number) for number in range(3)]
     result.revoke(terminate=True, signal=signal)
     refused(result, "^terminated$")
