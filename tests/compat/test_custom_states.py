@@ -10,7 +10,8 @@ import pytest
 
 from dbqueue import DBQueue
 from dbqueue.errors import ImproperlyConfigured
-from dbqueue.jobs import Progress, Succeeded
+from dbqueue.jobs import Failed, Progress, Succeeded
+from dbqueue.result import ResultSet
 from tests.stores import TestWorker
 
 
@@ -94,4 +95,29 @@ def test_whether_a_run_shows_as_started(app: DBQueue, setting: bool, own: bool |
     worker.claim_one()
     assert result.state == ("STARTED" if shown else "PENDING")
     assert result.info == ({"pid": None, "hostname": "worker@test"} if shown else None)
+    worker.close()
+
+
+def test_states_of_a_set(app: DBQueue) -> None:
+    """`ready`, `waiting`, `successful`, `failed` and `completed_count`, as its members end one by one."""
+    task = app.task(name="member")(lambda: None)
+    results = ResultSet([task.delay() for _ in range(3)])
+    worker = TestWorker(app.database.store)
+
+    def states() -> tuple[bool, bool, bool, bool, int]:
+        return (
+            results.ready(), results.waiting(), results.successful(), results.failed(), results.completed_count()
+        )  # fmt: skip
+
+    jobs = {job.id: job for job in worker.claim(3)}
+    first, second, third = (jobs[result.id] for result in results)
+    assert states() == (False, True, False, False, 0)
+    worker.settle(Succeeded(first.id, first.lease, "1", 0.1))
+    assert states() == (False, True, False, False, 1)
+    worker.settle(Failed(second.id, second.lease, '{"exc_type": "ValueError"}', None, 0.1))
+    assert states() == (False, True, False, True, 1)
+    worker.settle(Succeeded(third.id, third.lease, "3", 0.1))
+    assert states() == (True, False, False, True, 2)
+    results.remove(second.id)
+    assert states() == (True, False, True, False, 2)
     worker.close()

@@ -214,3 +214,22 @@ def test_a_limit_that_is_over_before_the_job_begins(pair: tuple[socket.socket, s
         served()
     left.close()
     thread.join(30)
+
+
+@pytest.mark.parametrize("given_back", [True, False])
+def test_a_limit_of_a_job_that_is_not_here(pair: tuple[socket.socket, socket.socket], given_back: bool) -> None:
+    """It was given back, or never came: what is too late for it is not kept for its next run."""
+    left, right = pair
+    link = Link(right, 1)
+    thread = threading.Thread(target=link.read, args=(lambda: None,))
+    thread.start()
+    answers = wire.Reader(left)
+    if given_back:
+        left.sendall(wire.run_frame([JOB]) + wire.frame(wire.RECALL))
+        assert read_all(answers, 1) == [(wire.RECALLED, [JOB.id])]
+    left.sendall(wire.frame(wire.INTERRUPT, JOB.id) + wire.run_frame([JOB]))
+    assert link.inbox.take() == JOB
+    with Interruptible(JOB.id):
+        pass
+    left.close()
+    thread.join(30)
