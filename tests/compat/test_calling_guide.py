@@ -93,6 +93,15 @@ def test_a_wait_has_an_end(app: DBQueue, how: str) -> None:
     assert timed_out.wait(60)
 
 
+def test_nobody_waits_for_what_is_ignored(app: DBQueue) -> None:
+    """There is no worker, and there will be no result."""
+    result = app.task(name="ignoring", ignore_result=True)(lambda: 1).delay()
+    assert result.get(timeout=60) is None
+    assert asyncio.run(result.aget(timeout=60)) is None
+    result = app.task(name="telling")(lambda: 1).apply_async(ignore_result=True)
+    assert result.get(timeout=60) is None
+
+
 def test_bindings_and_broadcasts_of_kombu(app: DBQueue) -> None:
     """Section "Routing options", and `binding` and `Broadcast` of the guide "Routing Tasks"."""
     bindings = [SimpleNamespace(routing_key="media.video"), SimpleNamespace(routing_key="media.image")]
