@@ -301,6 +301,25 @@ def test_a_job_may_be_made_to_wait(store: Store, worker: TestWorker) -> None:
     assert [job.id for job in worker.claim_held().claimed] == [job_id]
 
 
+def test_those_of_a_task_are_parked_together(store: Store, worker: TestWorker) -> None:
+    """Under the task's own key or one that they have, each at its place: no others, and not what is due later."""
+    first, second, third = (enqueued(store) for _ in range(3))
+    run_sql(store, "UPDATE dbqueue_jobs SET limit_key = 'k' WHERE id = :id", id=second)
+    enqueued(store, task="shop.mail")
+    enqueued(store, delay_seconds=3600.0)
+    enqueued(store, queue="other")
+    places = {job_id: row(store, job_id)["ready_at"] for job_id in (first, second)}
+    assert worker.session.park(["shop.pack"], ["celery"], most=2) == 2
+    for job_id, key in ((first, "rate:shop.pack"), (second, "k")):
+        stored = row(store, job_id)
+        assert (stored["status"], stored["blocked_reason"], stored["limit_key"]) == ("PENDING", "limit", key)
+        assert (stored["held_at"], stored["ready_at"]) == (places[job_id], None)
+    assert worker.session.park(["shop.pack"], ["celery"], most=100) == 1
+    assert worker.session.park(["shop.pack"], ["celery"], most=100) == 0
+    assert count(store, "ready_at IS NOT NULL") == 3
+    assert [job.id for job in worker.claim_held().claimed] == [first, second, third]
+
+
 def test_only_the_keys_that_are_asked_for(store: Store, worker: TestWorker) -> None:
     for key in "abc":
         limits.set_limit(store, key, Limit(running=1))

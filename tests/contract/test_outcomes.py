@@ -185,10 +185,9 @@ class TestRetries:
         eta = datetime(2045, 1, 1, tzinfo=UTC)
         enqueued(store, eta=eta)
         job = worker.claim_one(now=eta)
-        assert worker.settle(Retried(job.id, job.lease, ERROR, None, 0.0), now=eta).settled == {job.id}
-        ready = moment(row(store, job.id)["ready_at"])
-        assert ready is not None
-        assert ready >= eta
+        earlier = Retried(job.id, job.lease, ERROR, None, 0.0, eta=(eta - timedelta(hours=1)).isoformat())
+        assert worker.settle(earlier, now=eta).settled == {job.id}
+        assert moment(row(store, job.id)["ready_at"]) == eta
 
     def test_success_after_a_retry_leaves_no_error(self, store: Store, worker: TestWorker) -> None:
         self.retried(store, worker)
@@ -228,13 +227,14 @@ class TestReleases:
         after = row(store, job_id)
         assert (after["eta"], after["ready_at"]) == (before["eta"], before["ready_at"])
 
-    def test_a_release_of_a_retry_keeps_its_count(self, store: Store, worker: TestWorker) -> None:
+    def test_a_release_of_a_retry_keeps_its_count_and_its_error(self, store: Store, worker: TestWorker) -> None:
         enqueued(store)
         job = worker.claim_one()
-        worker.settle(Retried(job.id, job.lease, ERROR, None, 0.0))
+        worker.settle(Retried(job.id, job.lease, ERROR, "Traceback", 0.0))
         job = worker.claim_one(now=datetime.now(UTC) + timedelta(seconds=1))
         worker.settle(Released(job.id, job.lease, job.ready_at))
-        assert row(store, job.id)["retries"] == 1
+        record = store.fetch([job.id])[job.id]
+        assert (record.retries, record.result, record.traceback) == (1, ERROR, "Traceback")
 
 
 class TestOutcomesThatCannotBeStored:
@@ -288,7 +288,8 @@ class TestReports:
         record = store.fetch([job.id])[job.id]
         assert (record.status, record.state, record.meta) == ("STARTED", "PACKING", '{"done": 1}')
         worker.session.report([Progress(job.id, job.lease, None, None)])
-        assert store.fetch([job.id])[job.id].state is None
+        record = store.fetch([job.id])[job.id]
+        assert (record.state, record.meta) == (None, None)
         worker.session.report([Progress(job.id, job.lease, "PACKING", None)])
         worker.settle(Succeeded(job.id, job.lease, "1", 0.1))
         record = store.fetch([job.id])[job.id]

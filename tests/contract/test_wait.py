@@ -115,8 +115,8 @@ class TestNotifications:
 
     def test_the_end_of_the_connection(self, worker: TestWorker, bell: Doorbell, database_url: str) -> None:
         with psycopg.connect(libpq_url(database_url), autocommit=True) as other:
-            query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'dbqueue test'"
-            other.execute(query)
+            ours = "datname = current_database() AND application_name = 'dbqueue test'"
+            other.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {ours}".encode())
 
         def has_ended() -> bool:
             try:
