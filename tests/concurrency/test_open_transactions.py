@@ -20,8 +20,9 @@ from dbqueue.store.base import Store
 from dbqueue.store.postgres.watch_session import PostgresWatchSession
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.records import Claim
+from dbqueue.store.sqlite.work_session import SqliteWorkSession
 from tests.concurrency.test_revoke_and_prune import LATER, WAITING, Gate, pruned
-from tests.stores import TestWorker, count, enqueued, held, opened, row
+from tests.stores import TestWorker, count, enqueued, held, opened, row, run_sql
 from tests.waiting import wait_until
 
 KEY = "key"
@@ -305,3 +306,29 @@ def test_heartbeat_and_revoke_on_one_file(sqlite_url: str, order: tuple[str, str
         assert worker.claim() == []
         watch.close()
         worker.close()
+
+
+def test_a_heartbeat_just_before_the_rescue_on_one_file(sqlite_url: str) -> None:
+    """The rescue looks before it asks for the lock, and again when it has it: by then the worker has shown its life."""
+    with opened(sqlite_url) as store:
+        worker, rescuer = TestWorker(store, lease_seconds=5), TestWorker(store)
+        watch, session = store.watch_session("test"), cast(SqliteWorkSession, rescuer.session)
+        job = enqueued(store)
+        worker.claim_one()
+        run_sql(
+            store, "UPDATE dbqueue_workers SET heartbeat_at = '2020-01-01 00:00:00.000' WHERE id = :id", id=worker.id
+        )
+        beats: list[bool] = []
+
+        def beat(statement: str) -> None:
+            if statement.startswith("BEGIN"):  # it is about to
+                beats.append(watch.heartbeat(worker.id))
+
+        session._driver.set_trace_callback(beat)
+        assert session.rescue(max_losses=3) == []
+        session._driver.set_trace_callback(None)
+        assert beats == [True]
+        assert row(store, job)["status"] == "STARTED"
+        watch.close()
+        for each in (worker, rescuer):
+            each.close()

@@ -174,6 +174,16 @@ class TestRetries:
         assert (again.args, again.kwargs, again.queue, again.priority) == ("[1]", "{}", "celery", 0)
         assert again.expires_at is not None
 
+    def test_arguments_in_another_serializer(self, store: Store, worker: TestWorker) -> None:
+        enqueued(store, content=b"\x80old", content_type="application/x-python-serialize")
+        job = worker.claim_one()
+        worker.settle(Retried(job.id, job.lease, ERROR, None, 0.0, content=b"\x80new"))
+        job = worker.claim_one(now=datetime.now(UTC) + timedelta(seconds=1))
+        assert job.content == b"\x80new"
+        worker.settle(Retried(job.id, job.lease, ERROR, None, 0.0))
+        job = worker.claim_one(now=datetime.now(UTC) + timedelta(seconds=1))
+        assert (job.content, job.content_type) == (b"\x80new", "application/x-python-serialize")
+
     def test_each_retry_counts(self, store: Store, worker: TestWorker) -> None:
         enqueued(store)
         for retries in range(4):

@@ -137,10 +137,24 @@ def test_a_stopped_worker_is_not_dead(store: Store, dead: TestWorker, rescuer: T
     assert rescuer.session.rescue(max_losses=3, now=later()) == []
 
 
+def test_a_worker_stops_once(store: Store, dead: TestWorker) -> None:
+    """One that was declared dead and comes back does not move its end."""
+    dead.session.close_worker(dead.id)
+    run_sql(store, "UPDATE dbqueue_workers SET closed_at = '2020-01-01 00:00:00.000' WHERE id = :id", id=dead.id)
+    dead.session.close_worker(dead.id)
+    with store.connect() as connection:
+        closed_at = moment(connection.exec_driver_sql("SELECT closed_at FROM dbqueue_workers").scalar_one())
+    assert closed_at is not None
+    assert closed_at.year == 2020
+
+
 def test_the_eldest_lives(store: Store, new_worker: NewWorker) -> None:
     first, second = new_worker(), new_worker()
     run_sql(store, "UPDATE dbqueue_workers SET started_at = '2020-01-01 00:00:00.000' WHERE id = :id", id=first.id)
     assert second.session.eldest_worker() == first.id
+    old = "UPDATE dbqueue_workers SET heartbeat_at = '2020-01-01 00:00:00.000' WHERE id = :id"
+    run_sql(store, old, id=first.id)  # dead, and not found dead yet
+    assert second.session.eldest_worker() == second.id
     first.session.close_worker(first.id)
     assert first.session.eldest_worker() == second.id
     second.session.close_worker(second.id)
