@@ -1,19 +1,24 @@
-"""Each connection to PostgreSQL finds out by itself that the server's host has gone without a word."""
+"""What each connection is told: to PostgreSQL how to find out that a host has gone, to SQLite how to write."""
 
 from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 from dbqueue.store.base import Store
+from dbqueue.store.engine import BUSY_TIMEOUT_SECONDS
 from dbqueue.store.postgres.watch_session import PostgresWatchSession
 from dbqueue.store.postgres.work_session import PostgresWorkSession
+from dbqueue.store.sqlite.watch_session import SqliteWatchSession
+from dbqueue.store.sqlite.work_session import SqliteWorkSession
 from tests.stores import opened
 
 OPTIONS = {
@@ -24,6 +29,9 @@ OPTIONS = {
     (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT"): 20_000,
 }
 """Seconds, but for the last: milliseconds."""
+
+FULL = 2
+"""Of SQLite's `synchronous`."""
 
 Driver = psycopg.Connection[Any]
 
@@ -59,3 +67,23 @@ def test_a_host_that_is_silent_is_given_up(postgres_url: str, connected: Callabl
         found = {(level, name): same.getsockopt(level, getattr(socket, name)) for level, name in known}
         same.close()
     assert found == {key: OPTIONS[key] for key in known}
+
+
+ON_A_FILE: dict[str, Callable[[Store], sa.PoolProxiedConnection]] = {
+    "pooled": lambda store: store.engine.raw_connection(),
+    "of rounds": lambda store: cast(SqliteWorkSession, store.work_session("test"))._connection,
+    "of the watch": lambda store: cast(SqliteWatchSession, store.watch_session("test"))._connection,
+    "of a task": lambda store: store.task_engines.plain().raw_connection(),
+}
+
+
+@pytest.mark.parametrize("kind", ON_A_FILE)
+def test_a_commit_to_a_file_outlasts_the_power(sqlite_url: str, kind: str) -> None:
+    """In WAL mode NORMAL may lose it. And no writer fails because another is writing."""
+    with opened(sqlite_url) as store:
+        connection = ON_A_FILE[kind](store)
+        driver = cast(sqlite3.Connection, connection.dbapi_connection)
+        found = [driver.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
+        assert found == ["wal", FULL]
+        assert driver.execute("PRAGMA busy_timeout").fetchone()[0] == BUSY_TIMEOUT_SECONDS * 1000
+        connection.close()
