@@ -238,6 +238,19 @@ def test_keys_of_calls_get_their_rows_from_the_code(store: Store, worker: TestWo
     assert [each.key for each in limits.rows(store)] == ["customer-1", "shop.mail"]
 
 
+def test_a_rate_of_calls_is_kept_while_it_is_used(store: Store, worker: TestWorker) -> None:
+    """Without its row, what was spent of it would be forgotten."""
+    policies, old = Policies({"shop.pack": Limit(rate="1/h", key="{id}")}), "2020-01-01 00:00:00.000"
+    for _ in range(2):
+        held(store, "k")
+        run_sql(store, f"UPDATE dbqueue_limits SET full_at = NULL, updated_at = '{old}'")
+        (job,) = worker.claim_held(policies=policies).claimed
+        worker.settle(Succeeded(job.id, job.lease, "1", 0.1))
+        assert worker.session.prune_limits() == 0
+    run_sql(store, f"UPDATE dbqueue_limits SET updated_at = '{old}'")
+    assert worker.session.prune_limits() == 1
+
+
 def _ends_of_all(store: Store) -> list[Failed]:
     with store.connect() as connection:
         rows = connection.execute(sa.text("SELECT id, lease FROM dbqueue_jobs WHERE status = 'STARTED'")).all()

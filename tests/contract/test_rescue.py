@@ -338,3 +338,17 @@ def test_a_dead_process_is_seen_before_its_heartbeat_grows_old(sqlite_url: str) 
         assert row(store, job_id)["losses"] == 1
         dead.close()
         rescuer.close()
+
+
+def test_a_store_that_is_closed_has_living_workers_still(sqlite_url: str) -> None:
+    """Its lock on the file beside the database is theirs, too: to let it go would be their death to others."""
+    with opened(sqlite_url) as store, opened(sqlite_url) as its_own:
+        rescuer, worker = TestWorker(store, lease_seconds=3600), TestWorker(its_own, lease_seconds=3600)
+        job_id = enqueued(store)
+        worker.claim_one()
+        its_own.close()
+        assert rescuer.session.rescue(max_losses=3) == []
+        assert row(store, job_id)["status"] == "STARTED"
+        worker.session.close_worker(worker.id)
+        for each in (rescuer, worker):
+            each.close()

@@ -1,4 +1,4 @@
-"""`WorkSession.wait`: what ends it, and what is not lost before it begins."""
+"""`wait` of both sessions: what ends it, and what is not lost before it begins."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from dbqueue.errors import OperationalError
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.readiness import wait_readable
+from dbqueue.store.sessions import Sign
 from dbqueue.worker.doorbell import Doorbell
 from tests.servers import libpq_url
 from tests.stores import TestWorker, enqueued, opened
@@ -127,3 +128,19 @@ class TestNotifications:
 
         for _ in range(2):  # and it stays ended
             wait_until(has_ended, what="the error")
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_a_file_tells_of_each_commit_once(sqlite_url: str, in_memory: bool) -> None:
+    """On SQLite the second connection looks at the file; it does not tell of what it has written itself."""
+    with opened("sqlite://" if in_memory else sqlite_url) as store:
+        store.ensure_schema()
+        worker, watch = TestWorker(store), store.watch_session("test")
+        for _ in range(2):
+            enqueued(store)
+            assert watch.wait(LONG) == Sign.JOBS | Sign.COMMANDS
+            assert watch.wait(0.01) is Sign.NONE
+            assert watch.heartbeat(worker.id)
+            assert in_memory or watch.wait(0.01) is Sign.NONE
+        watch.close()
+        worker.close()
