@@ -240,14 +240,22 @@ def test_keys_of_calls_get_their_rows_from_the_code(store: Store, worker: TestWo
 
 def test_a_rate_of_calls_is_kept_while_it_is_used(store: Store, worker: TestWorker) -> None:
     """Without its row, what was spent of it would be forgotten."""
-    policies, old = Policies({"shop.pack": Limit(rate="1/h", key="{id}")}), "2020-01-01 00:00:00.000"
+    policies = Policies({"shop.pack": Limit(rate="1/h", key="{id}")})
+
+    def used(hours: float) -> str:
+        """The column, so many hours ago."""
+        at = datetime.now(UTC) - timedelta(hours=hours)
+        return f"updated_at = '{at:%Y-%m-%d %H:%M:%S}.000{'' if store.dialect == 'sqlite' else '+00'}'"
+
     for _ in range(2):
         held(store, "k")
-        run_sql(store, f"UPDATE dbqueue_limits SET full_at = NULL, updated_at = '{old}'")
+        run_sql(store, f"UPDATE dbqueue_limits SET full_at = NULL, {used(25)}")
         (job,) = worker.claim_held(policies=policies).claimed
         worker.settle(Succeeded(job.id, job.lease, "1", 0.1))
         assert worker.session.prune_limits() == 0
-    run_sql(store, f"UPDATE dbqueue_limits SET updated_at = '{old}'")
+    run_sql(store, f"UPDATE dbqueue_limits SET {used(23)}")
+    assert worker.session.prune_limits() == 0
+    run_sql(store, f"UPDATE dbqueue_limits SET {used(25)}")
     assert worker.session.prune_limits() == 1
 
 

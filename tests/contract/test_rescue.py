@@ -350,5 +350,7 @@ def test_a_store_that_is_closed_has_living_workers_still(sqlite_url: str) -> Non
         assert rescuer.session.rescue(max_losses=3) == []
         assert row(store, job_id)["status"] == "STARTED"
         worker.session.close_worker(worker.id)
+        its_own.close()
+        assert "worker_locks" not in vars(its_own)  # nobody's life hangs on the open file any more
         for each in (rescuer, worker):
             each.close()
