@@ -334,6 +334,8 @@ def test_a_dead_process_is_seen_before_its_heartbeat_grows_old(sqlite_url: str) 
         assert rescuer.session.rescue(max_losses=3) == []
         os.close(its_own.worker_locks._descriptor)  # as the kernel does when a process ends
         its_own.worker_locks._descriptor = None
+        with opened(sqlite_url) as other:  # whoever looks leaves the lock to the next
+            assert all(each.worker_is_gone(dead.id) for each in (store, other, store))
         assert [(each.worker_id, each.requeued) for each in rescuer.session.rescue(max_losses=3)] == [(dead.id, 1)]
         assert row(store, job_id)["losses"] == 1
         dead.close()

@@ -19,6 +19,7 @@ from dbqueue import DBQueue
 from dbqueue.errors import EncodeError
 from dbqueue.jobs import NewJob, Retried
 from dbqueue.store.base import Store
+from dbqueue.store.transactions.joining import JoinedConnection
 from dbqueue.testing import drain
 from tests.servers import libpq_url
 from tests.stores import TestWorker, count, new_job, run_sql
@@ -134,6 +135,11 @@ def test_a_window_outlasts_a_success_and_no_failure(app: DBQueue) -> None:
     # The window is over before the job has begun: it is still the one.
     run_sql(store, "UPDATE dbqueue_unique_keys SET until = '2020-01-01 00:00:00.000'")
     assert digest.delay(1).id == second.id
+    drain(app)
+    third = digest.delay(1)
+    assert third.id != second.id
+    drain(app)
+    assert digest.delay(1).id == third.id  # in a window of its own
 
 
 def test_options_of_the_call_go_before_those_of_the_task(app: DBQueue) -> None:
@@ -291,6 +297,19 @@ def test_repeating_an_enqueue_is_harmless(store: Store) -> None:
     assert store.enqueue([job]) == {}
     assert store.enqueue([job, new_job("two", unique_key="k"), new_job("three")]) == {"two": "one"}
     assert count(store) == 2
+
+
+def test_of_two_who_find_a_spent_key_one_takes_it(store: Store) -> None:
+    """On callers' connections in autocommit, where nothing is locked between the look and the taking."""
+    store.enqueue([new_job("old", unique_key="k")])
+    run_sql(store, "UPDATE dbqueue_jobs SET status = 'FAILURE', ready_at = NULL, finished_at = created_at")
+    rivals = [store.inserts.steps([new_job(name, unique_key="k")]) for name in ("first", "second")]
+    with store.engine.connect() as connection:
+        joined = JoinedConnection(connection)
+        looks = [joined.rows(next(rival)) for rival in rivals]
+        assert [[tuple(row) for row in look] for look in looks] == [[("k", "old")]] * 2
+        takes = [joined.rows(rival.send(look)) for rival, look in zip(rivals, looks, strict=True)]
+    assert [[tuple(row) for row in take] for take in takes] == [[("k",)], []]
 
 
 def test_spent_keys_are_deleted_and_others_kept(store: Store, worker: TestWorker) -> None:
