@@ -272,12 +272,13 @@ def test_a_fixed_key_is_of_all_who_name_it(store: Store, worker: TestWorker) -> 
     assert len(worker.claim_held(policies=policies).claimed) == 1
 
 
-def test_a_worker_that_was_declared_dead_gets_none(store: Store, worker: TestWorker) -> None:
+def test_a_worker_that_was_declared_dead_gets_none(store: Store, worker: TestWorker, new_worker: NewWorker) -> None:
     limits.set_limit(store, "k", Limit(running=1, rate="1/h"))
-    held(store, "k")
+    job_id = held(store, "k")
     worker.session.close_worker(worker.id)
     assert worker.claim_held().claimed == []
     assert running(store) == 0
+    assert [job.id for job in new_worker().claim_held().claimed] == [job_id]  # no token was spent
 
 
 def test_it_yields_to_what_comes_first(store: Store, worker: TestWorker) -> None:
