@@ -17,6 +17,7 @@ from dbqueue.jobs import ClaimedJob, Failed, Succeeded
 from dbqueue.limits import Limit
 from dbqueue.store import limits, revoking
 from dbqueue.store.base import Store
+from dbqueue.store.held import BUSY_SECONDS
 from dbqueue.store.postgres.watch_session import PostgresWatchSession
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.records import Claim
@@ -219,6 +220,19 @@ def test_a_rescue_passes_by_a_completion_under_way(store: Store, dead: TestWorke
         rescue(rescuer)
     rescue(rescuer)
     assert (row(store, job)["status"], row(store, job)["losses"]) == ("SUCCESS", 0)
+
+
+def test_a_key_of_which_another_admits_is_passed_by_and_looked_at_soon(
+    store: Store, dead: TestWorker, rescuer: TestWorker
+) -> None:
+    for key in (KEY, "free"):
+        limits.set_limit(store, key, Limit(running=1))
+        for _ in range(2):
+            held(store, key)
+    with open_transaction(dead):
+        assert [job.permit for job in dead.claim_held(keys=[KEY]).claimed] == [KEY]
+        assert [job.permit for job in rescuer.claim_held().claimed] == ["free"]
+        assert rescuer.claim_held().again_seconds == BUSY_SECONDS
 
 
 def test_a_revoke_waits_for_the_claim_and_marks_the_run(store: Store, rescuer: TestWorker) -> None:

@@ -106,3 +106,15 @@ def test_what_may_run_once_is_not_to_run_again(store: Store, worker: TestWorker,
     jobs = claimed(worker, "k", once=once) if freed else worker.claim_held(once=once).claimed
     assert {job.id: job.redeliver for job in jobs} == {"a": False, "b": True}
     assert [bool(row(store, job_id)["redeliver"]) for job_id in "ab"] == [False, True]
+
+
+def test_a_claim_tells_which_keys_are_fit_for_it(store: Store, worker: TestWorker) -> None:
+    """Those that limit nothing but how many jobs run at once."""
+    limits.set_limit(store, "counted", Limit(running=1))
+    limits.set_limit(store, "counted and paced", Limit(running=1, rate="100/s"))
+    limits.set_limit(store, "paced", Limit(rate="100/s"))
+    for key in ("counted", "counted and paced", "paced", "free"):
+        held(store, key)
+    found = worker.claim_held()
+    assert len(found.claimed) == 4
+    assert found.simple == {"counted"}
