@@ -448,3 +448,15 @@ def test_times_of_plain_sql_are_read(store: Store) -> None:
     assert moment(row(store).next_due_at) == NOON + timedelta(seconds=10)
     settle(new_beat(store), NOON + timedelta(seconds=10))
     assert fired(store) == [NOON + timedelta(seconds=10)]
+
+
+def test_planning_anew_forgets_no_firing(store: Store) -> None:
+    """An edit, or a resumption: the next due time is another one, and what has been stays."""
+    add(store)
+    later = NOON + timedelta(hours=1)
+    fired = Step(NOON, "plan", jobs=[NewJob("tick", "shop.tick", "celery")], last_due_at=NOON)
+    for step in (fired, Step(later, "another plan")):
+        assert schedules.advance(store, "tick", lambda _, __, step=step: step) == step  # type: ignore[misc]
+    found = row(store)
+    assert (found.next_due_at, found.planned_from) == (later, "another plan")
+    assert (found.last_due_at, found.total_run_count) == (NOON, 1)
