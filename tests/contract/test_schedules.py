@@ -213,6 +213,16 @@ def test_pause_and_resume(store: Store) -> None:
     assert row(store, "other").next_due_at == other
 
 
+def test_a_pause_that_no_beat_has_seen(store: Store) -> None:
+    add(store)
+    beat = new_beat(store)
+    settle(beat, NOON)
+    for enabled in (False, True):
+        schedules.set_enabled(store, ["tick"], enabled=enabled)
+    settle(beat, NOON + timedelta(hours=1))
+    assert (row(store).total_run_count, row(store).next_due_at) == (0, NOON + timedelta(hours=1, seconds=60))
+
+
 def test_a_pause_with_plain_sql(store: Store) -> None:
     add(store)
     beat = new_beat(store)
@@ -411,6 +421,19 @@ def test_names_of_others_are_left_to_them(store: Store) -> None:
     assert (row(store, "a").task, row(store, "mine").schedule) == ("shop.tick", "every 1 hour")
     schedules.synchronise(store, "mail", [])
     assert names(store) == ["a", "mine"]
+
+
+def test_a_row_of_the_settings_is_not_a_users_to_change_or_remove(store: Store) -> None:
+    schedules.synchronise(store, "shop", [entry("a")])
+    before = row(store, "a")
+    assert not schedules.put(store, entry("a", task="other"), enabled=False)
+    assert not schedules.remove(store, "a")
+    assert row(store, "a") == before
+    assert schedules.put(store, entry("mine"), enabled=True)
+    assert schedules.put(store, entry("mine", task="other"), enabled=False)
+    assert (row(store, "mine").task, row(store, "mine").enabled) == ("other", False)
+    assert schedules.remove(store, "mine")
+    assert names(store) == ["a"]
 
 
 def test_two_applications_start_at_once(store: Store, in_threads: Callable[..., None]) -> None:
