@@ -75,7 +75,8 @@ def _remembered(connection: sa.Connection, store: Store, job_id: str) -> bool:
     """Write a row for an id that has none; False if somebody enqueued it meanwhile."""
     insert = (sqlite if store.dialect == "sqlite" else postgresql).insert(jobs)
     row = insert.values(id=job_id, task=NOT_ENQUEUED, queue=NOT_ENQUEUED, **_values()).on_conflict_do_nothing()
-    return connection.execute(row).rowcount > 0
+    # Not by `rowcount`, which SQLAlchemy does not tell of an INSERT on PostgreSQL.
+    return connection.execute(row.returning(jobs.c.id)).first() is not None
 
 
 def _error() -> str:

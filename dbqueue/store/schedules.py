@@ -160,7 +160,8 @@ def put(store: Store, entry: NewSchedule, *, enabled: bool) -> bool:
     theirs = sa.and_(schedules.c.name == entry.name, schedules.c.source != SETTINGS)
     with _changing(store) as connection:
         insert = _insert(store).values(name=entry.name, **values).on_conflict_do_nothing()
-        if connection.execute(insert).rowcount:
+        # Not by `rowcount`, which SQLAlchemy does not tell of an INSERT on PostgreSQL.
+        if connection.execute(insert.returning(schedules.c.name)).first() is not None:
             return True
         change = sa.update(schedules).where(theirs).values(**values, updated_at=database_now())
         return connection.execute(change).rowcount > 0
