@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import sqlalchemy as sa
 
 from dbqueue.errors import DuplicateTaskId
 from dbqueue.jobs import Released, Retried, Succeeded
@@ -175,14 +176,23 @@ class TestCommands:
                 watch.close()
                 work.close()
 
-    def test_a_workers_row_follows_what_it_was_told(
-        self, store: Store, worker: TestWorker, watch: WatchSession
-    ) -> None:
-        from dbqueue.store import queries
+    def test_the_oldest_comes_first(self, store: Store, worker: TestWorker, watch: WatchSession) -> None:
+        sent = [control.send(store, "ping", "{}") for _ in range(3)]
+        assert [command.id for command in control.pending(watch, worker.id)] == sent
 
+    def test_a_workers_row_follows_what_it_was_told(
+        self, store: Store, watch: WatchSession, new_worker: Callable[..., TestWorker]
+    ) -> None:
+        """Its own, and that no more once it has stopped."""
+        worker, other = new_worker(), new_worker()
         control.describe(watch, worker.id, queues=["a", "ü"], concurrency=7)
-        (found,) = queries.open_workers(store)
-        assert (found.queues, found.concurrency) == (("a", "ü"), 7)
+        other.session.close_worker(other.id)
+        control.describe(watch, other.id, queues=["b"], concurrency=8)
+        with store.connect() as connection:
+            rows = connection.execute(sa.text("SELECT id, queues, concurrency FROM dbqueue_workers")).all()
+        shown = {row.id: (row.queues if isinstance(row.queues, list) else json.loads(row.queues)) for row in rows}
+        assert shown == {worker.id: ["a", "ü"], other.id: ["celery"]}
+        assert {row.id: row.concurrency for row in rows} == {worker.id: 7, other.id: 1}
 
     def test_jobs_are_left_alone(self, store: Store, worker: TestWorker) -> None:
         enqueued(store)

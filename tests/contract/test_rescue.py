@@ -12,6 +12,7 @@ import pytest
 from dbqueue.jobs import Failed, Released, Succeeded
 from dbqueue.store.base import Store
 from dbqueue.store.kept import Marks
+from dbqueue.store.queries import open_workers
 from dbqueue.store.sqlite.store import SqliteStore
 from tests.stores import TestWorker, count, enqueued, moment, new_job, opened, row, run_sql
 
@@ -336,6 +337,7 @@ def test_a_dead_process_is_seen_before_its_heartbeat_grows_old(sqlite_url: str) 
         its_own.worker_locks._descriptor = None
         with opened(sqlite_url) as other:  # whoever looks leaves the lock to the next
             assert all(each.worker_is_gone(dead.id) for each in (store, other, store))
+        assert {each.id: each.alive for each in open_workers(store)} == {rescuer.id: True, dead.id: False}
         assert [(each.worker_id, each.requeued) for each in rescuer.session.rescue(max_losses=3)] == [(dead.id, 1)]
         assert row(store, job_id)["losses"] == 1
         dead.close()

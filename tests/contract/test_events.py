@@ -1,0 +1,50 @@
+"""Events: each that is written while somebody reads is read once, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from dbqueue.store import events
+from dbqueue.store.base import Store
+from dbqueue.store.sessions import WatchSession
+
+
+@pytest.fixture
+def watch(store: Store) -> Iterator[WatchSession]:
+    watch = store.watch_session("test")
+    yield watch
+    watch.close()
+
+
+def event(number: int) -> dict[str, Any]:
+    return {"type": "test", "number": number}
+
+
+def numbers(found: list[dict[str, Any]]) -> list[int]:
+    return [each["number"] for each in found]
+
+
+def test_each_is_read_once(store: Store, watch: WatchSession) -> None:
+    events.send(store, [event(0)])  # nobody reads yet
+    reader = events.Reader(store)
+    reader.start()
+    events.write(watch, [event(1), event(2)])
+    assert numbers(reader.read()) == [1, 2]
+    assert reader.read() == []
+    events.send(store, [event(3)])
+    assert numbers(reader.read()) == [3]
+    assert reader.read() == []
+
+
+def test_more_than_one_look_reads(store: Store) -> None:
+    reader, number = events.Reader(store), events.OVERLAP + 2 * events.BATCH + 1
+    reader.start()
+    events.send(store, [event(each) for each in range(number)])
+    read: list[int] = []
+    while found := reader.read():
+        assert len(found) <= events.BATCH
+        read += numbers(found)
+    assert read == list(range(number))
