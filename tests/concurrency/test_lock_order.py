@@ -11,9 +11,11 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from dbqueue.jobs import NewJob, Outcome, Retried, Succeeded
+from dbqueue.jobs import Failed, NewJob, Outcome, Retried, Succeeded
+from dbqueue.store import revoking
 from dbqueue.store.postgres.copying import FEWEST
 from dbqueue.store.transactions.joining import enqueue_in
+from dbqueue.workflows import Edge, Workflow
 from tests.servers import libpq_url
 from tests.stores import TestWorker, count, enqueued, new_job, opened
 from tests.waiting import wait_until
@@ -52,10 +54,11 @@ def test_what_comes_last_is_free_while_the_first_is_waited_for(postgres_url: str
 END: dict[str, Callable[[str, str], Outcome]] = {
     "ends": lambda job_id, lease: Succeeded(job_id, lease, "1", 0.0),
     "retries": lambda job_id, lease: Retried(job_id, lease, "{}", None, 0.0),
+    "fails": lambda job_id, lease: Failed(job_id, lease, "{}", None, 0.0),
 }
 
 
-@pytest.mark.parametrize("kind", END)
+@pytest.mark.parametrize("kind", ["ends", "retries"])
 def test_outcomes_of_jobs_that_others_have_locked(postgres_url: str, kind: str) -> None:
     with (
         opened(postgres_url) as store,
@@ -74,4 +77,50 @@ def test_outcomes_of_jobs_that_others_have_locked(postgres_url: str, kind: str) 
         batch.join(60)
         assert not batch.is_alive()
         assert count(store, "status = 'STARTED'") == 0
+        worker.close()
+
+
+@pytest.mark.parametrize("kind", ["ends", "fails"])
+def test_bodies_of_headers_that_end_in_one_round(postgres_url: str, kind: str) -> None:
+    with (
+        opened(postgres_url) as store,
+        psycopg.connect(libpq_url(postgres_url)) as rival,
+        psycopg.connect(libpq_url(postgres_url), autocommit=True) as other,
+    ):
+        worker = TestWorker(store)
+        edges = [Edge(header, body) for header, body in (("header-1", "body-2"), ("header-2", "body-1"))]
+        store.enqueue_workflow(Workflow.of([new_job(name) for edge in edges for name in edge[:2]], edges))
+        outcomes = [END[kind](job.id, job.lease) for job in worker.claim()]
+        rival.execute("SELECT FROM dbqueue_jobs WHERE id = 'body-1' FOR UPDATE")
+        batch = threading.Thread(target=worker.settle, args=outcomes)
+        batch.start()
+        wait_until(lambda: other.execute(WAITING).fetchone() is not None, what="the round to wait")
+        other.execute("SELECT FROM dbqueue_jobs WHERE id = 'body-2' FOR UPDATE NOWAIT")
+        rival.rollback()
+        batch.join(60)
+        assert not batch.is_alive()
+        assert count(store, "blocked_reason IS NOT NULL") == 0
+        worker.close()
+
+
+def test_a_revoke_locks_what_runs_before_what_waits(postgres_url: str) -> None:
+    """As a round does, which ends jobs and then moves those that wait for them."""
+    with (
+        opened(postgres_url) as store,
+        psycopg.connect(libpq_url(postgres_url)) as rival,
+        psycopg.connect(libpq_url(postgres_url), autocommit=True) as other,
+    ):
+        worker = TestWorker(store)
+        running = enqueued(store, "b")
+        worker.claim_one()
+        waiting = enqueued(store, "a")
+        rival.execute("SELECT FROM dbqueue_jobs WHERE id = %s FOR UPDATE", [running])
+        found: list[revoking.Revoked] = []
+        revoke = threading.Thread(target=lambda: found.append(revoking.revoke(store, [waiting, running])))
+        revoke.start()
+        wait_until(lambda: other.execute(WAITING).fetchone() is not None, what="the revoke to wait")
+        other.execute("SELECT FROM dbqueue_jobs WHERE id = %s FOR UPDATE NOWAIT", [waiting])
+        rival.rollback()
+        revoke.join(60)
+        assert [(each.ended, each.running) for each in found] == [({waiting: "shop.pack"}, frozenset([running]))]
         worker.close()

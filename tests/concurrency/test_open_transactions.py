@@ -22,8 +22,9 @@ from dbqueue.store.postgres.watch_session import PostgresWatchSession
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.records import Claim
 from dbqueue.store.sqlite.work_session import SqliteWorkSession
+from dbqueue.workflows import Edge, Workflow
 from tests.concurrency.test_revoke_and_prune import LATER, WAITING, Gate, pruned
-from tests.stores import TestWorker, count, enqueued, held, opened, row, run_sql
+from tests.stores import TestWorker, count, enqueued, held, new_job, opened, row, run_sql
 from tests.waiting import wait_until
 
 KEY = "key"
@@ -243,6 +244,26 @@ def test_a_revoke_waits_for_the_claim_and_marks_the_run(store: Store, rescuer: T
     assert (revoke.result().ended, revoke.result().running) == ({}, {job})
     assert row(store, job)["revoked_at"] is not None
     assert rescuer.settle(Succeeded(job, run.lease, "1", 0.0)).settled == {job}
+
+
+def test_of_two_headers_that_fail_at_once_the_first_ends_the_body(
+    store: Store, dead: TestWorker, rescuer: TestWorker
+) -> None:
+    """The second has read the body as one that waits: it is asked again under its lock, and is not ended twice."""
+    edges = [Edge("first", "body"), Edge("second", "body")]
+    store.enqueue_workflow(Workflow.of([new_job(name) for name in ("first", "second", "body")], edges))
+    (first,), (second,) = dead.claim(1), rescuer.claim(1)
+    dead.linked, rescuer.linked = {first.id}, {second.id}
+    with open_transaction(dead):
+        dead.settle(Failed(first.id, first.lease, "{}", None, 0.0))
+        later = Waiting(store, lambda: rescuer.settle(Failed(second.id, second.lease, "{}", None, 0.0)).settled)
+    assert later.result() == {second.id}
+    ended = row(store, "body")
+    assert (ended["status"], first.id in str(ended["result"]), second.id in str(ended["result"])) == (
+        "FAILURE",
+        True,
+        False,
+    )
 
 
 def test_a_claim_passes_by_what_is_being_pruned(store: Store, dead: TestWorker, rescuer: TestWorker) -> None:

@@ -16,7 +16,7 @@ from dbqueue.store import changes
 from dbqueue.store.base import Store
 from dbqueue.store.revoking import revoke
 from dbqueue.workflows import APPEND, BODY, ERRBACK, FIRST_ARGUMENT, Edge, Workflow
-from tests.stores import TestWorker, count, new_job, row
+from tests.stores import TestWorker, count, moment, new_job, row
 
 NewWorker = Callable[..., TestWorker]
 
@@ -194,6 +194,14 @@ class TestSuccess:
         )
         assert not worker.settle_and_claim([done(worker.claim_one())]).claimed
         assert row(store, "b")["ready_at"] == row(store, "b")["eta"]
+
+    def test_an_expiry_in_seconds_counts_from_the_release(self, store: Store, worker: TestWorker) -> None:
+        at = datetime(2040, 1, 1, tzinfo=UTC)
+        jobs = [new_job("a"), new_job("b", options='{"expires_seconds": 60}'), new_job("c", expires_at=at)]
+        store.enqueue_workflow(Workflow.of(jobs, [Edge("a", "b"), Edge("a", "c")]))
+        worker.settle(done(worker.claim_one()), now=at - timedelta(hours=1))
+        expiries = [moment(row(store, job_id)["expires_at"]) for job_id in "bc"]
+        assert expiries == [at - timedelta(minutes=59), at]
 
     def test_a_limited_job_is_held_after_the_release(self, store: Store, worker: TestWorker) -> None:
         store.enqueue_workflow(Workflow.of([new_job("a"), new_job("b", limit_key="k")], [Edge("a", "b")]))
