@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -317,6 +318,13 @@ class TestReplace:
         assert worker.settle(Replaced("x", job.lease, workflow, 0.1)).settled == frozenset()
         assert (count(store), row(store, "x")["task"]) == (1, "shop.pack")
 
+    def test_a_job_that_runs_elsewhere_by_now_is_not_replaced(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue([new_job("x")])
+        worker.claim_one()
+        before = row(store, "x")
+        assert worker.settle(Replaced("x", str(uuid4()), chain("n", "x"), 0.1)).settled == frozenset()
+        assert (row(store, "x"), count(store)) == (before, 1)
+
     def test_sent_again_it_changes_nothing(self, store: Store, worker: TestWorker) -> None:
         store.enqueue([new_job("x")])
         job = worker.claim_one()
@@ -361,8 +369,16 @@ class TestAddHeader:
     def test_a_job_that_does_not_run_adds_nothing(self, store: Store, worker: TestWorker) -> None:
         store.enqueue_workflow(chord(["a", "b"], "body"))
         first, _ = worker.claim()
+        assert not store.add_header(self.added(), first.id, str(uuid4()))  # it runs elsewhere by now
         worker.settle(done(first))
         assert not store.add_header(self.added(), first.id, first.lease)
+        assert count(store) == 3
+
+    def test_a_body_that_has_ended_waits_for_nothing_more(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chord(["a", "b"], "body"))
+        job, _ = worker.claim()
+        revoke(store, ["body"])
+        assert not store.add_header(self.added(), job.id, job.lease)
         assert count(store) == 3
 
     def test_without_a_chord_there_is_nothing_to_add_to(self, store: Store, worker: TestWorker) -> None:
@@ -646,95 +662,3 @@ class TestPrune:
         assert prune(1) == 2
         assert sorted(store.fetch(["a0", "b0", "a1", "b1", "a2", "b2"])) == ["a1", "a2", "b1", "b2"]
         assert edges(store) == 2
-
-
-class TestOperators:
-    def test_a_failed_step_and_what_hangs_below_it_wait_again(self, store: Store, worker: TestWorker) -> None:
-        jobs = [new_job(name) for name in ("a", "b", "c", "body", "after")]
-        edges_ = [
-            Edge("a", "b", place="[]"),
-            Edge("b", "body", place="[0]"),
-            Edge("c", "body", place="[1]"),
-            Edge("body", "after", place="[]"),
-        ]
-        store.enqueue_workflow(Workflow.of(jobs, edges_))
-        first, third = worker.claim()
-        worker.settle(done(first, "7"))
-        worker.settle(failed(worker.claim_one()))
-        assert statuses(store, "b", "body", "after") == ["FAILURE"] * 3
-        assert changes.retry(store, ["b"]) == {"b", "body", "after"}
-        assert [row(store, name)["waits_for"] for name in ("b", "body", "after")] == [0, 2, 1]
-        assert error_free(store, "b", "body", "after")
-        again = worker.claim_one()
-        assert (again.id, again.inputs) == ("b", (("[]", "7", None),))
-        worker.settle(done(again, "8"), done(third, "9"))
-        body = worker.claim_one()
-        assert sorted(body.inputs) == [("[0]", "8", None), ("[1]", "9", None)]  # type: ignore[arg-type]
-        worker.settle(done(body))
-        assert claimed_ids(worker) == ["after"]
-
-    def test_retry_of_what_could_not_run_begins_at_what_failed(self, store: Store, worker: TestWorker) -> None:
-        store.enqueue_workflow(chain("a", "b", "c"))
-        worker.settle(done(worker.claim_one()))
-        worker.settle(failed(worker.claim_one()))
-        assert changes.retry(store, ["c"]) == {"b", "c"}
-        assert claimed_ids(worker) == ["b"]
-        assert row(store, "c")["blocked_reason"] == "predecessors"
-
-    def test_retry_of_a_success_holds_the_body_back(self, store: Store, worker: TestWorker) -> None:
-        store.enqueue_workflow(chord(["a", "b"], "body"))
-        first, second = worker.claim()
-        worker.settle(done(first))
-        assert changes.retry(store, ["a"]) == {"a"}
-        assert row(store, "body")["waits_for"] == 2
-        worker.settle(done(second))
-        worker.settle(done(worker.claim_one()))
-        assert claimed_ids(worker) == ["body"]
-
-    def test_a_whole_workflow_again(self, store: Store, worker: TestWorker) -> None:
-        jobs = [new_job(name) for name in ("a", "b", "c", "body", "e")]
-        edges_ = [*chord(["a", "b", "c"], "body").edges, *(Edge(name, "e", "error", ERRBACK) for name in "abc")]
-        store.enqueue_workflow(Workflow.of(jobs, edges_))
-        first, second, third = worker.claim()
-        worker.settle(done(first), failed(second), failed(third))
-        worker.settle(failed(worker.claim_one()))  # the errback
-        assert changes.retry_workflow(store, "a") == {"b", "c", "body"}
-        assert row(store, "body")["waits_for"] == 2
-        assert row(store, "e")["status"] == "FAILURE"
-        worker.settle(*map(done, worker.claim()))
-        assert claimed_ids(worker) == ["body"]
-
-    def test_an_errback_that_waits_counts_again(self, store: Store, worker: TestWorker) -> None:
-        jobs = [new_job(name) for name in ("a", "b", "e")]
-        store.enqueue_workflow(Workflow.of(jobs, [Edge("a", "e", "error"), Edge("b", "e", "error")]))
-        first, second = worker.claim()
-        worker.settle(done(first))
-        changes.retry(store, ["a"])
-        assert row(store, "e")["waits_for"] == 2
-        worker.settle(done(second))
-        worker.settle(failed(worker.claim_one()))
-        assert claimed_ids(worker) == ["e"]
-
-    def test_cancel_of_a_whole_workflow(self, store: Store, worker: TestWorker) -> None:
-        jobs = [new_job(name) for name in ("a", "b", "body", "e")]
-        edges_ = [*chord(["a", "b"], "body").edges, Edge("a", "e", "error", ERRBACK)]
-        store.enqueue_workflow(Workflow.of(jobs, edges_))
-        store.enqueue([new_job("plain")])
-        (first,) = worker.claim(limit=1)
-        found = changes.cancel_workflow(store, "body")
-        assert set(found.ended) == {"b", "body", "e"}
-        assert found.running == {"a"}
-        assert statuses(store, "a", "b", "body", "e", "plain") == [
-            "STARTED",
-            "REVOKED",
-            "REVOKED",
-            "REVOKED",
-            "PENDING",
-        ]
-        worker.settle(failed(first))
-        assert claimed_ids(worker) == ["plain"]
-
-
-def error_free(store: Store, *ids: str) -> bool:
-    rows = [row(store, job_id) for job_id in ids]
-    return all(each["result"] is None and each["traceback"] is None and each["finished_at"] is None for each in rows)

@@ -1,0 +1,130 @@
+"""What operators do to workflows: steps that failed run again, and what waits counts anew."""
+
+from __future__ import annotations
+
+from dbqueue.store import changes
+from dbqueue.store.base import Store
+from dbqueue.store.revoking import revoked_ids
+from dbqueue.workflows import ERRBACK, Edge, Workflow
+from tests.contract.test_workflows import chain, chord, claimed_ids, done, failed, statuses
+from tests.stores import TestWorker, new_job, row
+
+
+def error_free(store: Store, *ids: str) -> bool:
+    rows = [row(store, job_id) for job_id in ids]
+    return all(each["result"] is None and each["traceback"] is None and each["finished_at"] is None for each in rows)
+
+
+class TestOperators:
+    def test_a_failed_step_and_what_hangs_below_it_wait_again(self, store: Store, worker: TestWorker) -> None:
+        jobs = [new_job(name) for name in ("a", "b", "c", "body", "after")]
+        edges_ = [
+            Edge("a", "b", place="[]"),
+            Edge("b", "body", place="[0]"),
+            Edge("c", "body", place="[1]"),
+            Edge("body", "after", place="[]"),
+        ]
+        store.enqueue_workflow(Workflow.of(jobs, edges_))
+        first, third = worker.claim()
+        worker.settle(done(first, "7"))
+        worker.settle(failed(worker.claim_one()))
+        assert statuses(store, "b", "body", "after") == ["FAILURE"] * 3
+        assert changes.retry(store, ["b"]) == {"b", "body", "after"}
+        assert [row(store, name)["waits_for"] for name in ("b", "body", "after")] == [0, 2, 1]
+        assert error_free(store, "b", "body", "after")
+        again = worker.claim_one()
+        assert (again.id, again.inputs) == ("b", (("[]", "7", None),))
+        worker.settle(done(again, "8"), done(third, "9"))
+        body = worker.claim_one()
+        assert sorted(body.inputs) == [("[0]", "8", None), ("[1]", "9", None)]  # type: ignore[arg-type]
+        worker.settle(done(body))
+        assert claimed_ids(worker) == ["after"]
+
+    def test_retry_of_what_could_not_run_begins_at_what_failed(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chain("a", "b", "c"))
+        worker.settle(done(worker.claim_one()))
+        worker.settle(failed(worker.claim_one()))
+        assert changes.retry(store, ["c"]) == {"b", "c"}
+        assert claimed_ids(worker) == ["b"]
+        assert row(store, "c")["blocked_reason"] == "predecessors"
+
+    def test_retry_of_a_success_holds_the_body_back(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chord(["a", "b"], "body"))
+        first, second = worker.claim()
+        worker.settle(done(first))
+        assert changes.retry(store, ["a"]) == {"a"}
+        assert row(store, "body")["waits_for"] == 2
+        worker.settle(done(second))
+        worker.settle(done(worker.claim_one()))
+        assert claimed_ids(worker) == ["body"]
+
+    def test_a_whole_workflow_again(self, store: Store, worker: TestWorker) -> None:
+        jobs = [new_job(name) for name in ("a", "b", "c", "body", "e")]
+        edges_ = [*chord(["a", "b", "c"], "body").edges, *(Edge(name, "e", "error", ERRBACK) for name in "abc")]
+        store.enqueue_workflow(Workflow.of(jobs, edges_))
+        first, second, third = worker.claim()
+        worker.settle(done(first), failed(second), failed(third))
+        worker.settle(failed(worker.claim_one()))  # the errback
+        assert changes.retry_workflow(store, "a") == {"b", "c", "body"}
+        assert row(store, "body")["waits_for"] == 2
+        assert row(store, "e")["status"] == "FAILURE"
+        worker.settle(*map(done, worker.claim()))
+        assert claimed_ids(worker) == ["body"]
+
+    def test_an_errback_that_waits_counts_again(self, store: Store, worker: TestWorker) -> None:
+        jobs = [new_job(name) for name in ("a", "b", "e")]
+        store.enqueue_workflow(Workflow.of(jobs, [Edge("a", "e", "error"), Edge("b", "e", "error")]))
+        first, second = worker.claim()
+        worker.settle(done(first))
+        changes.retry(store, ["a"])
+        assert row(store, "e")["waits_for"] == 2
+        worker.settle(done(second))
+        worker.settle(failed(worker.claim_one()))
+        assert claimed_ids(worker) == ["e"]
+
+    def test_cancel_of_a_whole_workflow(self, store: Store, worker: TestWorker) -> None:
+        jobs = [new_job(name) for name in ("a", "b", "body", "e")]
+        edges_ = [*chord(["a", "b"], "body").edges, Edge("a", "e", "error", ERRBACK)]
+        store.enqueue_workflow(Workflow.of(jobs, edges_))
+        store.enqueue([new_job("plain")])
+        (first,) = worker.claim(limit=1)
+        found = changes.cancel_workflow(store, "body")
+        assert set(found.ended) == {"b", "body", "e"}
+        assert found.running == {"a"}
+        assert statuses(store, "a", "b", "body", "e", "plain") == [
+            "STARTED",
+            "REVOKED",
+            "REVOKED",
+            "REVOKED",
+            "PENDING",
+        ]
+        assert set(revoked_ids(store)) == {"a", "b", "body", "e"}  # the one that runs is not to run again
+        worker.settle(failed(first))
+        assert claimed_ids(worker) == ["plain"]
+
+    def test_what_waits_for_ends_counts_those_that_have_come(self, store: Store, worker: TestWorker) -> None:
+        ends = [Edge(name, "end", "end") for name in ("a", "b", "c")]
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "b", "c", "end")], ends))
+        jobs = {job.id: job for job in worker.claim()}
+        worker.settle(failed(jobs["a"]), failed(jobs["b"]))
+        assert changes.retry(store, ["b"]) == {"b"}
+        assert row(store, "end")["waits_for"] == 2
+        worker.settle(done(jobs["c"]), *(done(job) for job in worker.claim()))
+        assert claimed_ids(worker) == ["end"]
+
+    def test_what_was_forgotten_had_succeeded(self, store: Store, worker: TestWorker) -> None:
+        headers = [Edge(name, "body") for name in ("a", "b")]
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "b", "body")], headers))
+        jobs = {job.id: job for job in worker.claim()}
+        worker.settle(done(jobs["a"]), failed(jobs["b"]))
+        assert store.forget("a")
+        assert changes.retry(store, ["body"]) == {"b", "body"}
+        worker.settle(done(worker.claim_one()))
+        assert claimed_ids(worker) == ["body"]
+
+    def test_what_has_run_by_itself_is_left_as_it_is(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chain("a", "b"))
+        worker.settle(done(worker.claim_one()))
+        worker.settle(failed(worker.claim_one()))
+        assert changes.retry(store, ["a"]) == {"a"}
+        assert statuses(store, "a", "b") == ["PENDING", "FAILURE"]
