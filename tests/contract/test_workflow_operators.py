@@ -7,7 +7,7 @@ from dbqueue.store.base import Store
 from dbqueue.store.revoking import revoked_ids
 from dbqueue.workflows import ERRBACK, Edge, Workflow
 from tests.contract.test_workflows import chain, chord, claimed_ids, done, failed, statuses
-from tests.stores import TestWorker, new_job, row
+from tests.stores import TestWorker, new_job, row, run_sql
 
 
 def error_free(store: Store, *ids: str) -> bool:
@@ -117,7 +117,7 @@ class TestOperators:
         store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "b", "body")], headers))
         jobs = {job.id: job for job in worker.claim()}
         worker.settle(done(jobs["a"]), failed(jobs["b"]))
-        assert store.forget("a")
+        run_sql(store, "DELETE FROM dbqueue_jobs WHERE id = 'a'")  # its edge may be left
         assert changes.retry(store, ["body"]) == {"b", "body"}
         worker.settle(done(worker.claim_one()))
         assert claimed_ids(worker) == ["body"]
