@@ -513,6 +513,14 @@ class TestErrbackCalls:
         assert count(store) == 2
         assert edges(store) == 1
 
+    def test_of_two_steps_the_one_that_failed_is_told_of(self, store: Store, worker: TestWorker) -> None:
+        """The other can fail no more, and takes nothing away from a call that is due."""
+        links = [Edge("a", "b"), Edge("a", "e", "error", ERRBACK), Edge("b", "e", "error", ERRBACK)]
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "b", "e")], links))
+        worker.settle(failed(worker.claim_one()))
+        assert (row(store, "e")["waits_for"], row(store, "e")["parent_id"]) == (0, "a")
+        assert claimed_ids(worker) == ["e"]
+
     def test_a_bodys_errback_is_told_of_the_chord_error(self, store: Store, worker: TestWorker) -> None:
         edges_ = [*chord(["a", "b"], "body").edges, Edge("body", "e", "error", ERRBACK)]
         store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "b", "body", "e")], edges_))
@@ -639,6 +647,17 @@ class TestPrune:
         worker.settle(*map(done, worker.claim()))
         assert [self.prune(worker, 2, limit=5) for _ in range(5)] == [6, 6, 6, 2, 0]
         assert edges(store) == 0
+
+    def test_one_that_is_to_run_again_meanwhile_stays(self, store: Store, worker: TestWorker) -> None:
+        for ids in (("a", "b"), ("c", "d")):
+            store.enqueue_workflow(chain(*ids))
+        for _ in range(2):
+            worker.settle(*map(done, worker.claim()))
+        assert self.prune(worker, 2, limit=1) == 2  # the other is known to have expired, too
+        (last,) = changes.retry(store, ["b", "d"])
+        assert self.prune(worker, 2) == 0
+        assert claimed_ids(worker) == [last]
+        assert count(store) == 2
 
     def test_by_number_whole_workflows_go(self, store: Store, worker: TestWorker) -> None:
         """One that has a job among those that are kept, or one that has not ended, stays whole."""
