@@ -16,6 +16,7 @@ from dbqueue.jobs import ClaimedJob, Failed, Replaced, Retried, Succeeded
 from dbqueue.store import changes
 from dbqueue.store.base import Store
 from dbqueue.store.revoking import revoke
+from dbqueue.store.transactions.joining import enqueue_workflow_in
 from dbqueue.workflows import APPEND, BODY, ERRBACK, FIRST_ARGUMENT, Edge, Workflow
 from tests.stores import TestWorker, count, moment, new_job, row
 
@@ -81,6 +82,15 @@ class TestWriting:
         with pytest.raises(DuplicateTaskId):
             store.enqueue_workflow(chain("a", "b", "c"))
         assert (count(store), edges(store)) == (1, 0)
+
+    def test_a_refusal_leaves_nothing_in_a_callers_transaction(self, store: Store) -> None:
+        """Which goes on after it, and is committed."""
+        store.enqueue([new_job("c", task="other.task")])
+        with store.connect() as connection:
+            with pytest.raises(DuplicateTaskId):
+                enqueue_workflow_in(store, connection, chain("a", "b", "c"))
+            enqueue_workflow_in(store, connection, chain("x", "y"))
+        assert (count(store), edges(store)) == (3, 1)
 
     def test_a_part_that_is_there_already_refuses_all_of_it(self, store: Store, worker: TestWorker) -> None:
         """A job that waits for what has been would wait for ever."""
