@@ -1,0 +1,75 @@
+"""What operators change: jobs that are to run again begin anew, and a purge takes what waits and nothing else."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from dbqueue.jobs import Progress, Released, Retried, Succeeded
+from dbqueue.store import changes
+from dbqueue.store.base import Store
+from dbqueue.workflows import ERRBACK, Edge, Workflow
+from tests.stores import TestWorker, count, enqueued, moment, new_job, row
+
+EXPIRES_AT = datetime(2050, 1, 1, tzinfo=UTC)
+
+
+def test_a_job_that_is_to_run_again_begins_anew(store: Store, worker: TestWorker) -> None:
+    """One of a worker that has stopped: what it had used up, and what it showed, is forgotten; its expiry holds."""
+    enqueued(store, expires_at=EXPIRES_AT)
+    job = worker.claim_one()
+    worker.settle(Released(job.id, job.lease, job.ready_at, lost=True))
+    job = worker.claim_one()
+    worker.settle(Retried(job.id, job.lease, "{}", "Traceback", 0.0))
+    job = worker.claim_one()
+    worker.session.report([Progress(job.id, job.lease, "PACKING", "1")])
+    assert changes.retry(store, [job.id]) == set()  # it runs
+    worker.session.close_worker(worker.id)
+    assert changes.retry(store, [job.id]) == {job.id}
+    after = row(store, job.id)
+    assert (after["status"], after["losses"], after["retries"]) == ("PENDING", 0, 0)
+    emptied = ("state", "meta", "worker", "lease", "started_at", "result", "traceback")
+    assert {after[name] for name in emptied} == {None}
+    assert moment(after["expires_at"]) == EXPIRES_AT
+
+
+def test_a_result_in_another_serializer_goes_too(store: Store, worker: TestWorker) -> None:
+    job_id = enqueued(store)
+    worker.settle(Succeeded(job_id, worker.claim_one().lease, '{"content_type": "x"}', 0.0, b"\x80"))
+    assert changes.retry(store, [job_id]) == {job_id}
+    assert (row(store, job_id)["result"], row(store, job_id)["result_content"]) == (None, None)
+
+
+@pytest.mark.parametrize(("options", "left"), [({"queues": ["mail"]}, 3), ({"excluded": ["mail"]}, 2), ({}, 1)])
+def test_a_purge_is_of_what_waits_in_these_queues(
+    store: Store, worker: TestWorker, options: dict[str, list[str]], left: int
+) -> None:
+    enqueued(store)
+    worker.claim_one()
+    enqueued(store)
+    enqueued(store, delay_seconds=3600.0)
+    enqueued(store, queue="mail")
+    assert changes.purge(store, **options) == 4 - left
+    assert (count(store), count(store, "status = 'STARTED'")) == (left, 1)
+
+
+def test_nobody_is_told_of_a_job_that_was_purged(store: Store) -> None:
+    """Its errback cannot run, for what it would be told of is gone; nor is an edge left."""
+    jobs = [new_job("a"), new_job("b"), new_job("e", queue="errors")]
+    store.enqueue_workflow(Workflow.of(jobs, [Edge("a", "b"), Edge("a", "e", "error", ERRBACK)]))
+    assert changes.purge(store, queues=["celery"]) == 2
+    with store.connect() as connection:
+        edges = connection.exec_driver_sql("SELECT count(*) FROM dbqueue_edges").scalar_one()
+    assert (count(store), edges) == (0, 0)
+
+
+def test_a_state_is_shown_on_a_job_that_runs(store: Store, worker: TestWorker) -> None:
+    job_id = enqueued(store)
+    assert not changes.set_state(store, job_id, state="PACKING", meta="1")
+    job = worker.claim_one()
+    assert changes.set_state(store, job_id, state="PACKING", meta="1")
+    assert (row(store, job_id)["state"], store.fetch([job_id])[job_id].meta) == ("PACKING", "1")
+    worker.settle(Succeeded(job_id, job.lease, "1", 0.0))
+    assert not changes.set_state(store, job_id, state="LATE", meta=None)
+    assert row(store, job_id)["state"] is None
