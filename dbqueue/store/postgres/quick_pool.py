@@ -8,7 +8,7 @@ connections, and a process that uses one at a time has one.
 
 from __future__ import annotations
 
-import threading
+from collections import deque
 from typing import Any, cast
 
 import psycopg
@@ -18,52 +18,52 @@ from dbqueue.store.postgres.pool_connection import PoolConnection
 
 
 class QuickPool(QueuePool):
+    """Without a lock, which a signal's handler that enqueues might find held by its own thread."""
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._kept: PoolProxiedConnection | None = None
-        self._asking = 0
-        """How many threads ask the pool for a connection."""
-        self._lock = threading.Lock()
+        self._kept = deque[PoolProxiedConnection]()
+        self._asking = deque[None]()
+        """As long as there are threads that ask the pool for a connection."""
 
     def take(self) -> PoolProxiedConnection:
         """The kept connection, or one of the pool; to be given back by `keep`, or closed."""
-        with self._lock:
-            kept, self._kept = self._kept, None
-        if kept is not None:
-            try:
-                cast(PoolConnection, kept.driver_connection).settle()
-            except psycopg.Error:
-                kept.invalidate()
-            else:
-                return kept
-        return self.connect()
+        try:
+            kept = self._kept.pop()
+        except IndexError:
+            return self.connect()
+        try:
+            cast(PoolConnection, kept.driver_connection).settle()
+        except psycopg.Error:
+            kept.invalidate()
+            return self.connect()
+        return kept
 
     def keep(self, connection: PoolProxiedConnection) -> None:
         """Give back what `take` gave."""
         driver = cast(PoolConnection | None, connection.driver_connection)
-        if driver is not None and driver.is_reusable:
-            with self._lock:
-                if self._kept is None and not self._asking:
-                    self._kept = connection
-                    return
-        connection.close()
+        if driver is None or not driver.is_reusable or self._kept or self._asking:
+            connection.close()
+            return
+        self._kept.append(connection)
+        if self._asking:  # who began to ask before that has not seen it
+            self._check_in()
 
     def _do_get(self) -> ConnectionPoolEntry:
-        with self._lock:
-            self._asking += 1
+        self._asking.append(None)
         try:
             self._check_in()
             return super()._do_get()
         finally:
-            with self._lock:
-                self._asking -= 1
+            self._asking.pop()
 
     def dispose(self) -> None:
         self._check_in()
         super().dispose()
 
     def _check_in(self) -> None:
-        with self._lock:
-            kept, self._kept = self._kept, None
-        if kept is not None:
-            kept.close()
+        try:
+            kept = self._kept.pop()
+        except IndexError:
+            return
+        kept.close()
