@@ -121,8 +121,8 @@ class Control:
         One that waits ends as REVOKED at once, and `get()` raises TaskRevokedError. One that is not
         enqueued yet will not run. One that runs goes on and is not run again; with `terminate` its
         worker ends it with the signal, and it is REVOKED: on prefork by ending its pool process, on
-        threads and asyncio by raising SoftTimeLimitExceeded in the task, on solo not at all. A task that
-        takes no notice of the signal may be sent a harder one.
+        threads and asyncio by raising SoftTimeLimitExceeded in the task, on solo not at all. A pool
+        process whose task takes no notice of the signal may be sent a harder one.
         """
         from dbqueue.store import revoking
 

@@ -352,16 +352,16 @@ class Supervisor:
     def _relieve_stalled(self) -> None:
         """Recall what waits in a child behind a long job; hand back what waits here for too long."""
         now = time.monotonic()
-        waiting = len(self._dispatcher) > 0
-        least = now - self._dispatcher.progress_at
+        unanswered = now - self._dispatcher.progress_at
+        may_hand_back = len(self._dispatcher) > 0 and unanswered > TICK_SECONDS
         for child in self._crew.children.values():
-            behind = len(child.held) > child.slots
-            silent = child.silence.seconds(now, child.pid) if behind or (child.held and waiting) else 0.0
-            if behind and not child.recalling and silent > STALL_SECONDS:
+            behind = len(child.held) > child.slots and not child.recalling
+            silent = child.silence.seconds(now, child.pid) if behind or (child.held and may_hand_back) else 0.0
+            if behind and silent > STALL_SECONDS:
                 self._dispatcher.stalled()
                 self._crew.recall(child)
-            least = min(least, silent)
-        if waiting and least > HAND_BACK_SECONDS:
+            unanswered = min(unanswered, silent)
+        if may_hand_back and unanswered > HAND_BACK_SECONDS:
             self._dispatcher.stalled()
             for job in self._dispatcher.take_waiting():
                 self._give_back(job)

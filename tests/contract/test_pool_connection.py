@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
 import threading
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from dbqueue.store.postgres.store import PostgresStore
 from dbqueue.urls import normalise_url
 from tests.servers import libpq_url
 from tests.stores import count, enqueued, new_job, opened, row
+from tests.waiting import wait_until
 
 _given_back: list[PoolConnection] = []
 
@@ -34,6 +36,7 @@ def store(postgres_url: str) -> Iterator[PostgresStore]:
     with opened(postgres_url) as store:
         sa.event.listen(store.engine, "checkin", lambda connection, record: _given_back.append(connection))
         yield cast(PostgresStore, store)
+        _given_back.clear()
 
 
 def last(store: PostgresStore) -> PoolConnection:
@@ -58,7 +61,7 @@ def test_a_thread_that_enqueues_needs_one_connection(store: PostgresStore) -> No
         store.enqueue([new_job() for _ in range(60)])
         store.wake()
     assert store.fetch([enqueued(store)])
-    assert backends(store) == 1
+    wait_until(lambda: backends(store) == 1, what="the end of the connections of other tests")
 
 
 def test_every_column_arrives_as_it_does_in_a_batch(store: PostgresStore) -> None:
@@ -342,6 +345,35 @@ def test_the_connection_that_is_kept_is_closed_with_the_pool(store: PostgresStor
     assert backends(store) == 0
     enqueued(store)
     assert count(store) == 2
+
+
+def test_a_store_that_is_dropped_leaves_no_connection(postgres_url: str, store: PostgresStore) -> None:
+    enqueued(store)
+    other = PostgresStore(
+        normalise_url(postgres_url), schema=None, pool_size=1, connect_timeout=10.0, shown_url=postgres_url
+    )
+    enqueued(other)
+    del other
+    gc.collect()
+    wait_until(lambda: backends(store) == 1, what="the end of the connection")
+
+
+def test_a_connection_that_is_in_use_when_the_pool_is_closed(narrow: PostgresStore) -> None:
+    """The engine has another pool when it comes back."""
+    narrow._run(lambda driver: narrow.engine.dispose())
+    gc.collect()
+    wait_until(lambda: backends(narrow) == 0, what="the end of the connection")
+
+
+def test_no_more_connections_stay_open_than_the_pool_may_have(narrow: PostgresStore) -> None:
+    enqueued(narrow)
+    with contextlib.closing(narrow.engine.raw_connection()):
+        enqueued(narrow)
+    wait_until(lambda: backends(narrow) == 1, what="the end of one of the two")
+    with contextlib.closing(narrow.engine.raw_connection()), contextlib.closing(narrow.engine.raw_connection()):
+        pass
+    enqueued(narrow)
+    wait_until(lambda: backends(narrow) == 1, what="the end of one of the two")
 
 
 def test_a_connection_that_an_operation_leaves_in_a_transaction_is_not_kept(store: PostgresStore) -> None:

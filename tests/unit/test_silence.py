@@ -11,27 +11,49 @@ from contextlib import contextmanager
 
 import pytest
 
-from dbqueue.worker.silence import FROM_SECONDS, LONGEST_SECONDS, Silence, Threads, threads_of
+from dbqueue.worker.silence import (
+    FROM_SECONDS,
+    LONGEST_SECONDS,
+    MOST_THREADS,
+    Silence,
+    Thread,
+    Threads,
+    own_seconds,
+    threads_of,
+)
 from tests.waiting import wait_until
 
-THEN = Threads(ran=1.0, stood_in_line=5.0, able=False)
+THEN = {"1": Thread(ran=1.0, stood_in_line=5.0, able=False)}
 
 tells = pytest.mark.skipif(threads_of(os.getppid()) is None, reason="the kernel does not count what a thread waits for")
+
+
+def main_thread(ran: float, stood_in_line: float, *, able: bool) -> Threads:
+    """After `THEN`, by so much."""
+    return {"1": Thread(1.0 + ran, 5.0 + stood_in_line, able)}
 
 
 @pytest.mark.parametrize(
     ("now", "own"),
     [
-        pytest.param(Threads(1.0, 5.0, able=False), 0.1, id="it waits for something"),
-        pytest.param(Threads(1.1, 5.0, able=True), 0.1, id="it computes"),
-        pytest.param(Threads(1.0, 5.0, able=True), 0.0, id="it stands in line all the time"),
-        pytest.param(Threads(1.02, 5.08, able=True), 0.02, id="it gets a turn now and then"),
-        pytest.param(Threads(1.01, 5.06, able=False), 0.04, id="it stood in line, and waits"),
-        pytest.param(Threads(1.3, 5.3, able=True), 0.0, id="several threads stand in line"),
+        pytest.param(main_thread(0.0, 0.0, able=False), 0.1, id="it waits for something"),
+        pytest.param(main_thread(0.1, 0.0, able=True), 0.1, id="it computes"),
+        pytest.param(main_thread(0.0, 0.0, able=True), 0.0, id="it stands in line all the time"),
+        pytest.param(main_thread(0.02, 0.08, able=True), 0.02, id="it gets a turn now and then"),
+        pytest.param(main_thread(0.01, 0.06, able=False), 0.04, id="it stood in line, and waits"),
+        pytest.param(
+            main_thread(0.06, 0.04, able=True) | {"2": Thread(0.06, 0.04, able=True)},
+            0.1,
+            id="it computes in more threads than there are processors",
+        ),
+        pytest.param(
+            main_thread(0.0, 0.1, able=True) | {"2": Thread(0.01, 0.05, able=True)}, 0.01, id="all stand in line"
+        ),
+        pytest.param({"2": Thread(0.1, 0.0, able=True)}, 0.1, id="another thread computes, and the first has ended"),
     ],
 )
 def test_what_of_a_time_was_its_own(now: Threads, own: float) -> None:
-    assert now.own_seconds(THEN, 0.1) == pytest.approx(own)
+    assert own_seconds(THEN, now, 0.1) == pytest.approx(own)
 
 
 @contextmanager
@@ -58,7 +80,7 @@ def watched(pid: int | None, seconds: float) -> tuple[Silence, float]:
 @tells
 def test_a_child_that_sleeps_is_silent_all_the_time() -> None:
     with process("time.sleep(600)") as pid:
-        wait_until(lambda: not (threads_of(pid) or THEN).able, what="its sleep")
+        wait_until(lambda: not any(thread.able for thread in (threads_of(pid) or {}).values()), what="its sleep")
         silence, began_at = watched(pid, 0.2)
         now = time.monotonic()
         assert silence.seconds(now, pid) >= FROM_SECONDS + 0.1
@@ -84,6 +106,15 @@ def test_a_child_without_a_processor_is_not_called_silent() -> None:
 def test_where_nobody_tells_all_silence_counts(pid: int | None) -> None:
     silence, began_at = watched(pid, 0.1)
     assert silence.seconds(began_at + 0.1, pid) == pytest.approx(0.1)
+
+
+@tells
+def test_a_process_of_many_threads_is_not_asked() -> None:
+    code = "import threading\nfor n in range({}): threading.Thread(target=time.sleep, args=(600,), daemon=True).start()"
+    for others, told in ((MOST_THREADS - 1, True), (MOST_THREADS, False)):
+        with process(f"{code.format(others)}\nprint('begun', flush=True)\ntime.sleep(600)") as pid:
+            wait_until(lambda pid=pid, all_=others + 1: len(os.listdir(f"/proc/{pid}/task")) == all_)  # type: ignore[misc]
+            assert (threads_of(pid) is not None) == told
 
 
 @tells

@@ -74,7 +74,7 @@ class PoolConnection(psycopg.Connection[tuple[Any, ...]]):
     def settle(self) -> None:
         """Take in the answer that the last use has left; raises OperationalError if the connection is broken.
 
-        As it is where its server has ended it since: that was said already, and costs no round trip to hear.
+        Also where the server has ended it meanwhile: its last words are here already, and cost no round trip.
         """
         if self.closed:
             raise errors.OperationalError("the connection is closed")
@@ -82,8 +82,8 @@ class PoolConnection(psycopg.Connection[tuple[Any, ...]]):
             if self.is_owed_an_answer:
                 self.wait(self._answer())
                 self.pgconn.exit_pipeline_mode()
-            self.pgconn.consume_input()  # maybe the server's last words,
-            self.pgconn.consume_input()  # which end the connection only for who reads on
+            self.pgconn.consume_input()  # reads the server's last words, if there are any
+            self.pgconn.consume_input()  # and then the end of the stream
 
     @contextlib.contextmanager
     def _closed_unless_done(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC
@@ -63,6 +64,8 @@ class PostgresStore(Store):
     ) -> None:
         self.access = Access(url, pool_size, connect_timeout, pooler)
         self.engine = make_engine(self.access)
+        # One that is dropped and not closed leaves no connection behind; at the program's end the system sees to it.
+        weakref.finalize(self, self.engine.dispose).atexit = False
         self._workers_engine = self.engine
         if listen_url is not None:
             self._workers_engine = make_engine(Access(listen_url, 1, connect_timeout))
