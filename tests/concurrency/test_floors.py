@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from dbqueue.jobs import Released, Succeeded
 from dbqueue.store import open_store
+from dbqueue.store.postgres.floors import LONGEST_SECONDS
 from dbqueue.store.postgres.store import PostgresStore
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from tests.servers import libpq_url
@@ -40,7 +42,7 @@ def worker(store: PostgresStore) -> Iterator[TestWorker]:
 
 def from_the_bottom(worker: TestWorker) -> None:
     assert isinstance(worker.session, PostgresWorkSession)
-    worker.session._floors._bottom_at = 0.0
+    worker.session._floors._bottom_at = time.monotonic()  # it has come
 
 
 def ids(worker: TestWorker, limit: int = 100) -> list[str]:
@@ -61,8 +63,10 @@ def test_other_priorities_and_queues_are_seen_at_once(store: PostgresStore, work
     store.enqueue([new_job("first", priority=3), new_job("second", priority=3)])
     assert ids(worker, 1) == ["first"]
     store.enqueue([new_job("low", priority=-1), new_job("mail", queue="mail")])
-    store.enqueue([new_job("high", priority=9), new_job("between", priority=1)])
-    assert ids(worker) == ["high", "second", "between", "low", "mail"]
+    store.enqueue([new_job(name, priority=priority) for name, priority in (("high", 9), ("above", 4), ("below", 2))])
+    assert ids(worker) == ["high", "above", "second", "below", "low", "mail"]
+    store.enqueue([new_job("just above a known one", priority=5), new_job("just below one", priority=1)])
+    assert ids(worker) == ["just above a known one", "just below one"]
 
 
 def test_a_job_that_is_not_due_hides_none_of_lower_priority(store: PostgresStore, worker: TestWorker) -> None:
@@ -83,6 +87,20 @@ def test_what_comes_below_is_found_by_the_next_look(store: PostgresStore, worker
     from_the_bottom(worker)
     assert ids(worker, 1) == ["job0"]
     assert ids(worker) == ["job1"]  # a look that found more than it took has moved the floor down
+
+
+def test_a_worker_sleeps_no_longer_than_until_the_next_look(store: PostgresStore, worker: TestWorker) -> None:
+    store.enqueue([new_job(delay_seconds=3600.0)])
+    seconds, _ = worker.session.outlook(["celery"])
+    assert seconds is not None
+    assert 0 < seconds <= LONGEST_SECONDS
+
+
+def test_a_worker_that_was_declared_dead_claims_nothing(store: PostgresStore, worker: TestWorker) -> None:
+    store.enqueue([new_job("first"), new_job("second")])
+    assert ids(worker, 1) == ["first"]
+    worker.session.close_worker(worker.id)
+    assert ids(worker) == []
 
 
 def entries_read(driver: psycopg.Connection[Any], store: PostgresStore) -> int:

@@ -1,0 +1,81 @@
+"""Jobs that wait for permits, and calls that are called off, beside transactions of others that are still open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from dbqueue.limits import Limit, Policies
+from dbqueue.store import limits, revoking
+from dbqueue.store.base import Store
+from dbqueue.store.transactions.joining import enqueue_in
+from tests.concurrency.test_open_transactions import CLAIMS, KEY, Waiting
+from tests.servers import libpq_url
+from tests.stores import TestWorker, held, new_job, opened, row
+
+
+@pytest.fixture
+def store(postgres_url: str) -> Iterator[Store]:
+    with opened(postgres_url) as store:
+        yield store
+
+
+@pytest.fixture
+def worker(store: Store) -> Iterator[TestWorker]:
+    worker = TestWorker(store)
+    yield worker
+    worker.close()
+
+
+@pytest.fixture
+def other(postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(libpq_url(postgres_url)) as other:
+        yield other
+
+
+@pytest.mark.parametrize("how", ["held", "of freed permits"])
+def test_a_claim_passes_by_what_another_has_locked(
+    store: Store, worker: TestWorker, other: psycopg.Connection[Any], how: str
+) -> None:
+    limits.set_limit(store, KEY, Limit(running=2))
+    locked, free = held(store, KEY), held(store, KEY)
+    other.execute("SELECT FROM dbqueue_jobs WHERE id = %s FOR UPDATE", [locked])
+    assert [job.id for job in CLAIMS[how](worker)] == [free]
+    other.rollback()
+    assert [job.id for job in CLAIMS[how](worker)] == [locked]
+
+
+def test_a_claim_of_freed_permits_waits_for_another_of_the_key(
+    store: Store, worker: TestWorker, other: psycopg.Connection[Any]
+) -> None:
+    """It counts what is in use when it has the key: nobody else admits meanwhile."""
+    limits.set_limit(store, KEY, Limit(running=1))
+    first, _ = held(store, KEY), held(store, KEY)
+    other.execute("SELECT FROM dbqueue_limits WHERE key = %s FOR UPDATE", [KEY])
+    claim = Waiting(store, lambda: [job.id for job in CLAIMS["of freed permits"](worker)])
+    other.rollback()
+    assert claim.result() == [first]
+
+
+def test_an_operators_limit_is_not_overwritten_by_that_of_the_code(
+    store: Store, worker: TestWorker, other: psycopg.Connection[Any]
+) -> None:
+    """Which a worker is about to write that has found none."""
+    held(store, KEY)
+    other.execute("INSERT INTO dbqueue_limits (key, max_running, source) VALUES (%s, 0, 'user')", [KEY])
+    claim = Waiting(store, lambda: worker.claim_held(policies=Policies({"shop.pack": Limit(running=5, key="{id}")})))
+    other.commit()
+    assert claim.result().claimed == []
+    assert [(each.max_running, each.source) for each in limits.rows(store)] == [(0, "user")]
+
+
+def test_a_revoke_waits_for_the_enqueue_of_its_id(store: Store, other: psycopg.Connection[Any]) -> None:
+    """It is about to write down that the id is not to run: the job that comes instead is ended."""
+    enqueue_in(store, other, [new_job("id")])
+    revoke = Waiting(store, lambda: revoking.revoke(store, ["id"]))
+    other.commit()
+    assert revoke.result().ended == {"id": "shop.pack"}
+    assert row(store, "id")["status"] == "REVOKED"
