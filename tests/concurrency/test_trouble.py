@@ -59,6 +59,7 @@ def test_a_lock_that_is_held_on_ends_the_enqueue_in_time(
 ) -> None:
     monkeypatch.setattr("dbqueue.store.engine.LOCK_SECONDS", 0.05)
     store = open_store(postgres_url, shown_url="")
+    other.execute("SET LOCAL idle_in_transaction_session_timeout = '60s'")  # an enqueue that waits on fails then
     other.execute("LOCK TABLE dbqueue_jobs")
     with pytest.raises(OperationalError, match="lock timeout"):
         store.enqueue([new_job()])
