@@ -1,0 +1,124 @@
+"""Wake-ups of callers' transactions, on PostgreSQL: at the commit that lets others see the jobs, and at no other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import orm
+
+from dbqueue.errors import ForeignConnection
+from dbqueue.store.base import Store
+from dbqueue.store.transactions.joining import (
+    aenqueue_in,
+    aenqueue_workflow_in,
+    enqueue_in,
+    enqueue_workflow_in,
+)
+from dbqueue.workflows import Edge, Workflow
+from tests.contract.test_joining import ASYNC, SYNC, by_async_psycopg, by_session
+from tests.servers import PostgresServer, libpq_url
+from tests.stores import count, new_job
+
+ON_POSTGRES = [kind for kind, (dialect, _) in SYNC.items() if dialect != "sqlite"]
+
+
+@pytest.fixture
+def database_url(postgres_url: str) -> str:
+    return postgres_url
+
+
+class Sleeper:
+    """A worker that waits for a wake-up."""
+
+    def __init__(self, url: str) -> None:
+        self._connection = psycopg.connect(libpq_url(url), autocommit=True)
+        self._connection.execute("LISTEN dbqueue")
+
+    def was_told(self) -> bool:
+        """Since the last time: before the mark that is set now."""
+        self._connection.execute("SELECT pg_notify('dbqueue', 'mark')")
+        heard: list[str] = []
+        while "mark" not in heard:
+            heard += [each.payload for each in self._connection.notifies(timeout=60, stop_after=1)]
+        return heard != ["mark"]
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+@pytest.fixture
+def sleeper(postgres_url: str) -> Iterator[Sleeper]:
+    sleeper = Sleeper(postgres_url)
+    yield sleeper
+    sleeper.close()
+
+
+def workflow() -> Workflow:
+    return Workflow.of([new_job("first"), new_job("second")], [Edge("first", "second")])
+
+
+@pytest.mark.parametrize("kind", ON_POSTGRES)
+def test_a_workflow(store: Store, postgres_url: str, sleeper: Sleeper, kind: str) -> None:
+    with SYNC[kind][1](postgres_url) as (connection, commit, _):
+        enqueue_workflow_in(store, connection, workflow())
+        assert not sleeper.was_told()
+        commit()
+        assert count(store) == 2
+        assert sleeper.was_told()
+
+
+@pytest.mark.parametrize("kind", ASYNC)
+def test_a_workflow_of_an_asynchronous_caller(store: Store, postgres_url: str, sleeper: Sleeper, kind: str) -> None:
+    async def run() -> None:
+        async with ASYNC[kind][1](postgres_url) as (connection, commit, _):
+            await aenqueue_workflow_in(store, connection, workflow())
+            await commit()
+
+    asyncio.run(run())
+    assert count(store) == 2
+    assert sleeper.was_told()
+
+
+def test_a_rollback_leaves_nobody_to_be_told(store: Store, postgres_url: str, sleeper: Sleeper) -> None:
+    with by_session(postgres_url) as (session, commit, rollback):
+        enqueue_in(store, session, [new_job()])
+        rollback()
+        session.execute(sa.text("SELECT 1"))
+        commit()
+    assert not sleeper.was_told()
+
+
+def test_a_session_on_a_connection_commits_nothing_by_itself(store: Store, postgres_url: str, sleeper: Sleeper) -> None:
+    engine = sa.create_engine(postgres_url)
+    with engine.connect() as connection, connection.begin() as transaction:
+        with orm.Session(connection, join_transaction_mode="create_savepoint") as session:
+            enqueue_in(store, session, [new_job()])
+            session.commit()
+            assert not sleeper.was_told()
+        transaction.commit()
+    assert sleeper.was_told()
+    engine.dispose()
+
+
+@pytest.mark.parametrize("what", ["a job", "a workflow"])
+def test_another_database_of_an_asynchronous_caller(
+    store: Store, postgres_server: PostgresServer, postgres_template: str, what: str
+) -> None:
+    async def run(url: str) -> None:
+        async with by_async_psycopg(url) as (connection, _, _):
+            with pytest.raises(ForeignConnection, match="another"):
+                await call(connection)
+
+    async def call(connection: Any) -> None:
+        if what == "a job":
+            await aenqueue_in(store, connection, [new_job()])
+        else:
+            await aenqueue_workflow_in(store, connection, workflow())
+
+    with postgres_server.database(postgres_template) as other:
+        asyncio.run(run(other))

@@ -1,0 +1,75 @@
+"""Which errors of the driver another try may mend, and how many tries there are."""
+
+from __future__ import annotations
+
+import time
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from psycopg import errors
+
+from dbqueue.store import trouble
+from dbqueue.store.trouble import Tries, Trouble, trouble_of
+
+KINDS = {
+    errors.SerializationFailure: Trouble.CONFLICT,
+    errors.DeadlockDetected: Trouble.CONFLICT,
+    errors.LockNotAvailable: Trouble.CONFLICT,
+    errors.ReadOnlySqlTransaction: Trouble.LOST,
+    errors.AdminShutdown: Trouble.LOST,
+    errors.CrashShutdown: Trouble.LOST,
+    errors.IdleSessionTimeout: Trouble.LOST,
+    errors.IdleInTransactionSessionTimeout: Trouble.LOST,
+    errors.ConnectionFailure: Trouble.LOST,
+    errors.ConnectionException: Trouble.LOST,
+    errors.TooManyConnections: Trouble.CROWDED,
+    errors.CannotConnectNow: Trouble.CROWDED,
+    errors.UniqueViolation: None,
+    errors.UndefinedTable: None,
+    errors.QueryCanceled: None,
+    errors.DiskFull: None,
+}
+
+
+@pytest.mark.parametrize(("error", "kind"), KINDS.items())
+def test_by_their_sqlstate(error: type[psycopg.Error], kind: Trouble | None) -> None:
+    assert trouble_of(error("what the server says")) is kind
+    assert trouble_of(sa.exc.OperationalError("SELECT 1", {}, error("the same through SQLAlchemy"))) is kind
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("FATAL:  sorry, too many clients already", Trouble.CROWDED),
+        ('FATAL:  too many connections for role "shop"', Trouble.CROWDED),
+        ("FATAL:  the database system is starting up", Trouble.CROWDED),
+        ("FATAL:  the database system is in recovery mode", Trouble.CROWDED),
+        ('FATAL:  password authentication failed for user "shop"', None),
+    ],
+)
+def test_before_a_connection_stands_by_their_text(text: str, kind: Trouble | None) -> None:
+    assert trouble_of(psycopg.OperationalError(f"connection failed: {text}")) is kind
+
+
+def test_others_are_nobodys() -> None:
+    assert trouble_of(None) is None
+    assert trouble_of(ValueError("40001")) is None
+
+
+def test_so_many_tries_of_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trouble, "LAST_PAUSE_SECONDS", 0.0)
+    tries = Tries(connections=3)
+    assert not tries.again(None)
+    for kind, number in (
+        (Trouble.LOST, 3),
+        (Trouble.CONFLICT, trouble.CONFLICT_TRIES),
+        (Trouble.CROWDED, trouble.CROWDED_TRIES),
+    ):
+        assert [tries.again(kind) for _ in range(number + 1)] == [True] * number + [False]
+
+
+def test_no_more_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries, now = Tries(connections=3), time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + trouble.PATIENCE_SECONDS)
+    assert not any(tries.again(kind) for kind in Trouble)
