@@ -19,6 +19,7 @@ from dbqueue.store.postgres.watch_session import PostgresWatchSession
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.sqlite.watch_session import SqliteWatchSession
 from dbqueue.store.sqlite.work_session import SqliteWorkSession
+from dbqueue.store.trouble import LOCK_SECONDS
 from tests.stores import opened
 
 OPTIONS = {
@@ -67,6 +68,15 @@ def test_a_host_that_is_silent_is_given_up(postgres_url: str, connected: Callabl
         found = {(level, name): same.getsockopt(level, getattr(socket, name)) for level, name in known}
         same.close()
     assert found == {key: OPTIONS[key] for key in known}
+
+
+@pytest.mark.parametrize(("connected", "seconds"), [(pooled, LOCK_SECONDS), (of_rounds, LOCK_SECONDS), (of_watch, 4)])
+def test_no_statement_waits_for_ever_for_a_lock(
+    postgres_url: str, connected: Callable[[Store], Any], seconds: int
+) -> None:
+    with opened(postgres_url) as store, connected(store) as driver:
+        row = driver.execute("SELECT current_setting('lock_timeout')").fetchone()
+    assert row == (f"{seconds}s",)
 
 
 ON_A_FILE: dict[str, Callable[[Store], sa.PoolProxiedConnection]] = {

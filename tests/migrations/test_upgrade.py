@@ -240,6 +240,13 @@ def test_table_in_use_ends_a_migration_soon(postgres: sa.Engine, monkeypatch: py
     assert migrate.check(postgres).is_current
 
 
+def test_another_migration_is_waited_for_longer_than_a_table(postgres: sa.Engine) -> None:
+    with migrate.transaction(postgres) as connection, migrate.locked(connection, None):
+        lock_timeout = connection.exec_driver_sql("SELECT current_setting('lock_timeout')").scalar_one()
+    assert lock_timeout == f"{migrate.DDL_LOCK_SECONDS}s"
+    assert migrate.DDL_LOCK_SECONDS < migrate.MIGRATION_WAIT_SECONDS
+
+
 def test_sqlite_file_in_use_says_so(sqlite: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(migrate, "MIGRATION_WAIT_SECONDS", 0)
     with sqlite.connect() as user:
@@ -404,11 +411,15 @@ def test_a_contracting_revision_waits_for_older_workers(engine: sa.Engine) -> No
         contract("0.10.0")
     with engine.connect() as connection:
         assert compatibility.read_marks(connection, None) == (migrate.head(), "0001")
-    contract("0.3.0")
+    contract("0.3.2")
     with engine.connect() as connection:
         assert compatibility.read_marks(connection, None) == (migrate.head(), "0007")
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE dbqueue_workers SET closed_at = heartbeat_at")
+    contract("0.10.0")  # it has stopped
+    with engine.begin() as connection:
+        dead = "UPDATE dbqueue_workers SET closed_at = NULL, heartbeat_at = '2020-01-01 00:00:00.000'"
+        connection.exec_driver_sql(dead)
     contract("0.10.0")
 
 
