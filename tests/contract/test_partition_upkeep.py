@@ -104,6 +104,17 @@ def test_partitions_are_made_before_they_are_needed(store: Store, worker: TestWo
     assert tend(worker, 1, None) == ([], [])
 
 
+def test_a_partition_of_the_operators_own_is_theirs(store: Store, worker: TestWorker) -> None:
+    """Whatever its bounds are: only one that dbqueue has made is dropped."""
+    bounds = f"FROM ('{first_id(in_days(5))}') TO ('{first_id(in_days(6))}')"
+    run_sql(store, f"CREATE TABLE theirs PARTITION OF dbqueue_jobs FOR VALUES {bounds}")
+    _, dropped = tend(worker, 9)
+    assert dropped == ["before", day(0), day(1), day(2)]
+    with store.connect() as connection:
+        names = [leaf.table for leaf in catalog.leaves(catalog.on_connection(connection), store.names["jobs"])]
+    assert "theirs" in names
+
+
 def test_a_day_goes_at_once_when_all_of_it_has_expired(store: Store, worker: TestWorker) -> None:
     store.enqueue([new_job() for _ in range(20)])
     end(worker)

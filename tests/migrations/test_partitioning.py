@@ -21,6 +21,7 @@ from dbqueue.store.postgres.partitions.periods import SIZES, Size, time_of
 from dbqueue.store.postgres.partitions.switching import Switched, switch
 from dbqueue.store.records import Claim, WorkerInfo
 from tests.cli.commands import Commands
+from tests.concurrency.test_open_transactions import Waiting
 from tests.migrations.test_host_alembic import Host
 from tests.migrations.test_upgrade import description
 from tests.servers import libpq_url
@@ -161,6 +162,19 @@ def test_a_worker_that_runs_is_in_the_way(store: Store, size: Size | None) -> No
     worker.session.close_worker(worker.id)
     partition(store, size)
     worker.close()
+
+
+def test_a_worker_that_is_about_to_register_is_waited_for(store: Store, postgres_url: str) -> None:
+    """Its row is not to be seen yet, and it will claim with the statements of a plain table."""
+    with psycopg.connect(libpq_url(postgres_url)) as registering:
+        values = "('w#1', 'w', 'h', 1, 'solo', 1, '[]', '0', 30)"
+        columns = "(id, name, hostname, pid, pool, concurrency, queues, version, lease_seconds)"
+        registering.execute(f"INSERT INTO dbqueue_workers {columns} VALUES {values}".encode())
+        change = Waiting(store, lambda: partition(store))
+        registering.commit()
+        found = change.result()
+    assert isinstance(found, SchemaError)
+    assert "still run: w." in str(found)
 
 
 def test_a_worker_that_was_killed_is_not(store: Store) -> None:
