@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -345,6 +346,14 @@ def test_the_connection_that_is_kept_is_closed_with_the_pool(store: PostgresStor
     assert backends(store) == 0
     enqueued(store)
     assert count(store) == 2
+
+
+def test_a_worker_does_not_log_what_the_pool_does(store: PostgresStore, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "dbqueue"):
+        enqueued(store)
+        store.engine.dispose()
+        enqueued(store)
+    assert caplog.messages == []
 
 
 def test_a_store_that_is_dropped_leaves_no_connection(postgres_url: str, store: PostgresStore) -> None:

@@ -11,6 +11,7 @@ asks says so and then looks at what is kept; who keeps one does, and then looks 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from typing import Any, cast
@@ -26,6 +27,8 @@ class QuickPool(QueuePool):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        # It would be named after this class, as if it were dbqueue's own, and say at level INFO what nobody asked for.
+        self.logger = logging.getLogger("sqlalchemy.pool.QuickPool")
         self._kept = deque[PoolProxiedConnection]()
         self._asking = set[int]()
         """The threads that ask the pool for a connection."""
