@@ -19,8 +19,9 @@ from dbqueue.store.postgres.watch_session import PostgresWatchSession
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.sqlite.watch_session import SqliteWatchSession
 from dbqueue.store.sqlite.work_session import SqliteWorkSession
+from dbqueue.store.transactions.tasks import TaskTransaction
 from dbqueue.store.trouble import LOCK_SECONDS
-from tests.stores import opened
+from tests.stores import TestWorker, enqueued, opened
 
 OPTIONS = {
     (socket.SOL_SOCKET, "SO_KEEPALIVE"): 1,
@@ -77,6 +78,28 @@ def test_no_statement_waits_for_ever_for_a_lock(
     with opened(postgres_url) as store, connected(store) as driver:
         row = driver.execute("SELECT current_setting('lock_timeout')").fetchone()
     assert row == (f"{seconds}s",)
+
+
+def test_the_transaction_of_a_task(postgres_url: str) -> None:
+    """As tasks expect it, whatever the database's own settings are; and it may not stay idle for ever."""
+    with opened(postgres_url) as store, store.connect() as connection:
+        name = connection.exec_driver_sql("SELECT current_database()").scalar_one()
+        connection.exec_driver_sql(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
+    try:
+        with opened(postgres_url) as store:
+            worker = TestWorker(store)
+            enqueued(store)
+            transaction = TaskTransaction(store, worker.claim_one(), idle_seconds=7.0)
+            settings = [
+                transaction.connection.exec_driver_sql(f"SELECT current_setting('{each}')").scalar_one()
+                for each in ("transaction_isolation", "idle_in_transaction_session_timeout")
+            ]
+            transaction.rollback()
+            worker.close()
+    finally:
+        with opened(postgres_url) as store, store.connect() as connection:
+            connection.exec_driver_sql(f"ALTER DATABASE {name} RESET default_transaction_isolation")
+    assert settings == ["read committed", "7s"]
 
 
 ON_A_FILE: dict[str, Callable[[Store], sa.PoolProxiedConnection]] = {

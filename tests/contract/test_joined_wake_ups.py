@@ -19,10 +19,11 @@ from dbqueue.store.transactions.joining import (
     enqueue_in,
     enqueue_workflow_in,
 )
+from dbqueue.store.transactions.tasks import TaskTransaction
 from dbqueue.workflows import Edge, Workflow
 from tests.contract.test_joining import ASYNC, SYNC, by_async_psycopg, by_session
 from tests.servers import PostgresServer, libpq_url
-from tests.stores import count, new_job
+from tests.stores import TestWorker, count, new_job
 
 ON_POSTGRES = [kind for kind, (dialect, _) in SYNC.items() if dialect != "sqlite"]
 
@@ -90,7 +91,20 @@ def test_a_rollback_leaves_nobody_to_be_told(store: Store, postgres_url: str, sl
         rollback()
         session.execute(sa.text("SELECT 1"))
         commit()
+    assert count(store) == 0
     assert not sleeper.was_told()
+
+
+def test_a_task_that_fails_tells_nobody_of_its_jobs(store: Store, worker: TestWorker, postgres_url: str) -> None:
+    store.enqueue([new_job()])
+    job = worker.claim_one()
+    count(store)  # by now the wake-up of the enqueue is over
+    sleeper, transaction = Sleeper(postgres_url), TaskTransaction(store, job, idle_seconds=None)
+    enqueue_in(store, transaction.connection, [new_job()])
+    transaction.rollback()
+    assert count(store) == 1
+    assert not sleeper.was_told()
+    sleeper.close()
 
 
 def test_a_session_on_a_connection_commits_nothing_by_itself(store: Store, postgres_url: str, sleeper: Sleeper) -> None:

@@ -305,6 +305,15 @@ class TestReports:
         record = store.fetch([job.id])[job.id]
         assert (record.status, record.state, record.meta) == ("SUCCESS", None, None)
 
+    @pytest.mark.parametrize("make", [OUTCOMES["retried"], OUTCOMES["released"]], ids=["retried", "released"])
+    def test_nothing_of_a_run_is_shown_of_the_next(self, store: Store, worker: TestWorker, make: MakeOutcome) -> None:
+        enqueued(store)
+        job = worker.claim_one()
+        worker.session.report([Progress(job.id, job.lease, "PACKING", "1")])
+        worker.settle(make(job.id, job.lease))
+        record = store.fetch([job.id])[job.id]
+        assert (record.state, record.meta) == (None, None)
+
     def test_they_are_fenced(self, store: Store, worker: TestWorker) -> None:
         enqueued(store)
         job = worker.claim_one()

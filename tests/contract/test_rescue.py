@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from dbqueue.jobs import Failed, Released, Succeeded
+from dbqueue.jobs import Failed, Progress, Released, Succeeded
 from dbqueue.store.base import Store
 from dbqueue.store.kept import Marks
 from dbqueue.store.queries import open_workers
@@ -45,12 +45,13 @@ def test_the_jobs_of_the_dead_wait_again_and_a_loss_is_counted(
 ) -> None:
     job_id = enqueued(store)
     before = row(store, job_id)
-    dead.claim_one()
+    job = dead.claim_one()
+    dead.session.report([Progress(job_id, job.lease, "PACKING", "1")])
     (rescued,) = rescuer.session.rescue(max_losses=3, now=later())
     assert (rescued.worker_id, rescued.requeued, rescued.failed) == (dead.id, 1, 0)
     stored = row(store, job_id)
     assert (stored["status"], stored["losses"], stored["retries"], stored["lease"]) == ("PENDING", 1, 0, None)
-    assert stored["started_at"] is None
+    assert stored["started_at"] is stored["state"] is stored["meta"] is None
     assert moment(stored["ready_at"]) == moment(before["created_at"])  # its old place
     assert rescuer.session.rescue(max_losses=3, now=later()) == []
     assert rescuer.claim_one().losses == 1

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 from dbqueue.jobs import Failed, Released, Retried, Succeeded
 from dbqueue.limits import Limit
@@ -15,6 +16,8 @@ from dbqueue.store import changes, limits, queues, revoking, schedules
 from dbqueue.store.base import Store
 from dbqueue.store.postgres.copying import FEWEST
 from dbqueue.store.schedules import NewSchedule, Step
+from dbqueue.store.transactions.joining import enqueue_in
+from dbqueue.store.transactions.tasks import TaskTransaction
 from dbqueue.workflows import APPEND, BODY, ERRBACK, Edge, Event, Workflow
 from tests.servers import libpq_url
 from tests.stores import TestWorker, count, enqueued, new_job
@@ -103,6 +106,30 @@ def a_further_header(store: Store, worker: TestWorker) -> Call:
     return lambda: store.add_header(more, job.id, job.lease)
 
 
+def a_transactional_success(store: Store, worker: TestWorker) -> Call:
+    store.enqueue_workflow(after("success"))
+    job = worker.claim_one()
+
+    def run() -> None:
+        transaction = TaskTransaction(store, job, idle_seconds=None)
+        transaction.connection.execute(sa.text("SELECT 1"))
+        transaction.commit(Succeeded(job.id, job.lease, "1", 0.0))
+
+    return run
+
+
+def a_job_of_a_tasks_own_transaction(store: Store, worker: TestWorker) -> Call:
+    enqueued(store)
+    job = worker.claim_one()
+
+    def run() -> None:
+        transaction = TaskTransaction(store, job, idle_seconds=None)
+        enqueue_in(store, transaction.connection, [new_job()])
+        transaction.commit(Succeeded(job.id, job.lease, "1", 0.0))
+
+    return run
+
+
 WAYS: dict[str, Callable[[Store, TestWorker], Call]] = {
     "a job": lambda store, _: lambda: store.enqueue([new_job()]),
     "a unique job": lambda store, _: lambda: store.enqueue([new_job(unique_key="key")]),
@@ -113,6 +140,8 @@ WAYS: dict[str, Callable[[Store, TestWorker], Call]] = {
     "a predecessor's success": an_end("success"),
     "a predecessor's failure": an_end("error"),
     "a predecessor's end": an_end("end"),
+    "a transactional predecessor's success": a_transactional_success,
+    "a job of a task's own transaction": a_job_of_a_tasks_own_transaction,
     "a predecessor that is revoked": called_off(revoking.revoke),
     "a predecessor that is cancelled": called_off(changes.cancel),
     "a retry": a_retry,
