@@ -236,6 +236,7 @@ def test_it_yields_to_what_comes_first(store: Store, worker: TestWorker) -> None
     plain = enqueued(store)
     new = held(store, "k")
     urgent = held(store, "k", priority=5)
+    enqueued(store, priority=9, delay_seconds=3600.0)  # it comes before all, and not yet
     for year, column, job_id in ((2020, "held_at", old), (2021, "ready_at", plain), (2022, "held_at", new)):
         time = f"{year}-01-01 00:00:00.000"
         run_sql(store, f"UPDATE dbqueue_jobs SET {column} = '{time}' WHERE id = :id", id=job_id)
