@@ -49,6 +49,15 @@ def take_out(store: Store, table: str) -> str:
     return f"{table}{TAKEN_OUT}"
 
 
+def claimed_job(id: str = "job", **fields: Any) -> ClaimedJob:
+    """As a worker holds it, without a database."""
+    return ClaimedJob(
+        id=id, lease="lease", task="pack", queue="celery", priority=0, args="[]", kwargs="{}", headers=None,
+        options=None, content_type=None, content=None, parent_id=None, root_id=None, group_id=None, eta=None,
+        expires_at=None, ready_at="2026-01-01", retries=0, losses=0, redeliver=True, expired=False,
+    )._replace(**fields)  # fmt: skip
+
+
 def new_job(id: str | None = None, **fields: Any) -> NewJob:
     return NewJob(**{"id": id or new_job_id(), "task": "shop.pack", "queue": "celery"} | fields)
 

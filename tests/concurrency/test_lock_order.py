@@ -6,13 +6,16 @@ Were it not so, two of them could wait for each other: a deadlock, which the ser
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 import pytest
 
 from dbqueue.jobs import Failed, NewJob, Outcome, Retried, Succeeded
 from dbqueue.store import revoking
+from dbqueue.store.base import Store
 from dbqueue.store.postgres.copying import FEWEST
 from dbqueue.store.transactions.joining import enqueue_in
 from dbqueue.workflows import Edge, Workflow
@@ -20,107 +23,112 @@ from tests.servers import libpq_url
 from tests.stores import TestWorker, count, enqueued, new_job, opened
 from tests.waiting import wait_until
 
-WAITING = b"SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-
 MAKE: dict[str, Callable[[str], NewJob]] = {
     "id": new_job,
     "unique key": lambda name: new_job(unique_key=name),
 }
-
-
-@pytest.mark.parametrize(
-    ("what", "number"), [("id", 2), ("id", FEWEST), ("unique key", 2)], ids=["ids", "ids by COPY", "unique keys"]
-)
-def test_what_comes_last_is_free_while_the_first_is_waited_for(postgres_url: str, what: str, number: int) -> None:
-    make, names = MAKE[what], [f"{n:03}" for n in range(number)]
-    with (
-        opened(postgres_url) as store,
-        psycopg.connect(libpq_url(postgres_url)) as rival,
-        psycopg.connect(libpq_url(postgres_url), autocommit=True) as other,
-    ):
-        enqueue_in(store, rival, [make(names[0])])
-        backwards = [make(name) for name in reversed(names)]
-        batch = threading.Thread(target=store.enqueue, args=(backwards,))
-        batch.start()
-        wait_until(lambda: other.execute(WAITING).fetchone() is not None, what="the batch to wait")
-        other.execute("SET lock_timeout = '5s'")
-        enqueue_in(store, other, [make(names[-1])])
-        rival.rollback()
-        batch.join(60)
-        assert not batch.is_alive()
-        assert count(store) == number
-
-
 END: dict[str, Callable[[str, str], Outcome]] = {
     "ends": lambda job_id, lease: Succeeded(job_id, lease, "1", 0.0),
     "retries": lambda job_id, lease: Retried(job_id, lease, "{}", None, 0.0),
     "fails": lambda job_id, lease: Failed(job_id, lease, "{}", None, 0.0),
 }
+Connection = psycopg.Connection[Any]
+
+
+@pytest.fixture
+def store(postgres_url: str) -> Iterator[Store]:
+    with opened(postgres_url) as store:
+        yield store
+
+
+@pytest.fixture
+def worker(store: Store) -> Iterator[TestWorker]:
+    worker = TestWorker(store)
+    yield worker
+    worker.close()
+
+
+@pytest.fixture
+def rival(postgres_url: str) -> Iterator[Connection]:
+    """It locks the first row."""
+    with psycopg.connect(libpq_url(postgres_url)) as rival:
+        yield rival
+
+
+@pytest.fixture
+def other(postgres_url: str) -> Iterator[Connection]:
+    """It finds the last one free."""
+    with psycopg.connect(libpq_url(postgres_url), autocommit=True) as other:
+        yield other
+
+
+def lock(connection: Connection, job_id: str) -> None:
+    connection.execute("SELECT FROM dbqueue_jobs WHERE id = %s FOR UPDATE NOWAIT", [job_id])
+
+
+@contextmanager
+def waiting_for(
+    rival: Connection, other: Connection, work: Callable[..., object], *arguments: object
+) -> Iterator[None]:
+    """The work waits for what the rival has locked, in this block, and ends after it."""
+    query = b"SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    thread = threading.Thread(target=work, args=arguments)
+    thread.start()
+    wait_until(lambda: other.execute(query).fetchone() is not None, what="the work to wait")
+    yield
+    rival.rollback()
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("what", "number"), [("id", 2), ("id", FEWEST), ("unique key", 2)], ids=["ids", "ids by COPY", "unique keys"]
+)
+def test_what_comes_last_is_free_while_the_first_is_waited_for(
+    store: Store, rival: Connection, other: Connection, what: str, number: int
+) -> None:
+    make, names = MAKE[what], [f"{n:03}" for n in range(number)]
+    enqueue_in(store, rival, [make(names[0])])
+    with waiting_for(rival, other, store.enqueue, [make(name) for name in reversed(names)]):
+        other.execute("SET lock_timeout = '5s'")
+        enqueue_in(store, other, [make(names[-1])])
+    assert count(store) == number
 
 
 @pytest.mark.parametrize("kind", ["ends", "retries"])
-def test_outcomes_of_jobs_that_others_have_locked(postgres_url: str, kind: str) -> None:
-    with (
-        opened(postgres_url) as store,
-        psycopg.connect(libpq_url(postgres_url)) as rival,
-        psycopg.connect(libpq_url(postgres_url), autocommit=True) as other,
-    ):
-        worker = TestWorker(store)
-        first, last = enqueued(store, "a"), enqueued(store, "b")
-        outcomes = [END[kind](job.id, job.lease) for job in reversed(worker.claim())]
-        rival.execute("SELECT FROM dbqueue_jobs WHERE id = %s FOR UPDATE", [first])
-        batch = threading.Thread(target=worker.settle, args=outcomes)
-        batch.start()
-        wait_until(lambda: other.execute(WAITING).fetchone() is not None, what="the batch to wait")
-        other.execute("SELECT FROM dbqueue_jobs WHERE id = %s FOR UPDATE NOWAIT", [last])
-        rival.rollback()
-        batch.join(60)
-        assert not batch.is_alive()
-        assert count(store, "status = 'STARTED'") == 0
-        worker.close()
+def test_outcomes_of_jobs_that_others_have_locked(
+    store: Store, worker: TestWorker, rival: Connection, other: Connection, kind: str
+) -> None:
+    first, last = enqueued(store, "a"), enqueued(store, "b")
+    outcomes = [END[kind](job.id, job.lease) for job in reversed(worker.claim())]
+    lock(rival, first)
+    with waiting_for(rival, other, worker.settle, *outcomes):
+        lock(other, last)
+    assert count(store, "status = 'STARTED'") == 0
 
 
 @pytest.mark.parametrize("kind", ["ends", "fails"])
-def test_bodies_of_headers_that_end_in_one_round(postgres_url: str, kind: str) -> None:
-    with (
-        opened(postgres_url) as store,
-        psycopg.connect(libpq_url(postgres_url)) as rival,
-        psycopg.connect(libpq_url(postgres_url), autocommit=True) as other,
-    ):
-        worker = TestWorker(store)
-        edges = [Edge(header, body) for header, body in (("header-1", "body-2"), ("header-2", "body-1"))]
-        store.enqueue_workflow(Workflow.of([new_job(name) for edge in edges for name in edge[:2]], edges))
-        outcomes = [END[kind](job.id, job.lease) for job in worker.claim()]
-        rival.execute("SELECT FROM dbqueue_jobs WHERE id = 'body-1' FOR UPDATE")
-        batch = threading.Thread(target=worker.settle, args=outcomes)
-        batch.start()
-        wait_until(lambda: other.execute(WAITING).fetchone() is not None, what="the round to wait")
-        other.execute("SELECT FROM dbqueue_jobs WHERE id = 'body-2' FOR UPDATE NOWAIT")
-        rival.rollback()
-        batch.join(60)
-        assert not batch.is_alive()
-        assert count(store, "blocked_reason IS NOT NULL") == 0
-        worker.close()
+def test_bodies_of_headers_that_end_in_one_round(
+    store: Store, worker: TestWorker, rival: Connection, other: Connection, kind: str
+) -> None:
+    edges = [Edge(header, body) for header, body in (("header-1", "body-2"), ("header-2", "body-1"))]
+    store.enqueue_workflow(Workflow.of([new_job(name) for edge in edges for name in edge[:2]], edges))
+    outcomes = [END[kind](job.id, job.lease) for job in worker.claim()]
+    lock(rival, "body-1")
+    with waiting_for(rival, other, worker.settle, *outcomes):
+        lock(other, "body-2")
+    assert count(store, "blocked_reason IS NOT NULL") == 0
 
 
-def test_a_revoke_locks_what_runs_before_what_waits(postgres_url: str) -> None:
+def test_a_revoke_locks_what_runs_before_what_waits(
+    store: Store, worker: TestWorker, rival: Connection, other: Connection
+) -> None:
     """As a round does, which ends jobs and then moves those that wait for them."""
-    with (
-        opened(postgres_url) as store,
-        psycopg.connect(libpq_url(postgres_url)) as rival,
-        psycopg.connect(libpq_url(postgres_url), autocommit=True) as other,
-    ):
-        worker = TestWorker(store)
-        running = enqueued(store, "b")
-        worker.claim_one()
-        waiting = enqueued(store, "a")
-        rival.execute("SELECT FROM dbqueue_jobs WHERE id = %s FOR UPDATE", [running])
-        found: list[revoking.Revoked] = []
-        revoke = threading.Thread(target=lambda: found.append(revoking.revoke(store, [waiting, running])))
-        revoke.start()
-        wait_until(lambda: other.execute(WAITING).fetchone() is not None, what="the revoke to wait")
-        other.execute("SELECT FROM dbqueue_jobs WHERE id = %s FOR UPDATE NOWAIT", [waiting])
-        rival.rollback()
-        revoke.join(60)
-        assert [(each.ended, each.running) for each in found] == [({waiting: "shop.pack"}, frozenset([running]))]
-        worker.close()
+    running = enqueued(store, "b")
+    worker.claim_one()
+    waiting = enqueued(store, "a")
+    found: list[revoking.Revoked] = []
+    lock(rival, running)
+    with waiting_for(rival, other, lambda: found.append(revoking.revoke(store, [waiting, running]))):
+        lock(other, waiting)
+    assert [(each.ended, each.running) for each in found] == [({waiting: "shop.pack"}, frozenset([running]))]

@@ -10,13 +10,11 @@ import pytest
 from dbqueue.jobs import ClaimedJob
 from dbqueue.worker.children import Child
 from dbqueue.worker.dispatch import AHEAD_SECONDS, BUFFER_SECONDS, MAX_AHEAD, Dispatcher
+from tests.stores import claimed_job
 
 
 def job(number: int, *, task: str = "quick", losses: int = 0) -> ClaimedJob:
-    return ClaimedJob(
-        f"job-{number}", "lease", task, "celery", 0, "[]", "{}", None, None, None, None, None, None, None, None, None,
-        "2026-01-01", 0, losses, True, False,
-    )  # fmt: skip
+    return claimed_job(f"job-{number}", task=task, losses=losses)
 
 
 class Nest:

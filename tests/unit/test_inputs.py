@@ -12,6 +12,7 @@ from dbqueue.errors import ContentDisallowed, InvalidTaskError
 from dbqueue.jobs import ClaimedJob
 from dbqueue.worker.inputs import placed
 from dbqueue.workflows import ERRBACK
+from tests.stores import claimed_job
 
 app = DBQueue("inputs", broker="sqlite://", set_as_current=False)
 
@@ -61,10 +62,7 @@ class Written(app.Task):  # type: ignore[misc, name-defined]
 
 
 def job(*inputs: tuple[str, str | None, bytes | None]) -> ClaimedJob:
-    return ClaimedJob(
-        "j", "", "t", "celery", 0, "[]", "{}", None, None, None, None, None, None, None, None, None, "", 0, 0, True,
-        False, inputs=inputs,
-    )  # fmt: skip
+    return claimed_job(inputs=inputs)
 
 
 def arguments(*inputs: tuple[str, str | None, bytes | None], args: tuple[Any, ...] = (), **kwargs: Any) -> Any:

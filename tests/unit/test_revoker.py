@@ -13,14 +13,12 @@ from dbqueue.worker import revoker as revoking
 from dbqueue.worker.dispatch import Dispatcher
 from dbqueue.worker.limits import Limits, TimeLimits
 from dbqueue.worker.revoker import LATE_SECONDS, MAX_STAMPS, Revoker
+from tests.stores import claimed_job
 
 
 def job(id: str, *, revoked: bool = False, **stamps: Any) -> ClaimedJob:
     headers = json.dumps({"stamped_headers": list(stamps), "stamps": stamps}) if stamps else None
-    return ClaimedJob(
-        id, "lease", "pack", "celery", 0, "[]", "{}", headers, None, None, None, None, None, None, None, None,
-        "2026-01-01", 0, 0, True, False, revoked,
-    )  # fmt: skip
+    return claimed_job(id, headers=headers, revoked=revoked)
 
 
 @pytest.fixture

@@ -17,16 +17,13 @@ from dbqueue.services.workers import Worker
 from dbqueue.worker import limits as watching
 from dbqueue.worker.children import Child
 from dbqueue.worker.limits import Limits, TimeLimits
+from tests.stores import claimed_job
 
 Told = list[tuple[str, str, float]]
 
 
 def job(id: str, *, task: str = "pack", lease: str = "lease", **options: float) -> ClaimedJob:
-    text = json.dumps(options) if options else None
-    return ClaimedJob(
-        id, lease, task, "celery", 0, "[]", "{}", None, text, None, None, None, None, None, None, None, "2026-01-01",
-        0, 0, True, False,
-    )  # fmt: skip
+    return claimed_job(id, task=task, lease=lease, options=json.dumps(options) if options else None)
 
 
 @pytest.mark.parametrize(
