@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,36 @@ SAMPLED = 1
 """How many variants of each test a run has that names no row: CI has two and a half minutes for all."""
 INVALID_RUNS = 6
 """How many runs of a test may prove nothing, each of which is repeated: on a busy machine a fault can come too late."""
+FULL = {
+    "P1": 3500,
+    "P2": 300,
+    "P3": 50,
+    "P4": 1000,
+    "P5": 50,
+    "P6": 200,
+    "P7": 10_000,
+    "P8": 100,
+    "P9": 50,
+    "D1": 100,
+    "D3": 2000,
+    "D4": 1000,
+    "D5": 100,
+    "D7": 50_000,
+    "D8": 30,
+    "D9": 20,
+    "D10": 3,
+    "D11": 500,
+    "D12": 4000,
+    "D16": 20,
+    "J1": 600,
+    "J2": 160,
+    "S1": 1000,
+}
+"""How many tries `--full` makes of each row; the variants of its tests share them evenly."""
 PROGRESS = ".chaos"
 """Where a long run notes how far it has come, so that the next goes on from there."""
+VARIANTS = pytest.StashKey[Counter[str]]()
+"""How many variants each row's tests have."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,24 +73,35 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    config.stash[VARIANTS] = Counter(row for item in items if (row := _row(item)) and not _is_void(item))
     rows = config.getoption("--row", default=[])
     everything = config.getoption("--all", default=True) or config.getoption("--full", default=True)
-    of_rows = [item for item in items if (mark := item.get_closest_marker("chaos")) and mark.args[0] in rows]
+    of_rows = [item for item in items if _row(item) in rows]
     if rows:
         chosen = of_rows
     elif everything or config.getoption("-k"):
         return
     else:
-        chosen = [item for item in items if not item.get_closest_marker("chaos")] + _sample(items)
+        chosen = [item for item in items if not _row(item)] + _sample(items)
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen
+
+
+def _row(item: pytest.Item) -> str | None:
+    mark = item.get_closest_marker("chaos")
+    return mark.args[0] if mark else None
+
+
+def _is_void(item: pytest.Item) -> bool:
+    """Whether it skips itself: there is no connection to cut."""
+    return "sqlite" in item.nodeid and "cut" in item.nodeid
 
 
 def _sample(items: list[pytest.Item]) -> list[pytest.Item]:
     """Of each test a few of its variants, spread over pools, databases and points; the same ones each time."""
     by_test: dict[str, list[pytest.Item]] = {}
     for item in sorted(items, key=lambda item: item.nodeid):
-        if item.get_closest_marker("chaos") and not ("sqlite" in item.nodeid and "cut" in item.nodeid):
+        if _row(item) and not _is_void(item):
             by_test.setdefault(item.nodeid.partition("[")[0], []).append(item)
     chosen = []
     for number, (_, variants) in enumerate(sorted(by_test.items())):
@@ -88,13 +129,14 @@ class Tries:
     def full(self) -> bool:
         return bool(self._config.getoption("--full", default=False))
 
-    def wanted(self, short: int, full: int) -> int:
+    def wanted(self, short: int) -> int:
         given: int | None = self._config.getoption("--tries", default=None)
-        return given if given is not None else full if self.full else short
+        share = math.ceil(FULL[self.row] / self._config.stash[VARIANTS][self.row])
+        return given if given is not None else share if self.full else short
 
-    def until(self, short: int, full: int) -> Iterator[int]:
-        """Attempts, by the number of tries that are left, until enough have been noted."""
-        wanted = self.wanted(short, full)
+    def until(self, short: int) -> Iterator[int]:
+        """Attempts, by the number of tries that are left, until enough have been noted; `short` is for CI."""
+        wanted = self.wanted(short)
         while (left := wanted - self.done["tries"]) > 0:
             yield int(left)
 

@@ -38,7 +38,7 @@ def fresh(kind: str, request: pytest.FixtureRequest) -> Callable[[], str]:
 def test_effects_of_processes_killed_at_their_commits(
     tries: Tries, fresh: Callable[[], str], start_worker: Start, pool: str, tmp_path: Path
 ) -> None:
-    for left in tries.until(short=5, full=1000):
+    for left in tries.until(short=5):
         folder = tmp_path / str(left)
         folder.mkdir()
         tries.note(exactly_once.kill_at_commits(fresh(), start_worker, pool, JOBS, folder))
@@ -49,7 +49,7 @@ def test_effects_of_processes_killed_at_their_commits(
 def test_effects_of_workers_killed_under_load(
     tries: Tries, fresh: Callable[[], str], start_worker: Start, name: str
 ) -> None:
-    for _ in tries.until(short=2, full=300):
+    for _ in tries.until(short=2):
         tries.note(exactly_once.kill_workers(fresh(), start_worker, name, JOBS))
 
 
@@ -61,7 +61,7 @@ def test_effects_of_zombies(
 ) -> None:
     if kind == "sqlite" and at == "commit.before":
         pytest.skip("a process that is stopped with SQLite's write lock stops all others: docs/transactions.md")
-    for left in tries.until(short=1, full=200):
+    for left in tries.until(short=1):
         folder = tmp_path / str(left)
         folder.mkdir()
         tries.note(exactly_once.stop_past_lease(fresh(), start_worker, pool, at, folder))
@@ -73,5 +73,5 @@ def test_effects_of_zombies(
 def test_effects_where_connections_are_cut(
     tries: Tries, fresh_postgres: Any, start_worker: Start, pool: str, what: str
 ) -> None:
-    for _ in tries.until(short=5, full=1000):
+    for _ in tries.until(short=5):
         tries.note(exactly_once.lose_replies(fresh_postgres(), start_worker, pool, JOBS, WEATHER[what]))

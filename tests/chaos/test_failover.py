@@ -68,7 +68,7 @@ def test_a_standby_is_promoted(campaign: Judge, tries: Tries, pool: str, synchro
     """Worker and producer go over by themselves; what either was told has happened is so on the new primary."""
     if GIVEN_URL:
         pytest.skip("the PostgreSQL of DBQUEUE_TEST_POSTGRES_URL may run elsewhere")
-    for _ in tries.until(short=1, full=30):
+    for _ in tries.until(short=1):
         with replicated(synchronous_commit) as pair, campaign(pair.url, counts=1, **LASTING) as it:
             it.crashed = True
             it.start_worker(pool)

@@ -20,7 +20,7 @@ CHUNK = 40
 @pytest.mark.chaos("P1")
 @pytest.mark.parametrize("pool", POOLS)
 def test_children_killed_at_random(campaign: Judge, tries: Tries, kind: str, pool: str) -> None:
-    for left in tries.until(short=3, full=1000):
+    for left in tries.until(short=3):
         kills = min(left, CHUNK)
         with campaign() as it:
             worker = it.start_worker(pool)
@@ -38,7 +38,7 @@ def test_children_killed_at_random(campaign: Judge, tries: Tries, kind: str, poo
 @pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("point", ["start.before", "run.after"])
 def test_children_killed_at_a_point(campaign: Judge, tries: Tries, kind: str, pool: str, point: str) -> None:
-    for _ in tries.until(short=3, full=1000):
+    for _ in tries.until(short=3):
         with campaign() as it:
             it.enqueue_many(JOBS, 0.002, task=task_of(pool))
             it.start_worker(pool, failpoints=f"{point}=kill@9")
@@ -50,7 +50,7 @@ def test_children_killed_at_a_point(campaign: Judge, tries: Tries, kind: str, po
 @pytest.mark.parametrize("pool", EVERY_POOL)
 def test_the_supervisor_killed(campaign: Judge, tries: Tries, kind: str, pool: str) -> None:
     """Its processes end with it, within two seconds; another worker has its jobs within a lease."""
-    for left in tries.until(short=1, full=300):
+    for left in tries.until(short=1):
         with campaign() as it:
             it.start_worker(pool)  # the witness: nothing may be taken from it
             idle = it.start_worker(pool)
@@ -76,7 +76,7 @@ def test_the_supervisor_killed(campaign: Judge, tries: Tries, kind: str, pool: s
     ["claim.after", "complete.before", "complete.after", "heartbeat.before", "heartbeat.after", "complete.between"],
 )
 def test_the_supervisor_killed_at_a_point(campaign: Judge, tries: Tries, kind: str, point: str) -> None:
-    for _ in tries.until(short=1, full=300):
+    for _ in tries.until(short=1):
         with campaign() as it:
             it.enqueue_many(JOBS, 0.01)
             it.workflows(4, failing=True)  # what ends with them is between two statements
@@ -91,7 +91,7 @@ def test_the_supervisor_killed_at_a_point(campaign: Judge, tries: Tries, kind: s
 @pytest.mark.chaos("P2")
 def test_the_nursery_killed(campaign: Judge, tries: Tries, kind: str) -> None:
     """Without the process that bears children the worker ends, and hands its jobs back."""
-    for _ in tries.until(short=1, full=50):
+    for _ in tries.until(short=1):
         with campaign() as it:
             worker = it.start_worker()
             it.enqueue_many(JOBS, 0.1)
@@ -108,7 +108,7 @@ def test_the_nursery_killed(campaign: Judge, tries: Tries, kind: str) -> None:
 def test_workers_and_server_killed_together(
     campaign: Judge, tries: Tries, fresh_postgres: object, postgres_server: PostgresServer
 ) -> None:
-    for _ in tries.until(short=1, full=50):
+    for _ in tries.until(short=1):
         with campaign() as it:
             it.crashed = True
             workers = [it.start_worker(), it.start_worker("threads")]

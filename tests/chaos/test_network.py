@@ -35,7 +35,7 @@ def terminate(url: str) -> int:
 @pytest.mark.chaos("D3")
 @pytest.mark.parametrize("pool", EVERY_POOL)
 def test_terminated_backends(campaign: Judge, tries: Tries, fresh_postgres: Callable[[], str], pool: str) -> None:
-    for left in tries.until(short=6, full=2000):
+    for left in tries.until(short=6):
         with campaign(**LASTING) as it:
             it.start_worker(pool)
             it.enqueue_many(JOBS, 0.02, task=task_of(pool))
@@ -54,7 +54,7 @@ def test_terminated_backends(campaign: Judge, tries: Tries, fresh_postgres: Call
 def test_connections_that_end_at_a_point(campaign: Judge, tries: Tries, kind: str, point: str, action: str) -> None:
     if kind == "sqlite" and action == "cut":
         pytest.skip("SQLite has no connection to cut")
-    for left in tries.until(short=3, full=2000):
+    for left in tries.until(short=3):
         with campaign(**LASTING | {"worker_heartbeat_interval": 0.1}) as it:
             it.enqueue_many(JOBS, 0.01)
             it.start_worker(failpoints=f"{point}={action}%30")
@@ -71,7 +71,7 @@ def test_a_rescue_that_ends_in_its_middle(campaign: Judge, tries: Tries, kind: s
     """It is one transaction: the next one finds the dead worker and all of its jobs."""
     if kind == "sqlite" and action == "cut":
         pytest.skip("SQLite has no connection to cut")
-    for _ in tries.until(short=1, full=100):
+    for _ in tries.until(short=1):
         with campaign() as it:
             rescuer = it.start_worker(failpoints=f"rescue.between={action}@1")
             victim = it.start_worker()
@@ -94,7 +94,7 @@ def test_a_partition(
     campaign: Judge, tries: Tries, fresh_postgres: Callable[[], str], directions: tuple[str, ...], length: str
 ) -> None:
     """Longer than the lease: the worker has ended its runs before its rival begins them."""
-    for _ in tries.until(short=1, full=100):
+    for _ in tries.until(short=1):
         direct = fresh_postgres()
         with Proxy(direct) as proxy, campaign(direct, worker_lease_seconds=3.0) as it:
             worker = it.start_worker(url=proxy.url)
@@ -119,7 +119,7 @@ def test_a_partition(
 @pytest.mark.chaos("D5")
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_slow_network(campaign: Judge, tries: Tries, fresh_postgres: Callable[[], str], pool: str) -> None:
-    for left in tries.until(short=1, full=100):
+    for left in tries.until(short=1):
         direct = fresh_postgres()
         with Proxy(direct) as proxy, campaign(direct, counts=min(left, 10)) as it:
             worker = it.start_worker(pool, url=proxy.url)
@@ -136,7 +136,7 @@ def test_a_slow_network(campaign: Judge, tries: Tries, fresh_postgres: Callable[
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_pooler_that_restarts(campaign: Judge, tries: Tries, fresh_postgres: Callable[[], str], pool: str) -> None:
     """PgBouncer in transaction mode with four connections to the server: workers poll, and go on after each restart."""
-    for left in tries.until(short=JOBS, full=50_000):
+    for left in tries.until(short=JOBS):
         direct = fresh_postgres()
         jobs = min(left, 2000)
         pooler = Pooler(direct)

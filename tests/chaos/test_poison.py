@@ -16,10 +16,9 @@ ENDS = ("segfault", "abort", "_exit", "sys.exit", "loop", "hang", "recursion", "
 @pytest.mark.parametrize("pool", ["prefork", "threads", "asyncio"])
 def test_poison(campaign: Judge, tries: Tries, kind: str, pool: str) -> None:
     """Each ends as FAILURE within its cap of runs, and its neighbours succeed."""
-    full = 20 * len(ENDS)
     # A thread cannot be killed: what never lets go of the interpreter is for prefork's hard limit.
     ends = ENDS if pool == "prefork" else tuple(how for how in ENDS if how not in ("loop", "hang"))
-    for _ in tries.until(short=len(ends), full=full):
+    for _ in tries.until(short=len(ends)):
         with campaign(counts=len(ends), task_max_losses=2) as it:
             it.start_worker(pool, concurrency=3)
             jobs = {how: it.enqueue(1, how, task="chaos.poison")[0] for how in ends}
@@ -36,7 +35,7 @@ def test_poison(campaign: Judge, tries: Tries, kind: str, pool: str) -> None:
 @pytest.mark.parametrize("pool", ["prefork", "asyncio"])
 def test_odd_values(campaign: Judge, tries: Tries, kind: str, pool: str) -> None:
     """A FAILURE that says why, after one run; never a loop, and never a neighbour's harm."""
-    for _ in tries.until(short=len(_ODDITIES), full=20 * len(_ODDITIES)):
+    for _ in tries.until(short=len(_ODDITIES)):
         with campaign(counts=len(_ODDITIES)) as it:
             it.start_worker(pool)
             jobs = {how: it.enqueue(1, how, task="chaos.odd")[0] for how in _ODDITIES}

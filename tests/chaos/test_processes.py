@@ -27,7 +27,7 @@ MEMORY = Path("/sys/fs/cgroup/memory")
 @pytest.mark.parametrize("pool", POOLS)
 def test_memory_that_is_not_given(campaign: Judge, tries: Tries, kind: str, pool: str) -> None:
     """RLIMIT_AS: an ordinary MemoryError, an ordinary FAILURE."""
-    for _ in tries.until(short=2, full=50):
+    for _ in tries.until(short=2):
         with campaign() as it:
             it.start_worker(pool)
             it.may_fail.update(it.enqueue(2, "memory", task="chaos.poison"))
@@ -57,7 +57,7 @@ def memory_group(limit: int) -> Iterator[Path]:
 @pytest.mark.chaos("P5")
 def test_the_kernels_killer(campaign: Judge, tries: Tries, kind: str) -> None:
     """A child that eats more than its group may have is killed; its job ends within its cap of losses."""
-    for _ in tries.until(short=1, full=50):
+    for _ in tries.until(short=1):
         with memory_group(80 * 1024 * 1024) as group, campaign(task_max_losses=2) as it:
             worker = it.start_worker(concurrency=1)
             it.enqueue(JOBS // 2, 0.01)
@@ -79,7 +79,7 @@ SIGNALS = {"warm": (1, 0.05), "cold": (2, 4.0), "five": (5, 4.0)}
 @pytest.mark.parametrize("how", SIGNALS)
 def test_told_to_stop_under_load(campaign: Judge, tries: Tries, kind: str, pool: str, how: str) -> None:
     """What was begun ends (warm) or goes back at once and uncounted (cold); nothing of the worker is left."""
-    for _ in tries.until(short=1, full=200):
+    for _ in tries.until(short=1):
         with campaign(counts=1, worker_lease_seconds=30.0) as it:
             signals, seconds = SIGNALS[how]
             it.enqueue_many(2, seconds, task=task_of(pool))
@@ -103,7 +103,7 @@ def test_told_to_stop_under_load(campaign: Judge, tries: Tries, kind: str, pool:
 @pytest.mark.chaos("P6")
 def test_told_to_stop_in_mid_claim(campaign: Judge, tries: Tries, kind: str) -> None:
     """Nothing that is claimed then begins; it goes back."""
-    for _ in tries.until(short=1, full=200):
+    for _ in tries.until(short=1):
         with campaign(counts=1, worker_lease_seconds=30.0) as it:
             go = it.folder / "go"
             worker = it.start_worker(failpoints=f"claim.after=pause:{go}")
@@ -126,7 +126,7 @@ def test_told_to_stop_in_mid_claim(campaign: Judge, tries: Tries, kind: str) -> 
 @pytest.mark.parametrize("pool", POOLS)
 def test_recycled_children(campaign: Judge, tries: Tries, kind: str, pool: str, limit: str) -> None:
     """`max_tasks_per_child`, and `max_memory_per_child` that every child has passed after its first job."""
-    for left in tries.until(short=JOBS, full=10_000):
+    for left in tries.until(short=JOBS):
         jobs = min(left, 1000)
         with campaign(counts=jobs) as it:
             it.enqueue_many(jobs, 0.002, task=task_of(pool))
@@ -142,7 +142,7 @@ def test_recycled_children(campaign: Judge, tries: Tries, kind: str, pool: str, 
 @pytest.mark.parametrize("pool", POOLS)
 def test_the_engine_used_before_the_fork(campaign: Judge, tries: Tries, fresh_postgres: object, pool: str) -> None:
     """No socket to the database is in two processes."""
-    for _ in tries.until(short=1, full=100):
+    for _ in tries.until(short=1):
         with campaign(counts=1) as it:
             it.enqueue(JOBS, 0.05, task=task_of(pool))
             worker = it.start_worker(pool, environment={USED_FIRST: "1"})
@@ -172,7 +172,7 @@ def database_sockets(it: Campaign, pid: int) -> set[int]:
 @pytest.mark.chaos("P9")
 def test_a_task_that_holds_the_interpreter(campaign: Judge, tries: Tries, kind: str) -> None:
     """For three leases, in a C call: prefork's heartbeat shares no interpreter with it, and the lease is kept."""
-    for _ in tries.until(short=1, full=50):
+    for _ in tries.until(short=1):
         with campaign(counts=1) as it:
             it.start_worker(concurrency=1)
             it.start_worker(concurrency=1)  # the one that does not get it would take it
@@ -186,7 +186,7 @@ def test_a_task_that_holds_the_interpreter(campaign: Judge, tries: Tries, kind: 
 
 @pytest.mark.chaos("P9")
 def test_a_hard_limit_ends_what_holds_the_interpreter(campaign: Judge, tries: Tries, kind: str) -> None:
-    for _ in tries.until(short=1, full=50):
+    for _ in tries.until(short=1):
         with campaign(counts=1) as it:
             worker: WorkerProcess = it.start_worker()
             before = set(pool_processes(worker))

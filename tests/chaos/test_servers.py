@@ -31,7 +31,7 @@ CUTS = 40
 def test_the_server_dies_under_load(
     campaign: Judge, tries: Tries, postgres_server: PostgresServer, pool: str, mode: str
 ) -> None:
-    for left in tries.until(short=1, full=100):
+    for left in tries.until(short=1):
         with campaign(**LASTING) as it:
             it.crashed = True
             it.start_worker(pool)
@@ -53,7 +53,7 @@ def test_an_answer_is_durable(campaign: Judge, tries: Tries, postgres_server: Po
     The worker is halted behind a round that has ended a job and claimed another, and nobody else writes: no later
     commit has taken this completion to the disk with it. A claim alone may be forgotten.
     """
-    for _ in tries.until(short=1, full=100):
+    for _ in tries.until(short=1):
         with campaign(counts=1, worker_lease_seconds=60.0, worker_heartbeat_interval=20.0) as it:
             it.crashed = True
             go, second = it.folder / "go", it.folder / "go.second"
@@ -79,7 +79,7 @@ def test_an_answer_is_durable(campaign: Judge, tries: Tries, postgres_server: Po
 def test_connections_cut_around_commit(
     campaign: Judge, tries: Tries, fresh_postgres: Callable[[], str], pool: str, what: str
 ) -> None:
-    for left in tries.until(short=6, full=1000):
+    for left in tries.until(short=6):
         direct = fresh_postgres()
         with Proxy(direct) as proxy, campaign(direct, **LASTING) as it:
             proxy.on_fault = it.fault
@@ -100,7 +100,7 @@ def test_a_producer_that_is_cut_off(
     campaign: Judge, tries: Tries, fresh_postgres: Callable[[], str], what: str
 ) -> None:
     """It alone is in the bad weather, so that every cut is one of an enqueue or of its wake-up."""
-    for _ in tries.until(short=1, full=100):
+    for _ in tries.until(short=1):
         direct = fresh_postgres()
         with Proxy(direct) as proxy, campaign(direct, counts=1, **LASTING) as it:
             proxy.on_fault = it.fault

@@ -35,7 +35,7 @@ def kind() -> str:
 @pytest.mark.chaos("S1")
 @pytest.mark.parametrize("point", [point for point in POINTS if not point.startswith(("enqueue", "beat", "commit"))])
 def test_a_kill_at_every_point(campaign: Judge, tries: Tries, kind: str, point: str) -> None:
-    for _ in tries.until(short=1, full=100):
+    for _ in tries.until(short=1):
         with campaign() as it:
             it.enqueue_many(JOBS, 0.01)
             it.workflows(3, failing=True)
@@ -57,7 +57,7 @@ def test_a_kill_at_every_point(campaign: Judge, tries: Tries, kind: str, point: 
 @pytest.mark.chaos("S1")
 def test_eight_processes(campaign: Judge, tries: Tries, kind: str) -> None:
     """Four workers and their children, killed now and then; nobody is ever refused the lock, which all hold briefly."""
-    for left in tries.until(short=2, full=1000):
+    for left in tries.until(short=2):
         with campaign() as it:
             workers = [it.start_worker(concurrency=1) for _ in range(4)]
             it.enqueue_many(JOBS * 2, 0.01)
@@ -75,7 +75,7 @@ def test_eight_processes(campaign: Judge, tries: Tries, kind: str) -> None:
 
 @pytest.mark.chaos("S1")
 def test_all_killed_in_mid_write(campaign: Judge, tries: Tries, kind: str) -> None:
-    for left in tries.until(short=2, full=1000):
+    for left in tries.until(short=2):
         with campaign() as it:
             it.enqueue_many(JOBS, 0.002)
             it.producing(0.002)
@@ -95,7 +95,7 @@ def test_all_killed_in_mid_write(campaign: Judge, tries: Tries, kind: str) -> No
 @pytest.mark.chaos("S1")
 def test_a_lock_that_is_held_too_long(campaign: Judge, tries: Tries, kind: str, tmp_path: Path) -> None:
     """Another program keeps the write lock past the time-out: work waits, and goes on."""
-    for _ in tries.until(short=1, full=20):
+    for _ in tries.until(short=1):
         with campaign(worker_lease_seconds=60.0) as it:
             worker = it.start_worker()
             it.enqueue_many(JOBS, 0.02)
@@ -125,7 +125,7 @@ def small_disk(megabytes: int, folder: Path) -> Iterator[Path]:
 
 @pytest.mark.chaos("S1")
 def test_a_full_disk(campaign: Judge, tries: Tries, kind: str, fresh_sqlite: Callable[[], str], tmp_path: Path) -> None:
-    for number in tries.until(short=1, full=20):
+    for number in tries.until(short=1):
         with small_disk(8, tmp_path / f"disk-{number}") as disk:
             path = disk / "jobs.db"
             path.write_bytes(Path(str(sa.make_url(fresh_sqlite()).database)).read_bytes())
@@ -148,7 +148,7 @@ def test_a_full_disk(campaign: Judge, tries: Tries, kind: str, fresh_sqlite: Cal
 @pytest.mark.chaos("S1")
 def test_a_connection_carried_over_a_fork(campaign: Judge, tries: Tries, kind: str) -> None:
     """The forked process opens its own; what its parent had stays whole, and in use."""
-    for _ in tries.until(short=1, full=20):
+    for _ in tries.until(short=1):
         with campaign() as it:
             worker = it.start_worker()
             it.enqueue(JOBS, 0.02)

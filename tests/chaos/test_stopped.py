@@ -33,7 +33,7 @@ def test_a_stopped_supervisor_writes_nothing(
     campaign: Judge, tries: Tries, kind: str, pool: str, how: str, rival: str
 ) -> None:
     """Its child ends the run; what it wanted to write about it is refused, its heartbeat too, and it goes on."""
-    for _ in tries.until(short=1, full=200):
+    for _ in tries.until(short=1):
         with campaign(counts=1) as it:
             go, second = it.folder / "go", it.folder / "go.second"
             it.zombies = True
@@ -60,7 +60,7 @@ def test_a_stopped_supervisor_writes_nothing(
 @pytest.mark.chaos("P4")
 def test_a_stopped_supervisor_does_not_undo_a_failure(campaign: Judge, tries: Tries, kind: str) -> None:
     """A job that may not run again has ended as FAILURE under the very lease that the zombie holds."""
-    for _ in tries.until(short=1, full=200):
+    for _ in tries.until(short=1):
         with campaign(counts=1) as it:
             go = it.folder / "go"
             it.zombies = True
@@ -85,7 +85,7 @@ def test_a_stopped_supervisor_does_not_undo_a_failure(campaign: Judge, tries: Tr
 @pytest.mark.parametrize("who", ["all", "children"])
 @pytest.mark.parametrize("pool", POOLS)
 def test_stopped_under_load(campaign: Judge, tries: Tries, kind: str, pool: str, who: str) -> None:
-    for _ in tries.until(short=1, full=200):
+    for _ in tries.until(short=1):
         with campaign(counts=1) as it:
             it.zombies = True
             worker = it.start_worker(pool)

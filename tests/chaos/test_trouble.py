@@ -41,7 +41,7 @@ def test_a_full_tablespace(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """Enqueues fail with a clear error while it is full, and nothing that was acknowledged is lost."""
-    for number in tries.until(short=1, full=20):
+    for number in tries.until(short=1):
         url = fresh_postgres()
         name = f"small_{os.getpid()}_{number}"
         with postgres_server.folder() as folder, small_disk(24, folder / name) as disk:
@@ -79,7 +79,7 @@ def test_a_full_tablespace(
 @pytest.mark.parametrize("how", ["snapshot", "idle in transaction"])
 def test_an_old_snapshot(campaign: Judge, tries: Tries, fresh_postgres: Callable[[], str], how: str) -> None:
     """Dead rows pile up behind it; the queue goes on, and is as fast again soon after."""
-    for _ in tries.until(short=1, full=3):
+    for _ in tries.until(short=1):
         with campaign(counts=1, **LASTING) as it, application(it.url) as held:
             worker = it.start_worker()
             it.enqueue_many(JOBS * 5, 0.0)
@@ -127,7 +127,7 @@ def test_settings_of_the_database(
     campaign: Judge, tries: Tries, fresh_postgres: Callable[[], str], setting: str
 ) -> None:
     """An operator has set them for all; the application locks the table now and then."""
-    for _ in tries.until(short=1, full=125):
+    for _ in tries.until(short=1):
         with campaign(counts=1, **LASTING) as it:
             name = sa.make_url(it.url).database
             with application(it.url) as connection:
@@ -152,7 +152,7 @@ def test_an_application_that_locks_rows_in_its_own_order(
     campaign: Judge, tries: Tries, fresh_postgres: Callable[[], str]
 ) -> None:
     """Deadlocks: one of the two is ended by the server, and the worker does its part again."""
-    for _ in tries.until(short=1, full=100):
+    for _ in tries.until(short=1):
         with campaign(counts=1, **LASTING) as it:
             worker = it.start_worker("threads", concurrency=8)
             jobs = it.enqueue_many(JOBS * 3, 0.02)
@@ -187,7 +187,7 @@ def test_a_clock_that_is_an_hour_off(
     if not FAKETIME.exists():
         pytest.skip("the library libfaketime is not installed")
     wrong = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": f"{shift}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-    for left in tries.until(short=JOBS, full=4000):
+    for left in tries.until(short=JOBS):
         jobs = min(left, 500)
         with campaign(counts=jobs) as it:
             worker = it.start_worker(pool, environment=wrong)
@@ -209,7 +209,7 @@ def test_no_connections_left(
     campaign: Judge, tries: Tries, fresh_postgres: Callable[[], str], postgres_server: PostgresServer
 ) -> None:
     """The worker keeps those that it has; one that breaks comes back when there is room again."""
-    for _ in tries.until(short=1, full=20):
+    for _ in tries.until(short=1):
         with campaign(**LASTING) as it, contextlib.ExitStack() as held:
             it.start_worker()
             it.enqueue_many(JOBS * 2, 0.1)
