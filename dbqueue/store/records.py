@@ -76,6 +76,8 @@ class Claim:
     keys: Collection[str] = ()
     """Claim jobs that wait for permits of these keys, in the place of those that need none: only keys whose
     limits count what runs and have no rate (`HeldRound.simple`)."""
+    yielding: bool = True
+    """Whether it may be refused while another worker claims; see `Round.refused`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,8 @@ class Round:
     claimed: Sequence[ClaimedJob] = ()
     released: bool = False
     """Whether jobs that waited for these outcomes may run now, and were not claimed."""
+    refused: bool = False
+    """Whether another was claiming, so that this worker was to get nothing: it may try again soon."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from typing import Final
 
@@ -10,6 +11,12 @@ from dbqueue.worker.config import WorkerConfig
 
 SETTLE_SECONDS: Final = 0.005
 """How long after a round to wait for its jobs' outcomes before asking when the next job is due."""
+REFUSED_SECONDS: Final = 0.02
+"""Half of the first pause of a worker whose turn to claim has not come."""
+LONGEST_REFUSED_SECONDS: Final = 0.3
+MOST_REFUSALS: Final = 20
+"""Some five seconds in turn: with 64 workers on two processors six are usual. One that was stopped, or cut off, in the
+middle of its claim keeps the turn for as long as the server waits for it; then the others claim without."""
 
 
 class ClaimClock:
@@ -24,6 +31,12 @@ class ClaimClock:
         self._last_round_at = 0.0
         self.empty_claims = 0
         """How many claims in turn have found nothing."""
+        self._refusals = 0
+
+    @property
+    def yields(self) -> bool:
+        """Whether the next claim may be refused."""
+        return self._refusals < MOST_REFUSALS
 
     @property
     def due(self) -> bool:
@@ -38,11 +51,18 @@ class ClaimClock:
 
     def claim_found(self, count: int, limit: int) -> None:
         """There may be more where it found as many as it could take."""
+        self._refusals = 0
         self.empty_claims = 0 if count else self.empty_claims + 1
         if count >= limit:
             self.at = 0.0
         elif self.at == self._mark:
             self.at = None
+
+    def claim_refused(self) -> None:
+        """Another is claiming; with luck the next try comes when that has ended."""
+        self._refusals += 1
+        pause = backoff_seconds(self._refusals, factor=REFUSED_SECONDS, maximum=LONGEST_REFUSED_SECONDS, jitter=None)
+        self.at = time.monotonic() + random.uniform(0.5, 1.0) * pause
 
     def round_ended(self) -> None:
         self._last_round_at = time.monotonic()

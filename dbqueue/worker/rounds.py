@@ -246,7 +246,9 @@ class Rounds:
         result = self._session.surely(lambda session: self._round(session, outcomes, claim and _anew(claim)))
         self._clock.round_ended()
         self._holding.written(outcomes)
-        if claim and claim.keys:
+        if result.refused:
+            self._clock.claim_refused()
+        elif claim and claim.keys:
             self._held.took(result.claimed, claim.limit)
             self._handover.add(result.claimed)
         elif claim:
@@ -347,7 +349,8 @@ class Rounds:
 
     def _new_claim(self, queues: Sequence[str], limit: int, keys: Collection[str] = ()) -> Claim:
         once, max_input_bytes = tuple(self._config.once), self._config.max_input_bytes
-        return Claim(self._holding.worker_id, str(uuid4()), queues, limit, once, max_input_bytes, keys)
+        yielding = self._clock.yields
+        return Claim(self._holding.worker_id, str(uuid4()), queues, limit, once, max_input_bytes, keys, yielding)
 
     def _queue_order(self, *, held: bool = False) -> list[str]:
         """The queues of the next claim, after a look at what is paused and what is held if the last is too old."""

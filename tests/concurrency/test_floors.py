@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
 
 from dbqueue.jobs import Released, Succeeded
 from dbqueue.store import open_store
+from dbqueue.store.postgres import sql
 from dbqueue.store.postgres.floors import LONGEST_SECONDS
 from dbqueue.store.postgres.store import PostgresStore
 from dbqueue.store.postgres.work_session import PostgresWorkSession
+from dbqueue.store.records import Claim
 from tests.servers import libpq_url
 from tests.stores import TestWorker, new_job
 
@@ -145,6 +149,50 @@ def test_one_slow_look_may_be_a_chance(postgres_url: str, monkeypatch: pytest.Mo
         patch.setattr("dbqueue.store.postgres.floors.SLOW_SECONDS", 1e9)
         worker.settle(Released(job.id, job.lease, job.ready_at))
         assert ids(worker) == ["job0", "job1", "job2"]
+    worker.close()
+    store.close()
+
+
+@contextmanager
+def another_claims(store: PostgresStore, url: str) -> Iterator[None]:
+    with psycopg.connect(libpq_url(url)) as connection:
+        turn = connection.execute(sql.TURN.encode(), {"table": store.names["jobs"]}).fetchone()
+        assert turn == ("true",)
+        yield
+
+
+def test_where_claims_are_slow_one_worker_at_a_time_claims(
+    postgres_url: str, store: PostgresStore, worker: TestWorker
+) -> None:
+    """What has ended is written all the same."""
+    store.enqueue([new_job(f"job{n}") for n in range(2)])
+    (job,) = worker.claim(1)
+    with another_claims(store, postgres_url):
+        found = worker.settle_and_claim([Succeeded(job.id, job.lease, "1", 0.0)], 1)
+        assert found.refused
+        assert (list(found.claimed), set(found.settled)) == ([], {job.id})
+    found = worker.settle_and_claim([], 1)
+    assert (found.refused, [each.id for each in found.claimed]) == (False, ["job1"])
+
+
+def test_who_was_refused_too_often_claims_all_the_same(
+    postgres_url: str, store: PostgresStore, worker: TestWorker
+) -> None:
+    """The other one may have been stopped in the middle of its claim."""
+    store.enqueue([new_job("job")])
+    with another_claims(store, postgres_url):
+        claim = Claim(worker.id, str(uuid4()), worker.queues, 1, yielding=False)
+        found = worker.session.round([], claim)
+        assert (found.refused, [each.id for each in found.claimed]) == (False, ["job"])
+
+
+def test_where_claims_are_quick_nobody_waits_for_a_turn(postgres_url: str) -> None:
+    store = open_store(postgres_url, shown_url="")
+    assert isinstance(store, PostgresStore)
+    worker = TestWorker(store)
+    store.enqueue([new_job("job")])
+    with another_claims(store, postgres_url):
+        assert ids(worker) == ["job"]
     worker.close()
     store.close()
 

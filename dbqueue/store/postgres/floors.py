@@ -40,7 +40,11 @@ class Floors:
         self._bottom_at = 0.0
         """When to look from the bottom again, on the monotonic clock."""
         self._was_slow = False
-        """Whether the last look from the bottom was."""
+
+    @property
+    def slow(self) -> bool:
+        """Whether claims are: the last look from the bottom was."""
+        return self._was_slow
 
     @property
     def seconds_to_bottom(self) -> float:

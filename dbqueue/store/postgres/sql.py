@@ -84,8 +84,17 @@ CLAIMED_COLUMNS: Final = """j.id, j.task, j.queue, j.priority, j.args::text, j.k
 
 _ME: Final = """me AS MATERIALIZED (
     SELECT id, CASE WHEN NOT %(durable)s THEN set_config('synchronous_commit', 'off', true) END
-    FROM {workers} WHERE id = %(worker)s AND closed_at IS NULL FOR KEY SHARE
+    FROM {workers} WHERE id = %(worker)s AND closed_at IS NULL
+        AND current_setting('dbqueue.turn', true) IS DISTINCT FROM 'false' FOR KEY SHARE
 )"""
+
+# While claims are slow (`floors`) one worker at a time claims, and the others get nothing now (`me` is empty). Where 64
+# backends share two processors each claim lasts for seconds, and what was claimed meanwhile cannot be forgotten: each
+# walked past 110 entries of the claim index for every job that it got, and past 30 with turns. The lock goes with the
+# transaction. Who waited for it would hold back, with its snapshot, what it waits for; so a worker tries again.
+TURN: Final = """
+SELECT set_config(
+    'dbqueue.turn', pg_try_advisory_xact_lock(hashtext('dbqueue.turn'), hashtext(%(table)s))::text, true)"""
 
 _LEVELS: Final = """levels(position, queue, priority) AS (
     SELECT q.position, q.queue, (

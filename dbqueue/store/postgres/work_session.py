@@ -123,6 +123,9 @@ class PostgresWorkSession(WorkSession):
             cursors = dict(zip(statements, self._send([*statements.values()], meanwhile), strict=True))
             seconds = time.monotonic() - began
             self._plans.took(seconds, len(outcomes))
+        refused = "turn" in cursors and cursors["turn"].fetchone() == ("false",)
+        if refused:
+            claim = None
         claimed = ClaimedRows(cursors["claim"], claim.lease) if claim else ()
         if claim and not claim.keys and now is None:
             rows_of_both = len(outcomes) + len(claimed)
@@ -138,7 +141,7 @@ class PostgresWorkSession(WorkSession):
             with translated():
                 self._driver.execute(sql.NOTIFY)  # another worker may be idle
         with_inputs = self._with_inputs(claimed, claim) if claim and claimed and claimed.have_inputs else claimed
-        return Round(frozenset(settled), with_inputs, released)
+        return Round(frozenset(settled), with_inputs, released, refused)
 
     def _outcome_statements(
         self, rows: _Ready, finish: list[Finish], complete: list[Finish], now: datetime | None
@@ -165,7 +168,9 @@ class PostgresWorkSession(WorkSession):
         if claim.keys:
             keys = {"keys": list(claim.keys)}
             return {"lock keys": (self._lock_keys, keys), "claim": (self._claim_keys, parameters | keys)}
-        return {"claim": (self._claim_behind, parameters | hints) if hints else (self._claim, parameters)}
+        takes_turns = self._floors.slow and claim.yielding and now is None
+        turn = {"turn": (sql.TURN, {"table": self._store.names["jobs"]})} if takes_turns else {}
+        return turn | {"claim": (self._claim_behind, parameters | hints) if hints else (self._claim, parameters)}
 
     def _changed(self, cursors: dict[str, Cursor]) -> Iterator[str]:
         """The jobs for which these outcomes were written."""
