@@ -101,3 +101,32 @@ def test_stopped_under_load(campaign: Judge, tries: Tries, kind: str, pool: str,
             wake(pids)
             it.heal()
             it.stop_workers()
+
+
+@pytest.mark.chaos("P4")
+@pytest.mark.parametrize(
+    "point",
+    ["claim.after", "complete.before", "complete.between", "complete.after", "heartbeat.before", "heartbeat.after"],
+)
+def test_a_supervisor_stopped_at_a_point(campaign: Judge, tries: Tries, kind: str, point: str) -> None:
+    """Maybe in the middle of a transaction; what it had claimed or was about to write is another's."""
+    if kind == "sqlite" and (point.endswith("between") or point.startswith("heartbeat")):  # another thread may write
+        pytest.skip("a process that is stopped with SQLite's write lock stops all others: docs/transactions.md")
+    for _ in tries.until(short=1):
+        with campaign(counts=1) as it:
+            it.zombies = True
+            it.workflows(3, failing=True)  # what ends with them is between two statements
+            it.producing(0.02, pause=0.03)
+            zombie = it.start_worker(failpoints=f"{point}=stop@3", ready=False)
+            it.wait_points(1, feed=lambda it=it: it.workflows(1, failing=True))  # type: ignore[misc]
+            it.fault("SIGSTOP at a point", zombie)
+            rival = it.start_worker()
+            if point.endswith("between"):  # its transaction holds what the rescue waits for, and may be committed
+                it.wait_running(20)
+                wake([zombie.pid])
+            else:
+                rival.says("is dead")
+                wake([zombie.pid])
+                zombie.says("registers anew")
+            it.heal()
+            it.stop_workers()
