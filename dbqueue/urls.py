@@ -9,7 +9,7 @@ from __future__ import annotations
 import os.path
 import re
 from typing import Final
-from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes, urlencode
+from urllib.parse import parse_qsl, quote, unquote, unquote_plus, unquote_to_bytes, urlencode
 
 from dbqueue.errors import ImproperlyConfigured
 
@@ -35,18 +35,49 @@ _OTHER_BROKERS: Final = frozenset(
 """Schemes of Celery's brokers and result stores that are no SQL database."""
 _EXAMPLE: Final = "postgresql://user:password@host/database or sqlite:///jobs.db"
 
-# From the colon after the user's name to the last @: a password may hold any character unquoted, and hiding too much
-# is the smaller harm.
-_AUTHORITY: Final = re.compile(r"(?P<start>[\w+.-]+://[^:@]*:).*@", re.DOTALL)
+_URL: Final = re.compile(r"\s*[\w+.-]+://")
+_HOST: Final = r"(?:\[[^]]*\]|[^][:,]*)(?::\d*)?"
+_HOSTS: Final = re.compile(f"{_HOST}(?:,{_HOST})*")
+_SECRET: Final = re.compile("password|passwd|pwd|secret|token|scram", re.IGNORECASE)
 _PARAMETER: Final = re.compile(
-    r"(?P<start>\b\w*(?:password|passwd|pwd|secret|token)\s*=\s*)(?:'[^']*'|[^\s&;]+)", re.IGNORECASE
+    rf"(?P<start>\b\w*(?:{_SECRET.pattern})\w*\s*=\s*)(?:'(?:[^'\\]|\\.)*'(?=\s+\w+\s*=|\s*$)|.+)",
+    re.IGNORECASE | re.DOTALL,
 )
+"""Of libpq's other form, `host=h password='p w'`: without right quotes a value goes on to the end."""
 
 
 def mask_url(url: str) -> str:
-    """`url` with its password replaced by asterisks, for logs and displays; any text may be given."""
-    shown = _AUTHORITY.sub(rf"\g<start>{MASK}@", url)
-    return _PARAMETER.sub(rf"\g<start>{MASK}", shown)
+    """`url` with its password replaced by asterisks, for logs and displays; any text may be given.
+
+    Where the password ends cannot always be told, and hiding too much is the smaller harm.
+    """
+    start = _URL.match(url)
+    if start is None:
+        return _PARAMETER.sub(rf"\g<start>{MASK}", _mask_password(url))
+    rest = _mask_password(url[start.end() :], of_url=True)
+    location, question, query = rest.partition("?")
+    location = _PARAMETER.sub(rf"\g<start>{MASK}", location)
+    return start[0] + location + question + "&".join(map(_mask_option, query.split("&") if question else ()))
+
+
+def _mask_password(text: str, *, of_url: bool = False) -> str:
+    """From the first colon to the last @: a password may hold any character unquoted, and so may the user's name."""
+    user, colon, after = text.partition(":")
+    _, at, location = after.rpartition("@")
+    if at:
+        return f"{user}:{MASK}@{location}"
+    # Without an @ it is a port that follows the colon, or a password whose host is missing.
+    if of_url and colon and not _HOSTS.fullmatch(re.split("[/?#]", text, maxsplit=1)[0]):
+        return f"{user}:{MASK}"
+    return text
+
+
+def _mask_option(option: str) -> str:
+    """One of a query's; what has no name is the rest of a password that holds an &."""
+    name, equals, _ = option.partition("=")
+    if equals and not _SECRET.search(unquote_plus(name)):
+        return option
+    return f"{name}={MASK}" if equals else MASK
 
 
 def normalise_url(url: str) -> str:

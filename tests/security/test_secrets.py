@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
+from dbqueue.cli import hidden_arguments
 from dbqueue.cli.run import run
 from dbqueue.errors import OperationalError
 from tests.servers import libpq_url
@@ -44,14 +46,15 @@ def test_a_worker_shows_it_nowhere(postgres_url: str, start_worker: Callable[...
     assert PASSWORD not in worker.log
 
 
-@pytest.mark.parametrize("given", ["environment", "configuration"])
+@pytest.mark.parametrize("given", ["environment", "configuration", "command line"])
 def test_no_process_of_a_worker_shows_it(postgres_url: str, tmp_path: Path, given: str) -> None:
     """`ps` shows command lines to every user of the machine: those of the supervisor, the nursery and its children."""
     url = with_password(postgres_url)
     environment = {**os.environ, "DBQUEUE_BROKER_URL": url} if given == "environment" else dict(os.environ)
-    broker = "" if given == "environment" else f", broker={url!r}"
+    broker = f", broker={url!r}" if given == "configuration" else ""
     (tmp_path / "shop.py").write_text(f"from dbqueue import DBQueue\n\napp = DBQueue('shop'{broker})\n")
-    command = [sys.executable, "-m", "dbqueue", "-A", "shop", "worker", "-c", "2"]
+    option = ["--database", url] if given == "command line" else []
+    command = [sys.executable, "-m", "dbqueue", "-A", "shop", *option, "worker", "-c", "2"]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -68,7 +71,9 @@ def test_no_process_of_a_worker_shows_it(postgres_url: str, tmp_path: Path, give
             assert PASSWORD not in names()
         # Supervisor, nursery, and two children.
         wait_until(lambda: len(command_lines(process.pid)) >= 4, what="the worker's processes")
-        assert PASSWORD not in "".join(command_lines(process.pid))
+        shown = "".join(command_lines(process.pid))
+        assert PASSWORD not in shown
+        assert given != "command line" or "--database postgresql" in shown
         process.terminate()
         assert process.wait(60) == 0
     finally:
@@ -88,15 +93,50 @@ def command_lines(session: int) -> list[str]:
     return found
 
 
+def test_what_is_hidden_of_a_command_line_arrives_as_it_was_typed(sqlite_url: str, tmp_path: Path) -> None:
+    """Also what only looks like a password; and the program's own children have no variable that holds it."""
+    words = ["--database", sqlite_url, "call", "any", "-a", f'["x://u:{PASSWORD}@h ü", "--", ""]']
+    done = subprocess.run([sys.executable, "-m", "dbqueue", *words], cwd=tmp_path, check=True, capture_output=True)
+    with make_app(sqlite_url) as app:
+        record = app.database.record(done.stdout.decode().strip())
+    assert record is not None
+    assert json.loads(record.args or "") == [f"x://u:{PASSWORD}@h ü", "--", ""]
+
+
+def test_a_program_s_own_command_is_not_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor one whose arguments are not those of its process."""
+    words = ["dbqueue", "--database", f"postgresql://u:{PASSWORD}@h/d", "status"]
+    monkeypatch.setattr(sys, "argv", words)
+    hidden_arguments.hide()
+    assert sys.argv == words
+
+
+SPELLINGS = [
+    f"postgresql://user:{PASSWORD}@127.0.0.1:1/none",
+    f"postgresql://user@server:{PASSWORD}@127.0.0.1:1/none",
+    f"postgresql://user@127.0.0.1:1/none?password=a {PASSWORD}",
+]
+
+
+COMMANDS = [["status"], ["doctor"], ["report"], ["queues"], ["migrate"], ["migrate", "--roles"]]
+
+
 @pytest.mark.parametrize(
-    "command", [["status"], ["doctor"], ["report"], ["queues"], ["migrate"], ["migrate", "--roles"]]
+    ("command", "nowhere"),
+    [(command, SPELLINGS[0]) for command in COMMANDS] + [(["status"], nowhere) for nowhere in SPELLINGS[1:]],
 )
-def test_no_command_shows_it(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    nowhere = f"postgresql://user:{PASSWORD}@127.0.0.1:1/none"
+def test_no_command_shows_it(command: list[str], nowhere: str, capsys: pytest.CaptureFixture[str]) -> None:
     run(None, ["--database", nowhere, *command])
     shown = capsys.readouterr()
     assert shown.out + shown.err
     assert PASSWORD not in shown.out + shown.err
+
+
+@pytest.mark.parametrize("url", SPELLINGS)
+def test_no_text_of_an_application_shows_it(url: str) -> None:
+    with make_app(url) as app:
+        shown = [app.database.url, app.backend.as_uri(), app.bugreport(), app.conf.humanize(), repr(app.connection())]
+    assert PASSWORD not in "".join(shown)
 
 
 def test_no_error_shows_it(postgres_url: str) -> None:
