@@ -17,7 +17,8 @@ from operator import attrgetter
 from typing import Any, Final, TypeAlias, TypeVar
 
 from dbqueue.errors import DuplicateTaskId
-from dbqueue.jobs import BLOCKED_BY_LIMIT, NOT_ENQUEUED, NewJob
+from dbqueue.jobs import BLOCKED_BY_LIMIT, NOT_ENQUEUED, RETRIES_OPTION, NewJob
+from dbqueue.workflows import REPLACED
 
 _PLAIN = ("id", "task", "queue", "priority", "parent_id", "root_id", "group_id", "content_type", "content")
 _JSON = ("args", "kwargs", "headers", "options")
@@ -111,7 +112,7 @@ class Inserts:
         raise NotImplementedError
 
     def duplicates(self, jobs: Sequence[NewJob]) -> Statement:
-        """Reads id, task, args, kwargs and content of the rows that stood in the way of an INSERT."""
+        """Reads what `refuse_other_content` compares, of the rows that stood in the way of an INSERT."""
         raise NotImplementedError
 
     def hold_keys(self, jobs: Sequence[NewJob]) -> Statement:
@@ -166,15 +167,22 @@ def unique_steps(inserts: Inserts, jobs: Sequence[NewJob]) -> Steps[dict[str, st
 def refuse_other_content(jobs: Sequence[NewJob], rows: Iterable[Sequence[Any]]) -> None:
     """Raise DuplicateTaskId where a row of the same id is another call; the same call is no error.
 
-    Nor is a job that was revoked before it was enqueued: its row keeps it from running.
+    Nor is a job that was revoked before it was enqueued: its row keeps it from running. What a job may have changed
+    since it was enqueued is not compared: its arguments once it was retried, and all of it once it was replaced.
     """
-    wanted = {job.id: (job.task, job.args, job.kwargs, job.content) for job in jobs}
-    for job_id, task, args, kwargs, content in rows:
-        if task != NOT_ENQUEUED and wanted[job_id] != (task, args, kwargs, None if content is None else bytes(content)):
+    wanted = {job.id: job for job in jobs}
+    for job_id, task, args, kwargs, content, retried, replaced in rows:
+        job = wanted[job_id]
+        same = (args, kwargs, None if content is None else bytes(content)) == (job.args, job.kwargs, job.content)
+        if not (task == NOT_ENQUEUED or replaced or (task == job.task and (same or retried))):
             raise DuplicateTaskId(
                 f"task id {job_id!r} is in use by a job of {task} with other content: "
                 "leave task_id out, or choose one that is unique for each call"
             )
+
+
+# An operator's `jobs retry` sets the number of retries to zero, and leaves the arguments of the last one.
+_CHANGES: Final = f"""retries > 0 OR options ->> '{RETRIES_OPTION}' IS NOT NULL, options ->> '{REPLACED}' IS NOT NULL"""
 
 
 # PostgreSQL ------------------------------------------------------------------------------------
@@ -228,7 +236,7 @@ def _pg_source(fields: Sequence[str]) -> str:
 _PG_MANY = _PG_SELECT.replace("{source}", _pg_source(FIELDS))
 _PG_ALL = _PG_SELECT_ALL.replace("{source}", _pg_source(ALL_FIELDS))
 _PG_SAME = (
-    "SELECT id, task, CAST(args AS text), CAST(kwargs AS text), content FROM {jobs}"
+    f"SELECT id, task, CAST(args AS text), CAST(kwargs AS text), content, {_CHANGES} FROM {{jobs}}"
     ' WHERE id = ANY(CAST(:ids AS text[]) COLLATE "C")'
 )
 
@@ -333,7 +341,8 @@ _LITE_ALL_ONE = _LITE_SELECT_ALL.replace(
 )
 _LITE_MANY = _LITE_SELECT.replace("{source}", _lite_source(FIELDS))
 _LITE_ALL = _LITE_SELECT_ALL.replace("{source}", _lite_source(ALL_FIELDS))
-_LITE_SAME = "SELECT id, task, args, kwargs, content FROM {jobs} WHERE id IN (SELECT value FROM json_each(:ids))"
+_LITE_SAME = f"""
+SELECT id, task, args, kwargs, content, {_CHANGES} FROM {{jobs}} WHERE id IN (SELECT value FROM json_each(:ids))"""
 
 
 _LITE_UNTIL = _later("json_extract(d.value, '$[2]')")

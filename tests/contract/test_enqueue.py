@@ -8,8 +8,10 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from dbqueue.errors import DuplicateTaskId
-from dbqueue.jobs import MAX_PRIORITY, MIN_PRIORITY, NewJob
+from dbqueue.jobs import MAX_PRIORITY, MIN_PRIORITY, Failed, NewJob, Replaced, Retried
 from dbqueue.store.base import Store
+from dbqueue.store.changes import retry
+from dbqueue.workflows import Workflow
 from tests.stores import TestWorker, count, enqueued, moment, new_job, row, run_sql
 
 STRANGE_TEXTS = [
@@ -129,6 +131,35 @@ class TestTheSameIdTwice:
             store.enqueue([new_job("taken", **{"args": "[1]"} | change)])
         assert row(store, "taken")["task"] == "shop.pack"
         assert store.fetch(["taken"])["taken"].args == "[1]"
+
+    def test_a_job_that_has_changed_since_is_the_same(self, store: Store, worker: TestWorker) -> None:
+        """The reply to an enqueue was lost; before it is repeated the job runs, and asks for a retry with others."""
+        jobs = [new_job("text", args="[1]"), new_job("bytes", content=b"1", content_type="application/x-own")]
+        store.enqueue(jobs)
+        for job in worker.claim():
+            other = Retried(job.id, job.lease, "{}", None, 0.0)
+            worker.settle(
+                other._replace(args="[2]", kwargs='{"a":1}') if job.id == "text" else other._replace(content=b"2")
+            )
+        for same in (jobs[:1], jobs[1:], jobs):
+            assert store.enqueue(same) == {}
+        with pytest.raises(DuplicateTaskId):
+            store.enqueue([new_job("text", task="shop.other", args="[1]")])
+        (again,) = (job for job in worker.claim(now=datetime.now(UTC) + timedelta(seconds=1)) if job.id == "text")
+        worker.settle(Failed("text", again.lease, "{}", None, 0.0))
+        assert retry(store, ["text"]) == {"text"}  # which begins to count anew
+        assert store.enqueue(jobs[:1]) == {}
+
+    def test_a_job_that_was_replaced_since_is_the_same(self, store: Store, worker: TestWorker) -> None:
+        job = new_job("first", args="[1]")
+        store.enqueue([job])
+        tail = new_job("first", task="shop.other", args="[2]")
+        run = worker.claim_one()
+        worker.settle(Replaced(job.id, run.lease, Workflow((tail,)), 0.0))
+        assert row(store, "first")["task"] == "shop.other"
+        assert store.enqueue([job]) == {}
+        assert store.enqueue([job, new_job()]) == {}
+        assert count(store) == 2
 
     def test_of_many_with_one_refused_none_is_enqueued(self, store: Store) -> None:
         store.enqueue([new_job("taken", args="[1]")])
