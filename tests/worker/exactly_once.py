@@ -82,9 +82,10 @@ def kill_at_commits(url: str, start_worker: Start, pool: str, jobs: int, folder:
             app.tasks[TASKS[pool]].delay()
         worker = start(start_worker, url, pool, environment=points)
         wait_until(lambda: ended(app) >= jobs // 2 and log.exists(), timeout=240, what="half of the jobs, and a fault")
-        start(start_worker, url, pool)
+        heir = start(start_worker, url, pool)
         check(app, jobs)
         worker.end()
+        heir.end()  # in a long run there are hundreds
         return len(log.read_text().splitlines())
 
 
@@ -97,8 +98,9 @@ def kill_workers(url: str, start_worker: Start, name: str, jobs: int) -> int:
             worker = start(start_worker, url, "prefork")
             wait_until(lambda share=share: ended(app) >= jobs * share, what="a part of the jobs")  # type: ignore[misc]
             worker.end()
-        start(start_worker, url, "prefork")
+        heir = start(start_worker, url, "prefork")
         check(app, jobs)
+        heir.end()
         return 2
 
 
