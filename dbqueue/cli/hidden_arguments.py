@@ -29,7 +29,7 @@ def hide() -> None:
         return
     shown = [mask_url(word) if "://" in word else word for word in sys.argv[1:]]
     before = len(sys.orig_argv) - len(shown)
-    # Elsewhere than on POSIX `exec` is a new process, and a program that was frozen or wrapped may have other arguments.
+    # Elsewhere than on POSIX `exec` makes a new process, and a program that was wrapped may have other arguments.
     if shown == sys.argv[1:] or os.name != "posix" or sys.orig_argv[before:] != sys.argv[1:] or not sys.executable:
         return
     with contextlib.suppress(OSError):  # arguments too long for a variable
