@@ -169,10 +169,11 @@ class Database:
 
     def _ready(self, jobs: Batch) -> Batch:
         """The jobs as they are to be written: by the clock of a test, where there is one, and signed with the keys."""
-        if self.test_clock is not None:
-            jobs = [self.test_clock.dated(job) for job in jobs]
-        signer = self.signer
+        jobs, signer = self._dated(jobs), self.signer
         return jobs if signer is None else [signer.sign(job) for job in jobs]
+
+    def _dated(self, jobs: Batch) -> Batch:
+        return jobs if self.test_clock is None else [self.test_clock.dated(job) for job in jobs]
 
     @property
     def signer(self) -> Signer | None:
@@ -189,6 +190,14 @@ class Database:
     def signed(self, job: NewJob) -> NewJob:
         """The job with its signature, if there are keys: for jobs that are not written by `enqueue`."""
         return job if self.signer is None else self.signer.sign(job)
+
+    def signed_workflow(self, workflow: Workflow) -> Workflow:
+        """The workflow with its jobs signed, if there are keys."""
+        signer = self.signer
+        if signer is None:
+            return workflow
+        sources = workflow.sources()
+        return replace(workflow, jobs=tuple(signer.sign(job, sources.get(job.id, ())) for job in workflow.jobs))
 
     def close(self) -> None:
         """Close the pooled connections; the next use opens new ones."""
@@ -268,8 +277,8 @@ class Database:
         return run_in(self.store, connection, add_header(self.store, workflow, job_id, lease))
 
     def _ready_workflow(self, workflow: Workflow) -> Workflow:
-        jobs = self._ready(workflow.jobs)
-        return workflow if jobs is workflow.jobs else replace(workflow, jobs=tuple(jobs))
+        jobs = self._dated(workflow.jobs)
+        return self.signed_workflow(workflow if jobs is workflow.jobs else replace(workflow, jobs=tuple(jobs)))
 
     async def aenqueue(self, jobs: Batch, connection: Any = None) -> list[str]:
         """As `enqueue`, without blocking the event loop."""

@@ -251,6 +251,10 @@ Batch: TypeAlias = Sequence[NewJob] | AlikeJobs
 """Jobs to enqueue together."""
 
 
+Input: TypeAlias = tuple[str, str, str | None, bytes | None]
+"""What a predecessor left: its id, the place, the result as JSON text, the result in another serializer."""
+
+
 class ClaimedJob(NamedTuple):
     """One job that this worker holds under `lease`, as the claim returned it."""
 
@@ -283,8 +287,8 @@ class ClaimedJob(NamedTuple):
     """Whether other jobs of its workflow wait for its end."""
     permit: str | None = None
     """The limit that has admitted it, and that its end is to free."""
-    inputs: bool | int | tuple[tuple[str, str | None, bytes | None], ...] = False
-    """What its predecessors left for it: place, result as JSON text, result in another serializer (see `workflows`).
+    inputs: bool | int | tuple[Input, ...] = False
+    """What its predecessors left for it (see `workflows`).
 
     Where that is more than `max_input_bytes`: its size in bytes."""
 

@@ -9,6 +9,10 @@ use it.
 A time that only the database's clock could tell (`countdown`, `expires` in seconds) would be outside of the signature:
 with keys it is made a point in time here, by the clock of whoever signs. What waits for other jobs keeps its seconds,
 which count from its release: they are signed as such.
+
+Of a job that takes results the signature covers whose they are, and where they go among its arguments; but not the
+results themselves, which are written by whoever may end jobs, nor which failure an errback is told of. `add_to_chord`
+may add to the list that a chord's body takes, behind what was signed: so may others who can write edges.
 """
 
 from __future__ import annotations
@@ -16,16 +20,22 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from dbqueue.errors import BadSignature
 from dbqueue.jobs import REJECTIONS, RETRIES_OPTION, ClaimedJob, NewJob
-from dbqueue.workflows import DELAY, EXPIRY, REPLACED
+from dbqueue.workflows import DELAY, ERRBACK, EXPIRY, REPLACED, Source
 
 SIGNATURE: Final = "signature"
 """Its name among a row's options."""
+LISTED: Final = "signed_items"
+"""Among the options of a job that takes results, and signed with them: how many items a list has that is its first
+argument; 0 where there is no such list."""
+_ITEM: Final = re.compile(r"\[(\d{1,9})[],]")
+"""How the place of an item begins; of a list in the list, too."""
 _DOMAIN: Final = b"dbqueue job 1"
 _ENGINE_OPTIONS: Final = frozenset({SIGNATURE, REJECTIONS, RETRIES_OPTION, REPLACED})
 """What the engine itself notes among the options of a job that is signed already."""
@@ -39,15 +49,17 @@ class Signer:
     def __init__(self, keys: Sequence[str]) -> None:
         self._keys = [key.encode() for key in keys]
 
-    def sign(self, job: NewJob) -> NewJob:
-        """The job with its signature, and its times as points in time."""
+    def sign(self, job: NewJob, sources: Sequence[Source] = ()) -> NewJob:
+        """The job with its signature, and its times as points in time; `sources` are what it takes of others."""
         now = datetime.now(UTC)
         if job.delay_seconds is not None:
             job = job._replace(eta=now + timedelta(seconds=job.delay_seconds), delay_seconds=None)
         if job.expires_seconds is not None:
             job = job._replace(expires_at=now + timedelta(seconds=job.expires_seconds), expires_seconds=None)
         options = _parsed(job.options)
-        message = _message(job, options, job.eta, job.expires_at)
+        if sources:
+            options[LISTED] = 1 + max(_index(place) for _, place in sources)
+        message = _message(job, options, job.eta, job.expires_at, sources)
         return job._replace(options=self._with_signature(options, message))
 
     def check(self, job: ClaimedJob) -> None:
@@ -60,7 +72,7 @@ class Signer:
                 "enqueued by plain SQL, or by a program without the keys"
             )
         try:
-            message = _message(job, options, _moment(job.eta), _moment(job.expires_at))
+            message = _message(job, options, _moment(job.eta), _moment(job.expires_at), _sources(job))
         except (TypeError, ValueError, OverflowError):  # a column of SQLite may hold anything
             raise BadSignature("the job's columns are none that anybody can have signed") from None
         found = given.encode(errors="replace")
@@ -77,7 +89,10 @@ class Signer:
             return dict(changes)
         after = job._replace(**{name: changes[name] for name in signed})
         options = _parsed(after.options)
-        message = _message(after, options, _moment(after.eta), _moment(after.expires_at))
+        if not signed.isdisjoint(("args", "content")):  # new arguments are all of them: no results are added again
+            after = after._replace(inputs=False)
+            options.pop(LISTED, None)
+        message = _message(after, options, _moment(after.eta), _moment(after.expires_at), _sources(after))
         return {**changes, "options": self._with_signature(options, message)}
 
     def _with_signature(self, options: dict[str, Any], message: bytes) -> str:
@@ -102,12 +117,32 @@ def _moment(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text)
 
 
+def _index(place: str) -> int:
+    """Of the item of the list that is the first argument; -1 for any other place."""
+    found = _ITEM.match(place)
+    return int(found[1]) if found else -1
+
+
+def _sources(job: ClaimedJob) -> list[Source]:
+    taken = job.inputs if isinstance(job.inputs, tuple) else ()
+    return [(None if place == ERRBACK else predecessor, place) for predecessor, place, _, _ in taken]
+
+
+def _taken(sources: Iterable[Source], listed: int) -> str:
+    """What was there to be signed: in one order, and without what has been added to the end of a list."""
+    return "\n".join(sorted(json.dumps(source) for source in sources if not 0 < listed <= _index(source[1])))
+
+
 def _message(
-    job: NewJob | ClaimedJob, options: Mapping[str, Any], eta: datetime | None, expires_at: datetime | None
+    job: NewJob | ClaimedJob,
+    options: Mapping[str, Any],
+    eta: datetime | None,
+    expires_at: datetime | None,
+    sources: Sequence[Source],
 ) -> bytes:
     """What is signed. Each part has its length before it, so that no two jobs come to the same text."""
     own = {name: value for name, value in options.items() if name not in _ENGINE_OPTIONS}
-    parts = (
+    parts: list[str | bytes | None] = [
         job.id,
         job.task,
         job.queue,
@@ -119,7 +154,9 @@ def _message(
         json.dumps(own, sort_keys=True, ensure_ascii=True),
         None if DELAY in own else _milliseconds(eta),
         None if EXPIRY in own else _milliseconds(expires_at),
-    )
+    ]
+    if sources or LISTED in own:
+        parts.append(_taken(sources, own.get(LISTED, 0)))
     text = bytearray(_DOMAIN)
     for part in parts:
         if part is None:

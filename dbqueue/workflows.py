@@ -8,7 +8,7 @@ to zero; the results of its predecessors are read when it is claimed, not copied
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, TypeAlias
@@ -52,6 +52,9 @@ class Edge(NamedTuple):
     keyword argument. On an edge of the kind error: null or `ERRBACK`; of the kind end: null."""
 
 
+Source: TypeAlias = tuple[str | None, str]
+"""Whose result a job takes, and its place. None with `ERRBACK`: it is told of one failure, the first of several."""
+
 REPLACED: Final = "replaced"
 """In a job's `options`: it has stood for a workflow once, and its errbacks hear of that workflow's failure."""
 
@@ -93,6 +96,16 @@ class Workflow:
             ),
             edges,
         )
+
+    def sources(self) -> dict[str, list[Source]]:
+        """Of each job that takes results: whose, and where they go."""
+        found: defaultdict[str, list[Source]] = defaultdict(list)
+        for edge in self.edges:
+            if edge.place == ERRBACK:
+                found[edge.successor] = [(None, ERRBACK)]
+            elif edge.place is not None:
+                found[edge.successor].append((edge.predecessor, edge.place))
+        return found
 
     @property
     def first(self) -> NewJob:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace as replaced
 from typing import TYPE_CHECKING, Any
 
 from dbqueue.canvas.compiler import Compiler, Feed
@@ -48,8 +47,7 @@ def _workflow(task: CanvasTask, sig: Any, request: Context) -> Workflow:
     compiler.compile(sig.clone(), Feed(), {**given, "replaced_task_nesting": request.replaced_task_nesting + 1})
     # Of what it is replaced by, all was sent by this job: but not itself.
     own = (job._replace(parent_id=request.parent_id) if job.parent_id == job.id else job for job in compiler.jobs)
-    workflow = Workflow.of(own, compiler.edges)
-    return replaced(workflow, jobs=tuple(map(task.app.database.signed, workflow.jobs)))
+    return task.app.database.signed_workflow(Workflow.of(own, compiler.edges))
 
 
 def add_to_chord(task: CanvasTask, sig: Any, *, lazy: bool) -> Any:

@@ -182,6 +182,8 @@ class Executor:
             signals.task_unknown.send(self._options.hostname, name=job.task, id=job.id, message=job, exc=error)
             return self._failure(job, error, started)
         try:
+            if job.inputs:
+                inputs.refuse_large(job)
             if self._options.signer is not None:
                 self._options.signer.check(job)
             args, kwargs = payloads.read_call(job, self._options.accept_content)

@@ -16,7 +16,18 @@ from dbqueue.errors import InvalidTaskError, SerializationError
 from dbqueue.jobs import ClaimedJob
 from dbqueue.workflows import ERRBACK
 
+MAX_ITEMS: Final = 10_000_000
+"""Of a list that is made of results: an edge is a row, and a row that names a higher place must not take the memory."""
 _POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def refuse_large(job: ClaimedJob) -> None:
+    """Raise InvalidTaskError where the inputs are larger than `max_input_bytes`: they were not read then."""
+    if not isinstance(job.inputs, tuple):
+        raise InvalidTaskError(
+            f"the results that it takes from other jobs are {job.inputs} bytes long in all, more than max_input_bytes: "
+            "let them return keys of data that is stored elsewhere, or raise the setting"
+        )
 
 
 def placed(
@@ -24,17 +35,12 @@ def placed(
 ) -> tuple[list[Any], dict[str, Any]]:
     """The arguments with the inputs among them.
 
-    Raises InvalidTaskError where the inputs are too large or a place is none, DecodeError and ContentDisallowed
-    for a result that cannot be read.
+    Raises InvalidTaskError where a place is none, DecodeError and ContentDisallowed for a result that cannot be read.
     """
-    if not isinstance(job.inputs, tuple):
-        raise InvalidTaskError(
-            f"the results that it takes from other jobs are {job.inputs} bytes long in all, more than max_input_bytes: "
-            "let them return keys of data that is stored elsewhere, or raise the setting"
-        )
+    assert isinstance(job.inputs, tuple)
     first: list[Any] = []
     items: dict[tuple[int, ...], Any] = {}
-    for place, text, content in job.inputs:
+    for _, place, text, content in job.inputs:
         if place == ERRBACK:
             call = json.loads(text or "{}")
             wide = takes_failed_call(task, args, kwargs)
@@ -44,7 +50,7 @@ def placed(
         value = payloads.read_result(text, content, accept)
         if isinstance(where, str):
             kwargs = kwargs | {where: value}
-        elif isinstance(where, list) and all(type(index) is int and index >= 0 for index in where):
+        elif isinstance(where, list) and all(type(index) is int and 0 <= index < MAX_ITEMS for index in where):
             if where:
                 items[tuple(where)] = value
             else:

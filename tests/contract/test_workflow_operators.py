@@ -33,10 +33,10 @@ class TestOperators:
         assert [row(store, name)["waits_for"] for name in ("b", "body", "after")] == [0, 2, 1]
         assert error_free(store, "b", "body", "after")
         again = worker.claim_one()
-        assert (again.id, again.inputs) == ("b", (("[]", "7", None),))
+        assert (again.id, again.inputs) == ("b", (("a", "[]", "7", None),))
         worker.settle(done(again, "8"), done(third, "9"))
         body = worker.claim_one()
-        assert sorted(body.inputs) == [("[0]", "8", None), ("[1]", "9", None)]  # type: ignore[arg-type]
+        assert sorted(body.inputs) == [("b", "[0]", "8", None), ("c", "[1]", "9", None)]  # type: ignore[arg-type]
         worker.settle(done(body))
         assert claimed_ids(worker) == ["after"]
 

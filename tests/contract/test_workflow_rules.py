@@ -100,13 +100,13 @@ def check_inputs(nodes: tuple[Node, ...], name: str, job: ClaimedJob) -> None:
         return
     assert isinstance(job.inputs, tuple)
     if node.event == "error":
-        ((place, text, _),) = job.inputs
+        ((predecessor, place, text, _),) = job.inputs
         told_of = json.loads(text or "")["id"]
-        assert place == ERRBACK
+        assert (predecessor, place) == (told_of, ERRBACK)
         assert int(told_of.rpartition("-")[2]) in node.predecessors
         assert job.parent_id == told_of
         return
-    found = {place: json.loads(text or "null") for place, text, _ in job.inputs}
+    found = {place: json.loads(text or "null") for _, place, text, _ in job.inputs}
     ids = [f"{name}-{each}" for each in node.predecessors]
     assert found == ({"[]": ids[0]} if node.passed == "first" else {f"[{n}]": each for n, each in enumerate(ids)})
 

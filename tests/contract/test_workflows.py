@@ -120,10 +120,10 @@ class TestSuccess:
         store.enqueue_workflow(chain("a", "b", "c"))
         worker.settle(done(worker.claim_one(), "1"))
         second = worker.claim_one()
-        assert (second.id, second.inputs) == ("b", ((FIRST_ARGUMENT, "1", None),))
+        assert (second.id, second.inputs) == ("b", (("a", FIRST_ARGUMENT, "1", None),))
         worker.settle(done(second, '{"ü": 1e16}'))
         third = worker.claim_one()
-        assert (third.id, third.inputs) == ("c", ((FIRST_ARGUMENT, '{"ü": 1e16}', None),))
+        assert (third.id, third.inputs) == ("c", (("b", FIRST_ARGUMENT, '{"ü": 1e16}', None),))
         assert not third.successors
 
     def test_one_round_ends_a_step_and_claims_the_next(self, store: Store, worker: TestWorker) -> None:
@@ -147,7 +147,7 @@ class TestSuccess:
         worker.settle(done(jobs[19], jobs[19].id[1:]))
         body = worker.claim_one()
         assert isinstance(body.inputs, tuple)
-        assert {json.loads(place)[0]: json.loads(text or "") for place, text, _ in body.inputs} == {
+        assert {json.loads(place)[0]: json.loads(text or "") for _, place, text, _ in body.inputs} == {
             n: n for n in range(20)
         }
 
@@ -183,7 +183,7 @@ class TestSuccess:
         job = worker.claim_one()
         worker.settle(Retried(job.id, job.lease, "{}", None, 0.0))
         job = worker.claim_one()
-        assert job.inputs == ((FIRST_ARGUMENT, "7", None),)
+        assert job.inputs == (("a", FIRST_ARGUMENT, "7", None),)
         worker.settle(Retried(job.id, job.lease, "{}", None, 0.0, args="[8]", kwargs="{}"))
         job = worker.claim_one()
         assert (job.inputs, job.args) == (False, "[8]")
@@ -191,12 +191,12 @@ class TestSuccess:
     def test_a_result_that_was_not_kept_is_none(self, store: Store, worker: TestWorker) -> None:
         store.enqueue_workflow(chain("a", "b"))
         worker.settle(done(worker.claim_one(), None))
-        assert worker.claim_one().inputs == ((FIRST_ARGUMENT, None, None),)
+        assert worker.claim_one().inputs == (("a", FIRST_ARGUMENT, None, None),)
 
     def test_results_in_another_serializer(self, store: Store, worker: TestWorker) -> None:
         store.enqueue_workflow(chain("a", "b"))
         worker.settle(done(worker.claim_one(), '{"content_type": "x"}', b"\0\x01"))
-        assert worker.claim_one().inputs == ((FIRST_ARGUMENT, '{"content_type": "x"}', b"\0\x01"),)
+        assert worker.claim_one().inputs == (("a", FIRST_ARGUMENT, '{"content_type": "x"}', b"\0\x01"),)
 
     def test_an_eta_holds_after_the_release(self, store: Store, worker: TestWorker) -> None:
         jobs = chain("a", "b").jobs
@@ -298,9 +298,9 @@ class TestReplace:
         assert {row(store, job_id)["workflow_id"] for job_id in ("a", "x", "z", "n1", "n2")} == {"a"}
         worker.settle(*(done(each, json.dumps(each.id)) for each in worker.claim()))
         (tail,) = worker.claim(queues=["other"])
-        assert (tail.args, sorted(tail.inputs)) == ("[5]", [("[0]", '"n1"', None), ("[1]", '"n2"', None)])  # type: ignore[arg-type]
+        assert (tail.args, sorted(tail.inputs)) == ("[5]", [("n1", "[0]", '"n1"', None), ("n2", "[1]", '"n2"', None)])  # type: ignore[arg-type]
         worker.settle(done(tail, "9"))
-        assert worker.claim_one().inputs == ((FIRST_ARGUMENT, "9", None),)
+        assert worker.claim_one().inputs == (("x", FIRST_ARGUMENT, "9", None),)
 
     def test_by_one_job(self, store: Store, worker: TestWorker) -> None:
         store.enqueue([new_job("x", args="[1]")])
@@ -318,7 +318,7 @@ class TestReplace:
         job = worker.claim_one()
         worker.settle(Replaced("x", job.lease, chain("x", "callback"), 0.1))
         worker.settle(done(worker.claim_one(), "5"))
-        assert worker.claim_one().inputs == ((FIRST_ARGUMENT, "5", None),)
+        assert worker.claim_one().inputs == (("x", FIRST_ARGUMENT, "5", None),)
 
     def test_a_lost_lease_replaces_nothing(self, store: Store, worker: TestWorker) -> None:
         store.enqueue([new_job("x")])
@@ -365,7 +365,7 @@ class TestAddHeader:
         worker.settle(done(first, "1"), done(second, "2"))
         worker.settle(done(worker.claim_one(), "3"))
         body = worker.claim_one()
-        assert sorted(body.inputs) == [("[0]", "1", None), ("[1]", "2", None), ("[2]", "3", None)]  # type: ignore[arg-type]
+        assert sorted(body.inputs) == [("a", "[0]", "1", None), ("b", "[1]", "2", None), ("new", "[2]", "3", None)]  # type: ignore[arg-type]
 
     def test_through_the_rest_of_a_chain(self, store: Store, worker: TestWorker) -> None:
         jobs = [new_job(name) for name in ("a", "b", "c", "body")]
@@ -508,8 +508,8 @@ class TestErrbackCalls:
         job = worker.claim_one()
         assert (job.id, job.parent_id) == ("e", "a")
         assert isinstance(job.inputs, tuple)
-        ((place, text, content),) = job.inputs
-        assert (place, content) == (ERRBACK, None)
+        ((predecessor, place, text, content),) = job.inputs
+        assert (predecessor, place, content) == ("a", ERRBACK, None)
         call = json.loads(text or "")
         assert (call["id"], call["task"], call["args"], call["kwargs"]) == ("a", "shop.pack", [1], {"k": 2})
         assert (call["error"], call["traceback"], call["headers"]) == (json.loads(ERROR), "Traceback: ...", {"h": 1})
@@ -537,7 +537,7 @@ class TestErrbackCalls:
         worker.settle(failed(worker.claim()[0]))
         job = worker.claim_one()
         assert isinstance(job.inputs, tuple)
-        call = json.loads(job.inputs[0][1] or "")
+        call = json.loads(job.inputs[0][2] or "")
         assert (call["id"], call["error"]["exc_type"], call["traceback"]) == ("body", "ChordError", "Traceback: ...")
 
     def test_the_errback_of_a_replaced_job_is_told(self, store: Store, worker: TestWorker) -> None:

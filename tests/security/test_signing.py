@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +23,9 @@ from dbqueue.signing import SIGNATURE, Signer
 from dbqueue.store import changes as operator_changes
 from dbqueue.store.schedules import ScheduleRow
 from dbqueue.task.eager import claimed
-from tests.stores import row, run_sql
+from dbqueue.workflows import ERRBACK
+from tests.stores import count, row, run_sql
+from tests.worker import canvas_tasks
 
 OLD, NEW, OTHER = "an old key of 16 bytes", "a new key of 16 bytes or more", "the key of somebody else"
 
@@ -45,6 +48,13 @@ def make_app(url: str, keys: Any = (NEW, OLD), **settings: Any) -> DBQueue:
     @app.task(name="s.replaced", bind=True)
     def replaced(self: Any) -> Any:
         self.replace(dbqueue.chain(app.tasks["s.echo"].s(1), app.tasks["s.echo"].s(2)))
+
+    @app.task(name="s.told")
+    def told(request: Any, error: Any, traceback: Any) -> None: ...
+
+    @app.task(name="s.named")
+    def named(user: Any, other: Any = None) -> Any:
+        return [user, other]
 
     @app.task(name="s.fails")
     def fails() -> None:
@@ -112,6 +122,92 @@ def test_workflows_are_signed(app: DBQueue) -> None:
     assert not testing.all_enqueued(app)
 
 
+def test_a_signed_job_takes_results_in_every_form(app: DBQueue) -> None:
+    echo, named = app.tasks["s.echo"], app.tasks["s.named"]
+    inner = echo.si(2) | dbqueue.group(echo.s(3), echo.s(4))
+    nested = (echo.s(0) | dbqueue.group(echo.s(1), inner) | named.s()).apply_async()
+    again = (echo.s(1) | echo.s(retry={"countdown": 0, "queue": "other"})).apply_async()
+    anew = (echo.s(1) | echo.s(retry={"countdown": 0, "args": ["new"]})).apply_async()
+    names = dbqueue.dag({"user": echo.s(1), "other": echo.s(2), "last": (named.s(), ["user", "other"])}, app=app)
+    by_name = names.apply_async()
+    called = echo.apply_async(["x"], link=named.s(other="y"))
+    testing.drain(app)
+    assert nested.get(timeout=0) == [[[[0], 1], [[[2], 3], [[2], 4]]], None]
+    assert again.get(timeout=0) == [[1]]
+    assert anew.get(timeout=0) == ["new"]
+    assert by_name["last"].get(timeout=0) == [[1], [2]]
+    assert [each.get(timeout=0) for each in called.children or ()] == [[["x"], "y"]]
+
+
+def test_an_errback_is_told_of_whichever_failed(app: DBQueue) -> None:
+    echo, told = app.tasks["s.echo"], app.tasks["s.told"]
+    dbqueue.chain(echo.si(), app.tasks["s.fails"].si(), echo.si()).apply_async(link_error=told.s())
+    with app.database.store.connect() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM dbqueue_edges WHERE place = 'errback'")) > 1
+    testing.drain(app)
+    assert count(app.database.store, "task = 's.told' AND status = 'SUCCESS'") == 1
+
+
+def test_a_chord_grows_though_its_body_was_signed(database_url: str, start_worker: Callable[..., Any]) -> None:
+    start_worker(database_url, module="tests.worker.canvas_tasks", settings={"task_signing_keys": [NEW]})
+    with canvas_tasks.make_app(database_url, task_signing_keys=[NEW]) as app:
+        atc, total = app.tasks["tasks.atc"], app.tasks["tasks.tsum"]
+        assert dbqueue.chord([atc.s(1), atc.s(2)], total.s()).apply_async().get(timeout=60) == 206
+
+
+PLACES = ['"user"', '"other"', "[]", "[0]", "[1]", ERRBACK]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_signed_job_is_given_no_arguments(app: DBQueue, place: str) -> None:
+    """By whoever can write rows: the results of jobs that it was never to take."""
+    result = app.tasks["s.named"].delay(user="me")
+    link_forged(app, result.id, place)
+    run_sql(app.database.store, "UPDATE dbqueue_jobs SET inputs = :yes WHERE id = :id", yes=True, id=result.id)
+    testing.drain(app)
+    assert isinstance(result.result, BadSignature)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("form", ["chain", "chord", "errback"])
+def test_a_signed_job_that_takes_results_is_given_no_more(app: DBQueue, form: str, place: str) -> None:
+    """By whoever may only insert: edges to what waits already."""
+    echo, named = app.tasks["s.echo"], app.tasks["s.named"]
+    if form == "chain":
+        (echo.si() | named.s()).apply_async()
+    elif form == "chord":
+        dbqueue.chord([echo.si(), echo.si()], named.s()).apply_async()
+    else:
+        app.tasks["s.fails"].apply_async(link_error=app.tasks["s.told"].s())
+    store = app.database.store
+    with store.connect() as connection:
+        job_id = connection.scalar(sa.text("SELECT id FROM dbqueue_jobs WHERE waits_for > 0"))
+    link_forged(app, job_id, place)
+    testing.drain(app)
+    assert isinstance(app.AsyncResult(job_id).result, BadSignature)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE dbqueue_edges SET place = '\"other\"'",
+        "UPDATE dbqueue_edges SET place = '[0]'",
+        "UPDATE dbqueue_edges SET place = 'errback'",
+        "UPDATE dbqueue_edges SET place = NULL",
+        "UPDATE dbqueue_edges SET predecessor = 'forged'",
+        "DELETE FROM dbqueue_edges",
+        "UPDATE dbqueue_jobs SET inputs = false WHERE task = 's.named'",
+    ],
+)
+def test_a_changed_edge_is_refused(app: DBQueue, change: str) -> None:
+    second = app.tasks["s.named"].s(other="x").set(countdown=3600)
+    result = (app.tasks["s.echo"].s(1) | second).apply_async()
+    assert drained(app) == {"SUCCESS": 1}
+    run_sql(app.database.store, change)
+    testing.drain(app, now=datetime.now(UTC) + timedelta(hours=2))
+    assert isinstance(result.result, BadSignature)
+
+
 def test_an_operator_s_retry_runs(app: DBQueue) -> None:
     result = app.tasks["s.fails"].delay()
     assert drained(app) == {"FAILURE": 1}
@@ -127,6 +223,16 @@ def test_a_beat_s_jobs_are_signed(app: DBQueue) -> None:
     fields = {field.name: None for field in dataclasses.fields(ScheduleRow)}
     due: Any = ScheduleRow(**fields | {"name": "n", "task": "s.echo", "args": "[1]", "kwargs": "{}", "options": "{}"})  # type: ignore[arg-type]
     Signer([NEW]).check(claimed(job_of(app, due, due=datetime.now(UTC))))
+
+
+def link_forged(app: DBQueue, job_id: str, place: str) -> None:
+    """Let the job take the result of a row that nobody has signed."""
+    store = app.database.store
+    moment = "now()" if store.dialect == "postgresql" else "'2026-01-01 00:00:00.000'"
+    columns = "id, task, status, ready_at, finished_at, result"
+    run_sql(store, f"INSERT INTO dbqueue_jobs ({columns}) VALUES ('forged', 'x', 'SUCCESS', NULL, {moment}, '1')")
+    sql = "INSERT INTO dbqueue_edges (predecessor, successor, event, place) VALUES ('forged', :id, 'success', :place)"
+    run_sql(store, sql, id=job_id, place=place)
 
 
 CHANGES: dict[str, tuple[str, str, Any]] = {

@@ -37,7 +37,7 @@ def test_results_in_another_serializer(run_with: RunWith) -> None:
     assert json.loads(written.result or "") == {"content_type": "application/x-yaml; compression=zlib"}
     assert payloads.read_result(written.result, written.content, ["yaml"]) == {"a": 1}
     # What the job's own arguments may be says nothing of those that are other jobs' results.
-    inputs = (("[]", written.result, written.content),)
+    inputs = (("predecessor", "[]", written.result, written.content),)
     settings = {"result_serializer": "json", "accept_content": ["json"], "result_accept_content": ["yaml"]}
     read = run_with(settings, "echo", inputs=inputs)
     assert isinstance(read, Succeeded)

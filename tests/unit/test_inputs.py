@@ -10,7 +10,7 @@ import pytest
 from dbqueue import DBQueue
 from dbqueue.errors import ContentDisallowed, InvalidTaskError
 from dbqueue.jobs import ClaimedJob
-from dbqueue.worker.inputs import placed
+from dbqueue.worker.inputs import placed, refuse_large
 from dbqueue.workflows import ERRBACK
 from tests.stores import claimed_job
 
@@ -62,7 +62,7 @@ class Written(app.Task):  # type: ignore[misc, name-defined]
 
 
 def job(*inputs: tuple[str, str | None, bytes | None]) -> ClaimedJob:
-    return claimed_job(inputs=inputs)
+    return claimed_job(inputs=tuple(("predecessor", *each) for each in inputs))
 
 
 def arguments(*inputs: tuple[str, str | None, bytes | None], args: tuple[Any, ...] = (), **kwargs: Any) -> Any:
@@ -87,7 +87,7 @@ def test_a_keyword() -> None:
     assert arguments(('"rate"', "5", None), args=(1,)) == ([1], {"rate": 5})
 
 
-@pytest.mark.parametrize("place", ["7", "[-1]", '["a"]', "{}", "[true]"])
+@pytest.mark.parametrize("place", ["7", "[-1]", '["a"]', "{}", "[true]", "[10000000]"])
 def test_no_place(place: str) -> None:
     with pytest.raises(InvalidTaskError, match="place"):
         arguments((place, "1", None))
@@ -95,7 +95,7 @@ def test_no_place(place: str) -> None:
 
 def test_too_large() -> None:
     with pytest.raises(InvalidTaskError, match="123 bytes"):
-        placed(job()._replace(inputs=123), narrow, [], {}, ["json"])
+        refuse_large(job()._replace(inputs=123))
 
 
 def test_a_result_in_a_refused_serializer() -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from dbqueue import failpoints
 from dbqueue.codec import describe_exception, shown_exception
 from dbqueue.errors import ChordError, DuplicateTaskId, TaskRevokedError
-from dbqueue.jobs import FAILURE, NOT_ENQUEUED, REVOKED, ClaimedJob, Released
+from dbqueue.jobs import FAILURE, NOT_ENQUEUED, REVOKED, ClaimedJob, Input, Released
 from dbqueue.store.base import Store
 from dbqueue.store.inserts import Statement, refuse_other_content
 from dbqueue.store.rows import LOST_ERROR
@@ -97,11 +97,11 @@ def inputs(store: Store, claimed: Sequence[ClaimedJob], limit: int) -> Steps[tup
     """The jobs with what their predecessors left for them, and those to be handed back: the batch is too large."""
     ids = [job.id for job in claimed if job.inputs]
     rows = (yield statement(store, sql.INPUTS, ids=ids, limit=limit)).rows
-    found: dict[str, list[tuple[str, str | None, bytes | None]]] = {job_id: [] for job_id in ids}
+    found: dict[str, list[Input]] = {job_id: [] for job_id in ids}
     sizes: dict[str, int] = {}
-    for job_id, place, text, content, total, fits in rows:
+    for job_id, predecessor, place, text, content, total, fits in rows:
         if fits:
-            found[job_id].append((place, text, None if content is None else bytes(content)))
+            found[job_id].append((predecessor, place, text, None if content is None else bytes(content)))
         else:
             sizes[job_id] = int(total)
     kept: list[ClaimedJob] = []

@@ -328,7 +328,7 @@ _FAILED_CALL: Final = """{object}('id', p.id, 'task', p.task, 'queue', p.queue, 
 # No more than `:limit` bytes for one job, nor for the batch, unless one job of it has as much: a
 # supervisor holds them all. Of others only the size is told.
 INPUTS: Final = f"""
-SELECT successor, place, CASE WHEN fits THEN input END, CASE WHEN fits THEN content END, total, fits
+SELECT successor, predecessor, place, CASE WHEN fits THEN input END, CASE WHEN fits THEN content END, total, fits
 FROM (
     SELECT *, total <= :limit AND (so_far <= :limit OR so_far = total) AS fits
     FROM (
@@ -336,10 +336,10 @@ FROM (
         FROM (
             SELECT *, sum(size) OVER (PARTITION BY successor) AS total
             FROM (
-                SELECT successor, place, input, content,
+                SELECT successor, predecessor, place, input, content,
                     coalesce({{size}}(input), 0) + coalesce({{size}}(content), 0) AS size
                 FROM (
-                    SELECT e.successor, e.place,
+                    SELECT e.successor, e.predecessor, e.place,
                         CASE e.event WHEN 'success' THEN CAST(p.result AS text)
                             ELSE CAST({_FAILED_CALL} AS text) END AS input,
                         CASE e.event WHEN 'success' THEN p.result_content ELSE p.content END AS content
