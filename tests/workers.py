@@ -9,11 +9,13 @@ import contextlib
 import json
 import logging
 import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -151,7 +153,18 @@ def starting() -> Iterator[Callable[..., WorkerProcess]]:
             shutil.rmtree(worker.folder, ignore_errors=True)
 
 
+def mend_sleep() -> None:
+    """Under libfaketime a sleep until a moment is refused, and all of Python's are such."""
+
+    def sleep(seconds: float) -> None:
+        select.select([], [], [], seconds)
+
+    if "faketime" in os.environ.get("LD_PRELOAD", ""):
+        time.sleep = sleep  # type: ignore[assignment]
+
+
 def main() -> int:
+    mend_sleep()
     order = json.loads(sys.argv[1])
     from importlib import import_module
 

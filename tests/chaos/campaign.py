@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 import sqlalchemy as sa
 
 from dbqueue import DBQueue, chain, chord
@@ -30,6 +31,7 @@ LEASE = {"worker_lease_seconds": 2.5, "worker_heartbeat_interval": 0.4, "task_ma
 POOLS = ("prefork", "threads", "asyncio")
 TASKS = {"asyncio": "chaos.awork"}
 ANSWER_SECONDS = 0.2
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 
 
 class Pulse:
@@ -397,3 +399,10 @@ def wait_gone(worker: WorkerProcess, timeout: float = 60.0) -> None:
 
 def task_of(pool: str) -> str:
     return TASKS.get(pool, "chaos.work")
+
+
+def wrong_clock(shift: str) -> dict[str, str]:
+    """The environment of a process whose clock is so many seconds off."""
+    if not FAKETIME.exists():
+        pytest.skip("the library libfaketime is not installed")
+    return {"LD_PRELOAD": str(FAKETIME), "FAKETIME": f"{shift}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}

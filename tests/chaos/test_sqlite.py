@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from dbqueue.failpoints import POINTS
-from tests.chaos.campaign import Campaign, pool_processes, wait_gone
+from tests.chaos.campaign import Campaign, pool_processes, wait_gone, wrong_clock
 from tests.chaos.conftest import Judge, Tries
 from tests.waiting import wait_until
 
@@ -169,6 +169,26 @@ def test_a_connection_carried_over_a_fork(campaign: Judge, tries: Tries, kind: s
             it.heal()
             is_whole(it)
             it.stop_workers()
+
+
+@pytest.mark.chaos("D12")
+@pytest.mark.parametrize("shift", ["-3600", "+3600"])
+@pytest.mark.parametrize("pool", ["prefork", "asyncio"])
+def test_a_worker_whose_clock_is_an_hour_off(campaign: Judge, tries: Tries, kind: str, shift: str, pool: str) -> None:
+    """What is due is decided by each process's own clock here; who is dead is not."""
+    for left in tries.until(short=JOBS):
+        jobs = min(left, 500)
+        with campaign(counts=jobs) as it:
+            it.start_worker(pool)
+            wrong = it.start_worker(pool, environment=wrong_clock(shift))
+            it.enqueue_many(2, 3.0, task="chaos.awork")  # each worker looks for the dead once a second
+            it.enqueue_many(jobs, 0.05, task="chaos.awork")
+            it.wait_running(2)
+            it.fault("a wrong clock", wrong)
+            it.heal()
+            it.stop_workers()
+            for worker in it.workers:
+                assert "dead" not in worker.log
 
 
 def ended(pid: int, status: list[int]) -> bool:

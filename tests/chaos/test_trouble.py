@@ -9,20 +9,18 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
 import sqlalchemy as sa
 
-from tests.chaos.campaign import Campaign
+from tests.chaos.campaign import Campaign, wrong_clock
 from tests.chaos.conftest import Judge, Tries
 from tests.chaos.test_servers import LASTING
 from tests.chaos.test_sqlite import small_disk
 from tests.servers import PostgresServer, libpq_url
 
 JOBS = 60
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 
 
 @contextlib.contextmanager
@@ -183,14 +181,11 @@ def test_an_application_that_locks_rows_in_its_own_order(
 def test_a_clock_that_is_an_hour_off(
     campaign: Judge, tries: Tries, fresh_postgres: Callable[[], str], shift: str, pool: str
 ) -> None:
-    """The database's time decides: what is due, who is dead."""
-    if not FAKETIME.exists():
-        pytest.skip("the library libfaketime is not installed")
-    wrong = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": f"{shift}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    """The database's time decides: what is due, who is dead. (SQLite has none: see `test_sqlite`.)"""
     for left in tries.until(short=JOBS):
         jobs = min(left, 500)
         with campaign(counts=jobs) as it:
-            worker = it.start_worker(pool, environment=wrong)
+            worker = it.start_worker(pool, environment=wrong_clock(shift))
             # On an event loop: under this library `time.sleep`, which waits for a moment, is refused.
             it.enqueue_many(jobs, 0.01, task="chaos.awork")
             it.wait_running(2)

@@ -13,6 +13,7 @@ from dbqueue.jobs import Failed, Progress, Released, Succeeded
 from dbqueue.store.base import Store
 from dbqueue.store.kept import Marks
 from dbqueue.store.queries import open_workers
+from dbqueue.store.sqlite import liveness
 from dbqueue.store.sqlite.store import SqliteStore
 from tests.stores import TestWorker, count, enqueued, moment, new_job, opened, row, run_sql
 
@@ -150,17 +151,53 @@ def test_a_worker_stops_once(store: Store, dead: TestWorker) -> None:
     assert closed_at.year == 2020
 
 
-def test_the_eldest_lives(store: Store, new_worker: NewWorker) -> None:
+def test_the_eldest_lives(store: Store, new_worker: NewWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = new_worker(), new_worker()
     run_sql(store, "UPDATE dbqueue_workers SET started_at = '2020-01-01 00:00:00.000' WHERE id = :id", id=first.id)
     assert second.session.eldest_worker() == first.id
-    old = "UPDATE dbqueue_workers SET heartbeat_at = '2020-01-01 00:00:00.000' WHERE id = :id"
-    run_sql(store, old, id=first.id)  # dead, and not found dead yet
+    date_heartbeat(store, first, 2020)  # dead, and not found dead yet
+    if store.dialect == "sqlite":  # where it is dead when it has shown nothing else for a lease
+        assert second.session.eldest_worker() == first.id
+        date_heartbeat(store, second, 2021)
+        pass_time(monkeypatch, 31)
+        date_heartbeat(store, second, 2022)
     assert second.session.eldest_worker() == second.id
     first.session.close_worker(first.id)
     assert first.session.eldest_worker() == second.id
     second.session.close_worker(second.id)
     assert first.session.eldest_worker() is None
+
+
+def date_heartbeat(store: Store, worker: TestWorker, year: int) -> None:
+    at = f"{year}-01-01 00:00:00.000"
+    run_sql(store, "UPDATE dbqueue_workers SET heartbeat_at = :at WHERE id = :id", at=at, id=worker.id)
+
+
+def pass_time(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """On the steady clock of who looks at heartbeats on SQLite."""
+    at = vars(liveness)["monotonic"]() + seconds
+    monkeypatch.setattr(liveness, "monotonic", lambda: at)
+
+
+@pytest.mark.parametrize("year", [2001, 2099])
+def test_a_heartbeat_is_not_compared_with_the_clock_on_the_wall(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, year: int
+) -> None:
+    """On SQLite, where each process has its own: a heartbeat is old when it has stayed the same for a lease."""
+    with opened(sqlite_url) as store:
+        worker, rescuer = TestWorker(store, lease_seconds=30), TestWorker(store, lease_seconds=3600)
+        job_id = enqueued(store)
+        worker.claim_one()
+        for later in range(3):
+            date_heartbeat(store, worker, year + later)
+            assert rescuer.session.rescue(max_losses=3) == []
+            pass_time(monkeypatch, 29)
+            assert rescuer.session.rescue(max_losses=3) == []
+        pass_time(monkeypatch, 2)
+        assert [(each.worker_id, each.requeued) for each in rescuer.session.rescue(max_losses=3)] == [(worker.id, 1)]
+        assert row(store, job_id)["losses"] == 1
+        for each in (worker, rescuer):
+            each.close()
 
 
 class TestHandBack:

@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -115,22 +116,29 @@ def faketime_library() -> str:
     return str(found[0])
 
 
-def test_a_clock_that_jumps_changes_nothing(
-    postgres_url: str, tmp_path: Path, start_worker: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The worker's wall clock goes an hour on, then two back, while jobs run, wait and are retried.
-
-    (On SQLite the machine's one clock is the database's.)
-    """
-    offset = tmp_path / "offset"
+def jumping_clock(offset: Path) -> dict[str, str]:
+    """The environment of a process whose wall clock is off by what this file says."""
     offset.write_text("+0")
+    return {
+        "LD_PRELOAD": faketime_library(),
+        "FAKETIME_TIMESTAMP_FILE": str(offset),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+
+
+def jump(offset: Path, seconds: str) -> None:
+    following = offset.with_name("next")
+    following.write_text(seconds)
+    os.replace(following, offset)  # an empty file would be no time at all
+
+
+def test_a_clock_that_jumps_changes_nothing(postgres_url: str, tmp_path: Path, start_worker: Start) -> None:
+    """The worker's wall clock goes an hour on, then two back, while jobs run, wait and are retried."""
+    offset = tmp_path / "offset"
     started, release = tmp_path / "started", tmp_path / "release"
-    monkeypatch.setenv("LD_PRELOAD", faketime_library())
-    monkeypatch.setenv("FAKETIME_TIMESTAMP_FILE", str(offset))
-    monkeypatch.setenv("FAKETIME_NO_CACHE", "1")
-    monkeypatch.setenv("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-    worker = start_worker(postgres_url, settings=LEASE | {"worker_heartbeat_interval": 0.3})
-    monkeypatch.delenv("LD_PRELOAD")
+    settings = LEASE | {"worker_heartbeat_interval": 0.3}
+    worker = start_worker(postgres_url, settings=settings, environment=jumping_clock(offset))
     with make_app(postgres_url) as app:
         # Not `sample.hold`: under this library `time.sleep`, which waits for a moment, is refused.
         held = app.tasks["sample.ahold"].delay(str(started), str(release))
@@ -138,14 +146,13 @@ def test_a_clock_that_jumps_changes_nothing(
         far = app.tasks["sample.add"].apply_async((5, 5), countdown=1800)
         stale = app.tasks["sample.add"].apply_async((6, 6), expires=1800)
         assert stale.get(timeout=60) == 12
-        for jump in ("+3600", "-3600"):
-            (tmp_path / "next").write_text(jump)
-            os.replace(tmp_path / "next", offset)  # an empty file would be no time at all
+        for seconds in ("+3600", "-3600"):
+            jump(offset, seconds)
             before = beat_of(app)
             wait_until(lambda before=before: beat_of(app) != before, what="a heartbeat")  # type: ignore[misc]
             shown = app.tasks["sample.wall_clock"].delay()
             skew = shown.get(timeout=60) - os.stat(offset).st_mtime
-            assert abs(skew - float(jump)) < 300  # the fault is there
+            assert abs(skew - float(seconds)) < 300  # the fault is there
             assert app.tasks["sample.add"].apply_async((1, 2), countdown=0.5, expires=600).get(timeout=60) == 3
         assert far.status == "PENDING"
         release.touch()
@@ -161,3 +168,59 @@ def test_a_clock_that_jumps_changes_nothing(
 def beat_of(app: DBQueue) -> object:
     with app.database.store.connect() as connection:
         return connection.execute(sa.text("SELECT max(heartbeat_at) FROM dbqueue_workers")).scalar_one()
+
+
+SOON: dict[str, Any] = {"worker_lease_seconds": 4.0, "worker_heartbeat_interval": 0.4}
+BEATS = 13
+"""So many take more than a lease, and a look for dead workers."""
+
+
+def test_a_clock_that_jumps_is_nobodys_death(sqlite_url: str, tmp_path: Path, start_worker: Start) -> None:
+    """On SQLite each process has its own clock, and dates its heartbeat by it: others may be hours ahead or behind."""
+    offset = tmp_path / "offset"
+    jumping = start_worker(sqlite_url, settings=SOON, queues=["jumping"], environment=jumping_clock(offset))
+    steady = start_worker(sqlite_url, settings=SOON, queues=["steady"])
+    release = tmp_path / "release"
+    with make_app(sqlite_url) as app:
+        held = []
+        for queue in ("jumping", "steady"):
+            started = tmp_path / queue
+            held.append(app.tasks["sample.ahold"].apply_async((str(started), str(release)), queue=queue))
+            wait_until(started.exists)
+        workers = beats(app).keys()
+        for seconds in ("+3600", "-3600", "+0"):
+            jump(offset, seconds)
+            wait_until(lambda seconds=seconds: abs(ahead(app, jumping) - float(seconds)) < 300, what="the jump")  # type: ignore[misc]
+            for _ in range(BEATS):
+                before = beats(app)
+                assert before.keys() == workers
+                wait_until(
+                    lambda before=before: all(at != before.get(each) for each, at in beats(app).items()),  # type: ignore[misc]
+                    what="a heartbeat of each",
+                )
+        release.touch()
+        for result in held:
+            assert result.get(timeout=60) == "released"
+            assert (row(app.database.store, result.id)["losses"], row(app.database.store, result.id)["retries"]) == (
+                0,
+                0,
+            )
+        for worker in (jumping, steady):
+            assert worker.stop() == 0
+            assert "dead" not in worker.log
+            assert "No heartbeat" not in worker.log
+
+
+def beats(app: DBQueue) -> dict[str, str]:
+    """The heartbeat of each worker that nobody has found dead."""
+    with app.database.store.connect() as connection:
+        query = "SELECT id, heartbeat_at FROM dbqueue_workers WHERE closed_at IS NULL"
+        return {row.id: row.heartbeat_at for row in connection.execute(sa.text(query))}
+
+
+def ahead(app: DBQueue, worker: WorkerProcess) -> float:
+    """How many seconds its clock is ahead of this process's, as its last heartbeat shows."""
+    with app.database.store.connect() as connection:
+        query = """SELECT (julianday(heartbeat_at) - julianday('now')) * 86400.0
+            FROM dbqueue_workers WHERE pid = :pid ORDER BY started_at DESC"""
+        return float(connection.execute(sa.text(query), {"pid": worker.pid}).scalars().first() or 0.0)

@@ -116,13 +116,11 @@ HEARTBEAT: Final = f"UPDATE {{workers}} SET heartbeat_at = {_CLOCK} WHERE id = ?
 
 CLOSE_WORKER: Final = f"UPDATE {{workers}} SET closed_at = {_CLOCK} WHERE id = ? AND closed_at IS NULL"
 
-_STALE: Final = "(julianday({now}) - julianday(heartbeat_at)) * 86400.0 > lease_seconds"
-
-WORKERS: Final = f"SELECT id, {_STALE.format(now=NOW)} FROM {{workers}} WHERE closed_at IS NULL"
-
-ELDEST: Final = f"""
-SELECT id FROM {{workers}} WHERE closed_at IS NULL AND NOT {_STALE.format(now=_CLOCK)}
-ORDER BY started_at, id LIMIT 1"""
+# Those that started first come first. `late` is for tests, which say what time it is: else it is NULL.
+WORKERS: Final = """
+SELECT id, heartbeat_at, lease_seconds,
+    (julianday(:now) - julianday(heartbeat_at)) * 86400.0 > lease_seconds AS late
+FROM {workers} WHERE closed_at IS NULL ORDER BY started_at, id"""
 
 _AGAIN: Final = "redeliver AND losses < :max_losses"
 

@@ -33,7 +33,7 @@ from dbqueue.store.records import JobRecord
 from dbqueue.store.rows import Finish
 from dbqueue.store.sqlite import sql
 from dbqueue.store.sqlite.driver import immediate, translated
-from dbqueue.store.sqlite.liveness import WorkerLocks
+from dbqueue.store.sqlite.liveness import Heartbeats, WorkerLocks
 from dbqueue.store.sqlite.watch_session import SqliteWatchSession
 from dbqueue.store.sqlite.work_session import SqliteWorkSession
 from dbqueue.store.tables import NAMES, PREFIX
@@ -66,6 +66,8 @@ class SqliteStore(Store):
         }
         self.identity = sql.IDENTITY
         self.inserts = SqliteInserts(self.names["jobs"], self.names["unique_keys"])
+        self.heartbeats = Heartbeats()
+        """As the locks of workers: a session that was made anew remembers them."""
         # All threads share the one connection of a database in memory: a statement of one would join the
         # transaction that another has begun, and be undone with it.
         self.in_memory = self.path is None

@@ -203,9 +203,17 @@ class SqliteWorkSession(WorkSession):
         return [Rescued(worker, rows.count((worker, "PENDING")), rows.count((worker, "FAILURE"))) for worker in dead]
 
     def _dead(self, at: str | None) -> list[str]:
-        """Workers whose heartbeat is too old, or whose lock the kernel has released."""
+        return [worker_id for worker_id, dead in self._workers(at).items() if dead]
+
+    def _workers(self, at: str | None) -> dict[str, bool]:
+        """Whether each is dead: its heartbeat is too old, or the kernel has released its lock. The eldest first."""
         rows = self._execute(sql.WORKERS, {"now": at}).fetchall()
-        return [worker_id for worker_id, stale in rows if stale or self._store.worker_locks.released(worker_id)]
+        ages = self._store.heartbeats.ages({row[0]: row[1] for row in rows})
+        released = self._store.worker_locks.released
+        return {
+            worker_id: bool(late) or ages[worker_id] > lease_seconds or released(worker_id)
+            for worker_id, _, lease_seconds, late in rows
+        }
 
     def prune(
         self, *, older_than_seconds: float | None, limit: int, keep: int | None = None, now: datetime | None = None
@@ -242,8 +250,7 @@ class SqliteWorkSession(WorkSession):
         return self._execute(sql.PRUNE_LIMITS, []).rowcount
 
     def eldest_worker(self) -> str | None:
-        row = self._execute(sql.ELDEST, []).fetchone()
-        return str(row[0]) if row else None
+        return next((worker_id for worker_id, dead in self._workers(None).items() if not dead), None)
 
     def close_worker(self, worker_id: str) -> None:
         self._execute(sql.CLOSE_WORKER, [worker_id])
