@@ -36,6 +36,8 @@ class LastingSession:
         self._store, self._label, self._holding, self._restored = store, label, holding, restored
         self.current: WorkSession | None = None
         self._reconnected_at: float | None = None
+        self._look_again_at: float | None = None
+        """When to look for late claims next; None: there can be none."""
         self.lost_leases: deque[str] = deque()
         """Jobs that are held here and whose leases a crash of the server has undone."""
 
@@ -71,8 +73,14 @@ class LastingSession:
 
     def hand_back_late_claims(self, session: WorkSession) -> None:
         """Give back what a claim took that had reached the server before the connection broke, and committed later."""
-        if self._reconnected_at is not None and time.monotonic() < self._reconnected_at + LATE_COMMIT_SECONDS:
-            session.hand_back(self._holding.worker_id, self._holding.leases)
+        began = time.monotonic()
+        if self._look_again_at is None or began < self._look_again_at:
+            return
+        assert self._reconnected_at is not None
+        session.hand_back(self._holding.worker_id, self._holding.leases)
+        # Each look reads the whole table, and the more time has passed the less is to be expected of it.
+        passed = began - self._reconnected_at
+        self._look_again_at = time.monotonic() + passed if passed < LATE_COMMIT_SECONDS else None
 
     def _reconnect(self) -> int:
         """Open a session anew; returns how many jobs were handed back."""
@@ -90,7 +98,7 @@ class LastingSession:
             if job_id not in done and recorded.get(job_id) not in ((STARTED, lease), (SUCCESS, lease))
         )
         self.current = session
-        self._reconnected_at = time.monotonic()
+        self._reconnected_at = self._look_again_at = time.monotonic()
         self._restored()
         return count
 

@@ -15,8 +15,8 @@ from dbqueue.store.base import Store
 from dbqueue.store.sessions import WorkSession
 from dbqueue.worker import lasting_session
 from dbqueue.worker.holding import Holding
-from dbqueue.worker.lasting_session import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, LastingSession
-from tests.stores import TestWorker, enqueued, opened, row
+from dbqueue.worker.lasting_session import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, LATE_COMMIT_SECONDS, LastingSession
+from tests.stores import TestWorker, enqueued, opened, row, run_sql
 
 
 @pytest.fixture
@@ -66,5 +66,28 @@ def test_what_a_new_connection_puts_right(store: Store) -> None:
     assert list(session.lost_leases) == [forgotten.id]
     # The reply to its claim was lost: it is nobody's.
     assert [row(store, job.id)["status"] for job in (runs, unseen)] == ["STARTED", "PENDING"]
+    session.close()
+    worker.close()
+
+
+def test_late_claims_are_looked_for_more_and_more_rarely(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look reads the whole table. The last one is when no claim can be under way any more."""
+    now = 1000.0
+    monkeypatch.setattr(lasting_session, "time", SimpleNamespace(sleep=time.sleep, monotonic=lambda: now))
+    worker, looks = TestWorker(store), list[float]()
+    holding = Holding()
+    holding.worker_id = worker.id
+    session = LastingSession(store, "w@test", holding, restored=lambda: None)
+    session.surely(lambda current: current.anything_held())
+    for _ in range(60):  # each ten seconds, as dead workers are looked for
+        now += 10.0
+        late = enqueued(store)
+        worker.claim_one()
+        session.hand_back_late_claims(worker.session)
+        if row(store, late)["status"] == "PENDING":
+            looks.append(now - 1000.0)
+        run_sql(store, "DELETE FROM dbqueue_jobs")
+    assert looks == [10, 20, 40, 80, 160]
+    assert looks[-1] > LATE_COMMIT_SECONDS > looks[-2]
     session.close()
     worker.close()

@@ -59,6 +59,10 @@ WATCH_SESSION: Final = {
 }
 """Settings of the connection for heartbeats and commands."""
 
+# For as long as that takes: what a time-out ends is begun anew, and would be for ever where the table is too large, or
+# not in memory after a crash. (Three million rows that are: one second.) Waits for locks are bounded all the same.
+READ_ALL: Final = "SELECT set_config('enable_seqscan', 'on', true), set_config('statement_timeout', '0', true)"
+
 # `me` locks this worker's own live row: a worker that was declared dead finds no row and claims
 # nothing, and a rescue (FOR UPDATE) waits for a claim in flight. KEY SHARE lets heartbeats pass.
 #

@@ -262,8 +262,9 @@ class PostgresWorkSession(WorkSession):
         return {job_id: (status, lease) for job_id, status, lease in rows}
 
     def hand_back(self, worker_id: str, held: Collection[str]) -> int:
+        # Locked and let go: a heartbeat would wait for as long as the table is read.
+        self._execute(sql.LOCK_WORKER, {"worker": worker_id})
         with translated(), self._reading_the_table():
-            self._execute(sql.LOCK_WORKER, {"worker": worker_id})
             return self._execute(sql.HAND_BACK, {"worker": worker_id, "held": list(held)}).rowcount
 
     def rescue(self, *, max_losses: int, now: datetime | None = None) -> list[Rescued]:
@@ -369,7 +370,7 @@ class PostgresWorkSession(WorkSession):
     def _reading_the_table(self) -> Iterator[None]:
         """A transaction in which the planner may scan the table, for the rare statements that must."""
         with self._driver.transaction():
-            self._driver.execute("SET LOCAL enable_seqscan = on")
+            self._driver.execute(sql.READ_ALL)
             yield
 
     def _execute(self, template: str, parameters: dict[str, Any]) -> psycopg.Cursor[tuple[Any, ...]]:
