@@ -233,6 +233,7 @@ def _orphans(target: Target) -> Iterator[Finding]:
     yield Finding(
         "jobs",
         Level.ERROR,
-        f"{count(len(found), 'job')} STARTED by workers that have stopped: nobody will end them",
-        f"run them again: `{target.command_line('jobs')} retry {shown}`",
+        f"{count(len(found), 'job')} STARTED by workers that have stopped, or whose rows were deleted",
+        "a running worker finds out within minutes, and takes them back as those of a dead one; or run them again "
+        f"now: `{target.command_line('jobs')} retry {shown}`",
     )

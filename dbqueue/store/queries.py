@@ -196,7 +196,7 @@ def open_workers(store: Store) -> list[WorkerRow]:
 
 
 def orphans(store: Store) -> list[str]:
-    """Ids of jobs that are STARTED under a worker which has stopped: nobody will end them. At most MAX_LISTED."""
+    """Ids of jobs that are STARTED under a worker which has stopped, or has no row. At most MAX_LISTED."""
     query = sa.select(jobs.c.id).where(is_orphan()).order_by(jobs.c.id).limit(MAX_LISTED)
     with reading(store) as connection:
         return list(connection.scalars(query))

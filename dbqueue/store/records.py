@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dbqueue.jobs import ClaimedJob
 
@@ -59,6 +60,10 @@ class WorkerInfo:
     queues: tuple[str, ...]
     version: str
     lease_seconds: float
+
+    def columns(self) -> dict[str, Any]:
+        """As its row holds it."""
+        return asdict(self) | {"queues": json.dumps(self.queues, ensure_ascii=False)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,6 +123,20 @@ class WorkSession(ABC):
         """Close the rows of dead workers and take their jobs back, each by its own `redeliver`."""
 
     @abstractmethod
+    def lost_workers(self) -> tuple[list[str], bool]:
+        """The ids of workers that have jobs which are STARTED, and no open row: nobody would ever find them dead.
+
+        One call looks at a part of the table, the next goes on from there: whether there is more of it to be seen.
+        """
+
+    @abstractmethod
+    def reopen(self, worker: WorkerInfo) -> None:
+        """Give a worker that has none an open row, as if it had beaten now: it lives on, or is found dead by its lease.
+
+        One that was closed keeps what it says.
+        """
+
+    @abstractmethod
     def prune(
         self, *, older_than_seconds: float | None, limit: int, keep: int | None = None, now: datetime | None = None
     ) -> int:

@@ -1,4 +1,8 @@
-"""What each worker does for all: dead workers' jobs are taken back, and what has expired is deleted."""
+"""What each worker does for all: dead workers' jobs are taken back, and what has expired is deleted.
+
+A worker is found dead by its row. Where an operator has deleted that, or restored a part of a backup, its jobs would be
+STARTED for ever: now and then the eldest looks for such jobs, and gives their worker a row again.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,14 @@ import random
 import time
 from typing import Final
 
+from dbqueue.store.records import WorkerInfo
 from dbqueue.store.sessions import WorkSession
+from dbqueue.version import __version__
 from dbqueue.worker import log
 from dbqueue.worker.config import WorkerConfig
 
+LOOK_EVERY_SECONDS: Final = 600.0
+"""For workers without a row, whose jobs only the whole table can tell."""
 PRUNE_EVERY_SECONDS: Final = 60.0
 PRUNE_ROWS: Final = 1000
 NEXT_ROWS_SECONDS: Final = 0.05
@@ -25,18 +33,24 @@ class Upkeep:
         self._config, self._every = config, every_seconds
         self.rescue_at = 0.0
         """When to look for dead workers next, on the monotonic clock."""
+        self._look_at = 0.0
+        """When to look for workers without a row."""
         self._prune_at = time.monotonic() + PRUNE_EVERY_SECONDS * random.random()
-        self._pruning = self._tending = False
+        self._pruning = self._tending = self._looking = False
         self._told: set[str] = set()
         """Of problems with partitions: each is told once."""
 
     @property
     def due_at(self) -> float:
         """When to run next, on the monotonic clock."""
-        return min(self.rescue_at, self._prune_at)
+        return min(self.rescue_at, self._look_at, self._prune_at)
 
     def run(self, session: WorkSession, worker_id: str) -> bool:
         """Rescue, and prune if this worker is the eldest; whether jobs wait again because of it."""
+        if time.monotonic() >= self._look_at:
+            if self._looking or session.eldest_worker() == worker_id:
+                self._look(session)
+            self._look_at = time.monotonic() + (NEXT_PAGES_SECONDS if self._looking else LOOK_EVERY_SECONDS)
         rescued = time.monotonic() >= self.rescue_at and self._rescue(session)
         if time.monotonic() >= self._prune_at:
             self._prune_at = time.monotonic() + PRUNE_EVERY_SECONDS
@@ -55,6 +69,19 @@ class Upkeep:
                 rescued.failed,
             )
         return bool(dead)
+
+    def _look(self, session: WorkSession) -> None:
+        """Give workers that have jobs a row again, where they have none: soon again if there is more to look at."""
+        lost, self._looking = session.lost_workers()
+        for worker_id in lost:
+            name = worker_id.partition("#")[0]
+            session.reopen(WorkerInfo(worker_id, name, "", 0, "", 0, (), __version__, self._config.lease_seconds))
+            log.logger.warning(
+                "Worker %s has jobs that are STARTED, and its row was deleted or closed: it is given one again, and is "
+                "dead if it does not beat for %g s",
+                worker_id,
+                self._config.lease_seconds,
+            )
 
     def _prune(self, session: WorkSession) -> None:
         """Delete what has expired or is too much; soon again if there may be more of it."""

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import sqlalchemy as sa
 
 from dbqueue.jobs import Failed, Progress, Released, Succeeded
 from dbqueue.store.base import Store
 from dbqueue.store.kept import Marks
 from dbqueue.store.queries import open_workers
+from dbqueue.store.records import WorkerInfo
 from dbqueue.store.sqlite import liveness
 from dbqueue.store.sqlite.store import SqliteStore
 from tests.stores import TestWorker, count, enqueued, moment, new_job, opened, row, run_sql
@@ -198,6 +200,92 @@ def test_a_heartbeat_is_not_compared_with_the_clock_on_the_wall(
         assert row(store, job_id)["losses"] == 1
         for each in (worker, rescuer):
             each.close()
+
+
+class TestLostWorkers:
+    """Workers that have jobs and no row: an operator has deleted it, or restored a part of a backup."""
+
+    def look(self, worker: TestWorker) -> list[str]:
+        """All of the table, part by part."""
+        found, more = worker.session.lost_workers()
+        while more:
+            others, more = worker.session.lost_workers()
+            found += others
+        return found
+
+    def reopen(self, worker: TestWorker, lost: str) -> None:
+        worker.session.reopen(WorkerInfo(lost, "lost", "", 0, "", 0, (), "0", 5.0))
+
+    @pytest.mark.parametrize("how", ["deleted", "closed"])
+    def test_it_has_a_row_again_and_is_found_dead(
+        self, store: Store, dead: TestWorker, rescuer: TestWorker, how: str
+    ) -> None:
+        job_id = enqueued(store)
+        dead.claim_one()
+        if how == "deleted":
+            run_sql(store, "DELETE FROM dbqueue_workers WHERE id = :id", id=dead.id)
+        else:
+            dead.session.close_worker(dead.id)
+        assert rescuer.session.rescue(max_losses=3, now=later()) == []
+        assert self.look(rescuer) == [dead.id]
+        self.reopen(rescuer, dead.id)
+        assert self.look(rescuer) == []
+        if how == "deleted" or store.dialect != "sqlite":  # where who closes a row lets go of the lock
+            assert rescuer.session.rescue(max_losses=3) == []  # not before its lease is over
+        (rescued,) = rescuer.session.rescue(max_losses=3, now=later())
+        assert (rescued.worker_id, rescued.requeued) == (dead.id, 1)
+        assert row(store, job_id)["losses"] == 1
+        assert self.look(rescuer) == []
+
+    def test_one_that_lives_lives_on(self, store: Store, worker: TestWorker, rescuer: TestWorker) -> None:
+        enqueued(store)
+        job = worker.claim_one()
+        run_sql(store, "DELETE FROM dbqueue_workers WHERE id = :id", id=worker.id)
+        assert self.look(rescuer) == [worker.id]
+        self.reopen(rescuer, worker.id)
+        watch = store.watch_session("test")
+        assert watch.heartbeat(worker.id)
+        watch.close()
+        assert worker.settle(Succeeded(job.id, job.lease, "1", 0.0)).settled == {job.id}
+        enqueued(store)
+        worker.claim_one()
+
+    def test_nobody_is_lost(self, store: Store, dead: TestWorker, worker: TestWorker, rescuer: TestWorker) -> None:
+        store.enqueue([new_job() for _ in range(4)])
+        ended, back = dead.claim(2)
+        worker.claim(1)
+        dead.settle(Succeeded(ended.id, ended.lease, "1", 0.0), Released(back.id, back.lease, back.ready_at))
+        run_sql(store, "DELETE FROM dbqueue_workers WHERE id = :id", id=dead.id)
+        assert self.look(rescuer) == []
+        before = moment_of_heartbeat(store, worker)
+        self.reopen(rescuer, worker.id)  # it was found anew meanwhile
+        assert moment_of_heartbeat(store, worker) == before
+
+    def test_a_large_table_is_looked_through_in_parts(
+        self, store: Store, dead: TestWorker, rescuer: TestWorker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dbqueue.store.postgres.lost_workers.PAGES_AT_ONCE", 2)
+        monkeypatch.setattr("dbqueue.store.sqlite.work_session.ROWS_AT_ONCE", 30)
+        store.enqueue([new_job(args=f'["{"x" * 500}"]') for _ in range(100)])  # on some ten pages
+        enqueued(store, queue="last")
+        dead.claim(1, queues=["last"])
+        run_sql(store, "DELETE FROM dbqueue_workers WHERE id = :id", id=dead.id)
+        for _ in range(2):
+            calls, found, more = 0, list[str](), True
+            while more:
+                part, more = rescuer.session.lost_workers()
+                found, calls = found + part, calls + 1
+            assert found == [dead.id]
+            assert calls > 3
+
+    def test_an_empty_table(self, rescuer: TestWorker) -> None:
+        assert self.look(rescuer) == []
+
+
+def moment_of_heartbeat(store: Store, worker: TestWorker) -> datetime | None:
+    with store.connect() as connection:
+        query = sa.text("SELECT heartbeat_at FROM dbqueue_workers WHERE id = :id")
+        return moment(connection.execute(query, {"id": worker.id}).scalar_one())
 
 
 class TestHandBack:

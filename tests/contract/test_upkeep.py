@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,8 +11,8 @@ import pytest
 from dbqueue.jobs import Succeeded
 from dbqueue.store.base import Store
 from dbqueue.worker.config import WorkerConfig
-from dbqueue.worker.upkeep import NEXT_PAGES_SECONDS, NEXT_ROWS_SECONDS, PRUNE_EVERY_SECONDS, Upkeep
-from tests.stores import TestWorker, count, new_job
+from dbqueue.worker.upkeep import LOOK_EVERY_SECONDS, NEXT_PAGES_SECONDS, NEXT_ROWS_SECONDS, PRUNE_EVERY_SECONDS, Upkeep
+from tests.stores import TestWorker, count, new_job, run_sql
 
 
 def test_what_has_expired_goes_soon_and_not_at_once(
@@ -68,3 +69,22 @@ def test_no_more_than_so_many_are_kept(store: Store, worker: TestWorker, monkeyp
         upkeep.run(worker.session, worker.id)
         pause = upkeep.due_at - began
     assert count(store) == 12
+
+
+def test_only_the_eldest_looks_for_lost_workers(
+    store: Store, worker: TestWorker, new_worker: Callable[..., TestWorker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = new_worker()
+    store.enqueue([new_job()])
+    lost.claim_one()
+    run_sql(store, "DELETE FROM dbqueue_workers WHERE id = :id", id=lost.id)
+    upkeep = Upkeep(WorkerConfig("w", ("celery",), "solo", 1), every_seconds=1e6)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    watch = store.watch_session("test")
+    upkeep.run(worker.session, "another")
+    assert not watch.heartbeat(lost.id)
+    now += LOOK_EVERY_SECONDS
+    upkeep.run(worker.session, worker.id)
+    assert watch.heartbeat(lost.id)
+    watch.close()

@@ -24,11 +24,11 @@ COUNTED_AT_ONCE: Final = 1024
 
 TABLE_PAGES: Final = "SELECT pg_relation_size(to_regclass('{jobs}')) / current_setting('block_size')::int"
 
-_ON_PAGES: Final = "ctid >= %(first)s::tid AND ctid < %(end)s::tid"
+ON_PAGES: Final = "ctid >= %(first)s::tid AND ctid < %(end)s::tid"
 
 # Too old, or too many. Where one of the two is not asked for, its condition is NULL.
 _EXPIRED: Final = f"""
-{_ON_PAGES}
+{ON_PAGES}
 AND (finished_at < coalesce(%(now)s::timestamptz, now()) - make_interval(secs => %(seconds)s::float8)
     OR (finished_at, id) <= (%(surplus_at)s::timestamptz, %(surplus_id)s::text COLLATE "C"))"""
 
@@ -48,7 +48,7 @@ SELECT (SELECT count(*) FROM gone), EXISTS (
 COUNT_PAGES: Final = f"""
 SELECT finished_at, id, number, total FROM (
     SELECT finished_at, id, row_number() OVER (ORDER BY finished_at, id) AS number, count(*) OVER () AS total
-    FROM {{jobs}} WHERE {_ON_PAGES} AND finished_at IS NOT NULL) AS f
+    FROM {{jobs}} WHERE {ON_PAGES} AND finished_at IS NOT NULL) AS f
 WHERE mod(number, 1 + total / %(marks)s::bigint) = 0 OR number = total"""
 
 # A key whose job is gone or has ended, and whose success stands for nothing any more. Asked twice: a key
@@ -77,6 +77,11 @@ class Part(NamedTuple):
     table: str
     by_age: bool = True
     """Whether what has expired is deleted there, and not only what is too much."""
+
+
+def pages(first: int, count: int) -> dict[str, Any]:
+    """The parameters of `ON_PAGES`."""
+    return {"first": f"({first},0)", "end": f"({first + count},0)"}
 
 
 class Pass:
@@ -150,7 +155,7 @@ class Pass:
         *,
         expire: bool,
     ) -> None:
-        parameters = self._here(COUNTED_AT_ONCE) | {"marks": self._marks.of_each_part}
+        parameters = pages(self.page, COUNTED_AT_ONCE) | {"marks": self._marks.of_each_part}
         self._marks.add(driver.execute(text(COUNT_PAGES, part.table), parameters).fetchall())
         if self._is_through(COUNTED_AT_ONCE):
             self.newest_surplus = None if keep is None else self._marks.newest_surplus(keep)
@@ -166,7 +171,7 @@ class Pass:
         now: datetime | None,
     ) -> int:
         surplus_at, surplus_id = self.newest_surplus or (None, None)
-        parameters = self._here(PAGES_AT_ONCE) | {
+        parameters = pages(self.page, PAGES_AT_ONCE) | {
             "seconds": seconds,
             "surplus_at": surplus_at,
             "surplus_id": surplus_id,
@@ -179,12 +184,9 @@ class Pass:
             self._step = "idle"
         return int(count)
 
-    def _here(self, pages: int) -> dict[str, Any]:
-        return {"first": f"({self.page},0)", "end": f"({self.page + pages},0)"}
-
-    def _is_through(self, pages: int) -> bool:
+    def _is_through(self, count: int) -> bool:
         """Go on to the next pages; whether there are none, and the next step begins with the first ones."""
-        self.page += pages
+        self.page += count
         if self.page >= self._parts[self._at][1]:
             self.page = 0
             self._at = (self._at + 1) % len(self._parts)

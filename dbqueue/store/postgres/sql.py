@@ -320,12 +320,16 @@ ANYTHING_HELD: Final = "SELECT EXISTS (SELECT FROM {jobs} h WHERE h.held_at IS N
 # Waits for a claim of this worker that is still under way on a connection it has lost (KEY SHARE).
 LOCK_WORKER: Final = "SELECT id FROM {workers} WHERE id = %(worker)s FOR UPDATE"
 
-# Its id is random: a conflict is the same registration, whose reply was lost.
-REGISTER: Final = """
-INSERT INTO {workers} (id, name, hostname, pid, pool, concurrency, queues, version, lease_seconds)
+_ROW: Final = """
+INSERT INTO {workers} AS w (id, name, hostname, pid, pool, concurrency, queues, version, lease_seconds)
 VALUES (%(id)s, %(name)s, %(hostname)s, %(pid)s, %(pool)s, %(concurrency)s, %(queues)s, %(version)s,
     %(lease_seconds)s)
-ON CONFLICT (id) DO NOTHING"""
+ON CONFLICT (id) """
+
+# Its id is random: a conflict is the same registration, whose reply was lost.
+REGISTER: Final = f"{_ROW} DO NOTHING"
+
+REOPEN: Final = f"{_ROW} DO UPDATE SET closed_at = NULL, heartbeat_at = now() WHERE w.closed_at IS NOT NULL"
 
 HEARTBEAT: Final = "UPDATE {workers} SET heartbeat_at = now() WHERE id = %(worker)s AND closed_at IS NULL"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
@@ -25,6 +24,7 @@ from dbqueue.store.postgres.claimed_rows import ClaimedRows
 from dbqueue.store.postgres.driver import Driver, translated
 from dbqueue.store.postgres.floors import Floors
 from dbqueue.store.postgres.held import PostgresHeld
+from dbqueue.store.postgres.lost_workers import Look
 from dbqueue.store.postgres.partitions import catalog
 from dbqueue.store.postgres.partitions.upkeep import PartitionUpkeep
 from dbqueue.store.postgres.plans import PlanCare
@@ -55,6 +55,7 @@ class PostgresWorkSession(WorkSession):
         self._announced = False
         self._driver.add_notify_handler(self._on_notify)
         self._pruning, self._plans, self._floors = Pass(), PlanCare(self._driver, store.text), Floors()
+        self._look = Look()
         self._partitions: PartitionUpkeep | None = None
         """None: the table is a plain one."""
         self._words: dict[str, str] = {}
@@ -88,13 +89,7 @@ class PostgresWorkSession(WorkSession):
         self._claim_behind, self._next_ready_behind = map(store.text, (sql.CLAIM_BEHIND, sql.NEXT_READY_BEHIND))
 
     def register(self, worker: WorkerInfo) -> None:
-        self._execute(
-            sql.REGISTER,
-            {
-                **{name: getattr(worker, name) for name in WorkerInfo.__slots__},
-                "queues": json.dumps(worker.queues, ensure_ascii=False),
-            },
-        )
+        self._execute(sql.REGISTER, worker.columns())
         self._look_at_table()
 
     def round(
@@ -285,6 +280,13 @@ class PostgresWorkSession(WorkSession):
             self._execute(sql.NOTIFY, {})
         counts = [Rescued(worker, rows.count((worker, "PENDING")), rows.count((worker, "FAILURE"))) for worker in dead]
         return [each for each in counts if each.requeued or each.failed or each.worker_id not in left]
+
+    def lost_workers(self) -> tuple[list[str], bool]:
+        with translated():
+            return self._look.step(self._driver, self._text_on, self._parts)
+
+    def reopen(self, worker: WorkerInfo) -> None:
+        self._execute(sql.REOPEN, worker.columns())
 
     def prune(
         self, *, older_than_seconds: float | None, limit: int, keep: int | None = None, now: datetime | None = None

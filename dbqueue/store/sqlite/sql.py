@@ -105,10 +105,14 @@ SELECT queue FROM present WHERE queue IS NOT NULL"""
 
 PAUSED: Final = "SELECT queue FROM {paused_queues}"
 
-REGISTER: Final = """
-INSERT INTO {workers} (id, name, hostname, pid, pool, concurrency, queues, version, lease_seconds)
+_ROW: Final = """
+INSERT INTO {workers} AS w (id, name, hostname, pid, pool, concurrency, queues, version, lease_seconds)
 VALUES (:id, :name, :hostname, :pid, :pool, :concurrency, :queues, :version, :lease_seconds)
-ON CONFLICT (id) DO NOTHING"""
+ON CONFLICT (id) """
+
+REGISTER: Final = f"{_ROW} DO NOTHING"
+
+REOPEN: Final = f"{_ROW} DO UPDATE SET closed_at = NULL, heartbeat_at = {_CLOCK} WHERE w.closed_at IS NOT NULL"
 
 ALIVE: Final = "SELECT 1 FROM {workers} WHERE id = ? AND closed_at IS NULL"
 
@@ -121,6 +125,11 @@ WORKERS: Final = """
 SELECT id, heartbeat_at, lease_seconds,
     (julianday(:now) - julianday(heartbeat_at)) * 86400.0 > lease_seconds AS late
 FROM {workers} WHERE closed_at IS NULL ORDER BY started_at, id"""
+
+LOST_WORKERS: Final = """
+SELECT DISTINCT worker FROM {jobs} j
+WHERE rowid > :after AND rowid <= :end AND status = 'STARTED'
+  AND NOT EXISTS (SELECT 1 FROM {workers} w WHERE w.id = j.worker AND w.closed_at IS NULL)"""
 
 _AGAIN: Final = "redeliver AND losses < :max_losses"
 

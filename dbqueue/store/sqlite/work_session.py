@@ -23,7 +23,7 @@ from dbqueue.store.sessions import Bell, WorkSession
 from dbqueue.store.sqlite import sql
 from dbqueue.store.sqlite.driver import immediate
 from dbqueue.store.sqlite.held import SqliteHeld, claimed_job
-from dbqueue.store.sqlite.pruning import Pass
+from dbqueue.store.sqlite.pruning import ROWS_AT_ONCE, Pass
 from dbqueue.store.transactions.joining import JoinedSqlite
 from dbqueue.store.workflows import lifecycle
 from dbqueue.store.workflows.changes import replace
@@ -40,13 +40,13 @@ class SqliteWorkSession(WorkSession):
         self._driver = cast(sqlite3.Connection, connection.dbapi_connection)
         self._finish, self._requeue = store.text(sql.FINISH), store.text(sql.REQUEUE)
         self._pruning = Pass(self._driver, store.text)
+        self._unseen = range(0)
+        """Where the looks for lost workers have yet to begin, by row numbers."""
         self._priority, self._due, self._take = map(store.text, (sql.PRIORITY, sql.DUE, sql.TAKE))
 
     def register(self, worker: WorkerInfo) -> None:
         self._store.worker_locks.hold(worker.id)
-        parameters = {name: getattr(worker, name) for name in WorkerInfo.__slots__}
-        parameters["queues"] = json.dumps(worker.queues, ensure_ascii=False)
-        self._execute(sql.REGISTER, parameters)
+        self._execute(sql.REGISTER, worker.columns())
 
     def round(
         self,
@@ -214,6 +214,19 @@ class SqliteWorkSession(WorkSession):
             worker_id: bool(late) or ages[worker_id] > lease_seconds or released(worker_id)
             for worker_id, _, lease_seconds, late in rows
         }
+
+    def lost_workers(self) -> tuple[list[str], bool]:
+        if not self._unseen:
+            first, last = self._execute(sql.ROW_NUMBERS, []).fetchone()
+            self._unseen = range((first or 1) - 1, last or 0, ROWS_AT_ONCE)
+        if not self._unseen:
+            return [], False
+        after, self._unseen = self._unseen[0], self._unseen[1:]
+        rows = self._execute(sql.LOST_WORKERS, {"after": after, "end": after + ROWS_AT_ONCE}).fetchall()
+        return [row[0] for row in rows], bool(self._unseen)
+
+    def reopen(self, worker: WorkerInfo) -> None:
+        self._execute(sql.REOPEN, worker.columns())
 
     def prune(
         self, *, older_than_seconds: float | None, limit: int, keep: int | None = None, now: datetime | None = None

@@ -1,0 +1,41 @@
+"""A worker's row is deleted while it claims: who is first, and what is left."""
+
+from __future__ import annotations
+
+import threading
+from typing import cast
+from uuid import uuid4
+
+import psycopg
+
+from dbqueue.jobs import Succeeded
+from dbqueue.store.postgres.work_session import PostgresWorkSession
+from dbqueue.store.records import Claim, WorkerInfo
+from tests.servers import libpq_url
+from tests.stores import TestWorker, enqueued, opened, run_sql
+from tests.waiting import wait_until
+
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
+def test_a_row_that_is_deleted_while_its_worker_claims(postgres_url: str) -> None:
+    """The deletion waits for the claim; then the worker has a job and no row, and is given one again."""
+    with opened(postgres_url) as store, psycopg.connect(libpq_url(postgres_url), autocommit=True) as admin:
+        worker, eldest = TestWorker(store), TestWorker(store)
+        enqueued(store)
+        session = cast(PostgresWorkSession, worker.session)
+        delete = "DELETE FROM dbqueue_workers WHERE id = :id"
+        thread = threading.Thread(target=lambda: run_sql(store, delete, id=worker.id))
+        with session._driver.transaction():
+            (job,) = session.round([], Claim(worker.id, str(uuid4()), worker.queues, 1)).claimed
+            thread.start()
+            wait_until(lambda: admin.execute(WAITING.encode()).fetchone() == (1,), what="the deletion to wait")
+            assert eldest.session.lost_workers() == ([], False)
+        thread.join(60)
+        assert eldest.session.lost_workers() == ([worker.id], False)
+        assert worker.claim() == []
+        eldest.session.reopen(WorkerInfo(worker.id, "worker", "", 0, "", 0, (), "0", 30.0))
+        assert eldest.session.rescue(max_losses=3) == []
+        assert worker.settle(Succeeded(job.id, job.lease, "1", 0.0)).settled == {job.id}
+        for each in (worker, eldest):
+            each.close()
