@@ -11,6 +11,7 @@ from dbqueue.cli.findings import Finding, Level
 from dbqueue.cli.output import count, duration
 from dbqueue.errors import DBQueueError
 from dbqueue.queue_patterns import matches
+from dbqueue.worker.config import OWN_SHARE
 
 if TYPE_CHECKING:
     from dbqueue.cli.target import Target
@@ -54,7 +55,7 @@ def _settings(target: Target) -> Iterator[Finding]:
         problems.append(
             Finding(
                 "settings",
-                Level.ERROR if beat >= lease else Level.WARNING,
+                Level.ERROR if beat >= OWN_SHARE * lease else Level.WARNING,
                 f"worker_heartbeat_interval ({beat:g} s) is too long for worker_lease_seconds ({lease:g} s): "
                 "a worker that lives may be taken for dead, and its jobs run twice",
                 "set the interval to a third of the lease, or leave it out",

@@ -14,6 +14,7 @@ It ends with the supervisor, and its children with it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import select
@@ -23,7 +24,7 @@ import struct
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from typing import Final
 
@@ -31,8 +32,8 @@ from dbqueue.pools.child import die_with_parent
 
 _REQUEST: Final = struct.Struct("!q")
 """The number of the child to bear; its socket travels beside it."""
-_EVENT: Final = struct.Struct("!?qq")
-"""Whether it is a birth, and the fields of `Born` or `Died`."""
+_EVENT: Final = struct.Struct("!bqq")
+"""Which of `_KINDS` it is, and its two fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,17 @@ class Died:
     pid: int
     status: int
     """As `os.waitpid` gives it; `describe_exit` puts it in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unborn:
+    """The system had no room for another process, or another descriptor."""
+
+    number: int
+    errno: int
+
+
+_KINDS: Final = (Born, Died, Unborn)
 
 
 def describe_exit(status: int) -> str:
@@ -74,10 +86,14 @@ class Nursery:
         self._unread = bytearray()
 
     def bear(self, number: int, connection: socket.socket) -> None:
-        """Ask for a child that talks over this socket; `Born` tells its pid."""
-        socket.send_fds(self.socket, [_REQUEST.pack(number)], [connection.fileno()])
+        """Ask for a child that talks over this socket; `Born` tells its pid. Raises OSError where that cannot be asked.
 
-    def events(self) -> list[Born | Died] | None:
+        A nursery that is gone is told of by `events`.
+        """
+        with contextlib.suppress(ConnectionError):
+            socket.send_fds(self.socket, [_REQUEST.pack(number)], [connection.fileno()])
+
+    def events(self) -> list[Born | Died | Unborn] | None:
         """What has happened since; None when the nursery itself is gone."""
         try:
             while data := self.socket.recv(_EVENT.size * 64):
@@ -88,9 +104,7 @@ class Nursery:
         except ConnectionError:
             return None
         whole = len(self._unread) // _EVENT.size * _EVENT.size
-        events: list[Born | Died] = []
-        for is_birth, first, second in _EVENT.iter_unpack(self._unread[:whole]):
-            events.append(Born(first, second) if is_birth else Died(first, second))
+        events = [_KINDS[kind](*fields) for kind, *fields in _EVENT.iter_unpack(self._unread[:whole])]
         del self._unread[:whole]
         return events
 
@@ -127,8 +141,11 @@ def _tend(supervisor: socket.socket, be_child: Callable[[socket.socket, int], No
             if not message:
                 break
             (number,) = _REQUEST.unpack(message)
-            connection = socket.socket(fileno=descriptors[0])
-            pid = os.fork()
+            try:
+                connection, pid = _fork(descriptors)
+            except OSError as error:
+                _tell(supervisor, Unborn(number, error.errno or 0))
+                continue
             if pid == 0:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -138,10 +155,26 @@ def _tend(supervisor: socket.socket, be_child: Callable[[socket.socket, int], No
                 _exit_after(partial(be_child, connection, number))
             connection.close()
             children.add(pid)
-            supervisor.sendall(_EVENT.pack(True, number, pid))
+            _tell(supervisor, Born(number, pid))
     for pid in children:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def _fork(descriptors: list[int]) -> tuple[socket.socket, int]:
+    """The socket that came, and the child's pid, in the child 0."""
+    if not descriptors:  # it was dropped on its way
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    connection = socket.socket(fileno=descriptors[0])
+    try:
+        return connection, os.fork()
+    except OSError:
+        connection.close()
+        raise
+
+
+def _tell(supervisor: socket.socket, event: Born | Died | Unborn) -> None:
+    supervisor.sendall(_EVENT.pack(_KINDS.index(type(event)), *astuple(event)))
 
 
 def _report_deaths(supervisor: socket.socket, children: set[int]) -> None:
@@ -154,7 +187,7 @@ def _report_deaths(supervisor: socket.socket, children: set[int]) -> None:
             return
         children.discard(pid)
         with contextlib.suppress(OSError):
-            supervisor.sendall(_EVENT.pack(False, pid, status))
+            _tell(supervisor, Died(pid, status))
 
 
 def _exit_after(life: Callable[[], None]) -> None:

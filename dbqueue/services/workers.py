@@ -22,7 +22,7 @@ from dbqueue.services.timer import Timer
 from dbqueue.task import transactions
 from dbqueue.version import __version__
 from dbqueue.worker.autoscale import Autoscaler
-from dbqueue.worker.config import POOLS, WorkerConfig
+from dbqueue.worker.config import OWN_SHARE, POOLS, WorkerConfig
 from dbqueue.worker.crew import Crew
 from dbqueue.worker.executor import Executor, ExecutorOptions
 from dbqueue.worker.limits import Limits, TimeLimits
@@ -119,7 +119,7 @@ class Worker:
             pool=pool,
             concurrency=concurrency,
             lease_seconds=conf.worker_lease_seconds,
-            heartbeat_seconds=conf.worker_heartbeat_interval or conf.worker_lease_seconds / 3,
+            heartbeat_seconds=_heartbeat_seconds(conf),
             poll_seconds=conf.worker_poll_interval,
             min_poll_seconds=min(conf.worker_min_poll_interval, conf.worker_poll_interval),
             max_losses=conf.task_max_losses,
@@ -323,6 +323,17 @@ def worker_name(given: str | None) -> str:
     for placeholder, value in (("%h", host), ("%n", short), ("%d", domain), ("%%", "%")):
         name = name.replace(placeholder, value)
     return name if "@" in name else f"{name}@{host}"
+
+
+def _heartbeat_seconds(conf: Any) -> float:
+    beat: float = conf.worker_heartbeat_interval or conf.worker_lease_seconds / 3
+    if beat >= OWN_SHARE * conf.worker_lease_seconds:
+        raise ImproperlyConfigured(
+            f"worker_heartbeat_interval ({beat:g} s) is too long for worker_lease_seconds "
+            f"({conf.worker_lease_seconds:g} s): the worker would be taken for dead between two heartbeats; set it to "
+            "a third of the lease, or leave it out"
+        )
+    return beat
 
 
 def _autoscaler(bounds: tuple[int, int] | None, pool: str) -> Autoscaler | None:

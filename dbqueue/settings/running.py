@@ -60,7 +60,8 @@ RUNNING: Final[dict[str, tuple[Setting, ...]]] = {
             "worker_heartbeat_interval",
             None,
             seconds(above=True),
-            "Seconds between heartbeats; None is a third of `worker_lease_seconds`. Not in Celery.",
+            "Seconds between heartbeats; None is a third of `worker_lease_seconds`, of which it must be less than nine "
+            "tenths. Not in Celery.",
         ),
         Setting(
             "worker_shutdown_timeout",

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from dbqueue.errors import OperationalError
 from dbqueue.jobs import Outcome, Progress
 from dbqueue.store.records import Claim, HeldClaim, HeldRound, Rescued, Round, WorkerInfo
 
@@ -38,8 +39,20 @@ class Tended:
     """Why it could not do what it was about to."""
 
 
-class WorkSession(ABC):
-    """A worker's connection for rounds. Used by one thread; raises OperationalError when it breaks."""
+class Session(ABC):
+    """One of a worker's connections. Used by one thread; raises OperationalError when it breaks."""
+
+    def survives(self, error: OperationalError) -> bool:
+        """Whether the connection is fine after this error, for it came of a conflict with another one."""
+        return False
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection; may be called twice."""
+
+
+class WorkSession(Session):
+    """A worker's connection for rounds."""
 
     @abstractmethod
     def register(self, worker: WorkerInfo) -> None:
@@ -182,10 +195,6 @@ class WorkSession(ABC):
         Only where the store `supports_listen` are they ever announced here: elsewhere the `WatchSession` sees them.
         """
 
-    @abstractmethod
-    def close(self) -> None:
-        """Close the connection; may be called twice."""
-
 
 class Sign(enum.Flag):
     """What a worker was woken for; false is nothing."""
@@ -195,8 +204,8 @@ class Sign(enum.Flag):
     COMMANDS = enum.auto()
 
 
-class WatchSession(ABC):
-    """A worker's connection for heartbeats, wake-ups and commands. Used by one thread."""
+class WatchSession(Session):
+    """A worker's connection for heartbeats, wake-ups and commands."""
 
     @abstractmethod
     def wait(self, timeout: float) -> Sign:
@@ -209,7 +218,3 @@ class WatchSession(ABC):
     @abstractmethod
     def heartbeat(self, worker_id: str) -> bool:
         """Move the worker's heartbeat to now; False when it has been declared dead."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close the connection; may be called twice."""

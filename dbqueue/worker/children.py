@@ -38,6 +38,8 @@ class Child:
         self.stopping = False
         """Told to stop: it gets no more jobs."""
         self.recalling = False
+        self.killed = False
+        """This worker has ended it: what ran there is not counted as lost."""
         self.doomed_at: float | None = None
         """Since when it is to be ended, for a job in it must not run on; as soon as nothing else runs there."""
         self._end_signal: int | None = None
@@ -134,7 +136,10 @@ class Child:
             self._signal(signum)
 
     def kill(self) -> None:
-        self._signal(signal.SIGKILL)
+        """End it at once; a worker's own process (solo) is spared."""
+        if self.pid != os.getpid():
+            self.killed = True
+            self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
         if self.pid is not None and self.pid != os.getpid():

@@ -15,6 +15,10 @@ from dbqueue.store.records import MAX_INPUT_BYTES, WorkerInfo
 POOLS: Final = ("prefork", "threads", "asyncio", "solo")
 
 
+OWN_SHARE: Final = 0.9
+"""The part of its lease after which a worker without a heartbeat has ended its runs; the rest is to be sure."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
     """Times are in seconds."""
@@ -70,6 +74,11 @@ class WorkerConfig:
     @property
     def slots(self) -> int:
         return 1 if self.pool == "solo" else self.concurrency
+
+    @property
+    def own_seconds(self) -> float:
+        """How long after the last heartbeat the worker may run its jobs."""
+        return OWN_SHARE * self.lease_seconds
 
     def new_info(self) -> WorkerInfo:
         """A new incarnation: a worker that was declared dead comes back as another."""

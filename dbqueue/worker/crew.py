@@ -18,7 +18,7 @@ from typing import Final
 from dbqueue import signals
 from dbqueue.pools import aio, prefork, solo, threads, wire
 from dbqueue.pools.child import Execute, RunSlots, run_child
-from dbqueue.pools.nursery import Born, Died, Nursery
+from dbqueue.pools.nursery import Died, Nursery, Unborn
 from dbqueue.worker import log
 from dbqueue.worker.children import Child
 from dbqueue.worker.config import WorkerConfig
@@ -32,6 +32,9 @@ PROCESS_NAMES: Final = {"prefork": "ForkPoolWorker", "threads": "ThreadPoolWorke
 
 QUICK_DEATH_SECONDS: Final = 1.0
 """A child that dies this young, with nothing done, is replaced only after as long again."""
+
+CROWDED_SECONDS: Final = 1.0
+"""How long to wait where the system has no room for a process."""
 
 FIRST_ALONE: Final = 1_000_000
 """From this number on, children have one slot, for one job that may end its process."""
@@ -58,6 +61,8 @@ class Crew:
         self._missing: dict[int, float] = {}
         """Numbers of children to bear, and when."""
         self._alone_not_before = 0.0
+        self._is_crowded = False
+        """Whether it was said that the system has no room for a process, and none was born since."""
         self._modules: tuple[tuple[str, ...], bool] = ((), False)
         """What each new child imports first, and whether anew; see `restart`."""
         self.place: socket.socket | None = None
@@ -72,8 +77,8 @@ class Crew:
     def start(self) -> None:
         """Bear all children; does nothing the second time."""
         if not self.children:
-            for number in sorted(self._wanted):
-                self._bear(number)
+            self._missing = dict.fromkeys(sorted(self._wanted), 0.0)
+            self.bear_missing()
 
     def _be_child(self, connection: socket.socket, number: int) -> None:
         self._start_child(f"{PROCESS_NAMES[self._config.pool]}-{number}")
@@ -86,7 +91,14 @@ class Crew:
 
     def _bear(self, number: int) -> None:
         signals.worker_before_create_process.send(self)
-        ours, theirs = socket.socketpair()
+        try:
+            ours = self._ask_for(number)
+        except BlockingIOError:  # so many are to be born at once that the nursery takes no more requests
+            self._bear_later(number, 0.0)
+            return
+        except OSError as error:
+            self._has_no_room(number, error.errno)
+            return
         alone = number >= FIRST_ALONE
         child = self.children[number] = Child(number, self._slots_of(number), ours, alone=alone)
         if alone:
@@ -97,12 +109,37 @@ class Crew:
             child.send(wire.frame(wire.IMPORT, *self._modules))
         self._born_at[number] = time.monotonic()
         self.selector.register(ours, selectors.EVENT_READ, child)
-        if self._nursery is not None:
-            self._nursery.bear(number, theirs)
-            theirs.close()
-        else:
+        if self._nursery is None:
             child.pid = os.getpid()
+
+    def _ask_for(self, number: int) -> socket.socket:
+        """Have a child born; returns the supervisor's end of its socket."""
+        ours, theirs = socket.socketpair()
+        if self._nursery is None:
             self.place = theirs
+            return ours
+        try:
+            self._nursery.bear(number, theirs)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return ours
+
+    def _has_no_room(self, number: int, errno: int | None) -> None:
+        """The system has none for this child: it is tried again, and that is said once."""
+        if not self._is_crowded:
+            self._is_crowded = True
+            why = os.strerror(errno or 0)
+            log.logger.warning("No pool process can be started (%s): trying again every %g s", why, CROWDED_SECONDS)
+        self._bear_later(number, CROWDED_SECONDS)
+
+    def _bear_later(self, number: int, seconds: float) -> None:
+        if number in self._wanted:
+            self._missing[number] = time.monotonic() + seconds
+        else:
+            self._alone_not_before = time.monotonic() + seconds
 
     def nursery_events(self) -> list[Died] | None:
         """Deaths since the last call; None when the nursery is gone, and no child can be born."""
@@ -113,11 +150,21 @@ class Crew:
             return None
         deaths = []
         for event in events:
-            if isinstance(event, Born):
-                if event.number in self.children:
-                    self.children[event.number].pid = event.pid
-            else:
+            if isinstance(event, Died):
                 deaths.append(event)
+                continue
+            child = self.children.get(event.number)
+            if child is None:
+                continue
+            if isinstance(event, Unborn):
+                self.hang_up(child)
+                del self.children[event.number]
+                self._has_no_room(event.number, event.errno)
+                continue
+            self._is_crowded = False
+            child.pid = event.pid
+            if child.killed:
+                child.kill()
         return deaths
 
     def by_pid(self, pid: int) -> Child | None:
@@ -145,7 +192,7 @@ class Crew:
         if replace and child.number in self._wanted:
             age = time.monotonic() - self._born_at[child.number]
             pause = QUICK_DEATH_SECONDS if age < QUICK_DEATH_SECONDS and not child.answered else 0.0
-            self._missing[child.number] = time.monotonic() + pause
+            self._bear_later(child.number, pause)
 
     def bear_missing(self) -> None:
         now = time.monotonic()

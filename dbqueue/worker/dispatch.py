@@ -76,9 +76,12 @@ class Dispatcher:
     def _line(self, job: ClaimedJob) -> deque[ClaimedJob]:
         return self.suspects if self._shared and job.losses else self.waiting
 
-    def drop(self, job_id: str) -> None:
-        """Forget a waiting job, whose lease is void."""
-        self.take([job_id])
+    def drop(self, void: Collection[tuple[str, str]]) -> None:
+        """Forget those that wait here under a lease that is void: each an id and a lease."""
+        for line in (self.waiting, self.suspects):
+            kept = [job for job in line if (job.id, job.lease) not in void]
+            line.clear()
+            line.extend(kept)
 
     def take_waiting(self) -> list[ClaimedJob]:
         jobs = [*self.suspects, *self.waiting]
@@ -122,7 +125,11 @@ class Dispatcher:
 
     def assign(self, children: Iterable[Child]) -> list[tuple[Child, list[ClaimedJob]]]:
         """Take jobs for the children: free slots first, then short jobs ahead of their turn."""
-        able = [child for child in children if child.ready and not (child.stopping or child.recalling or child.closed)]
+        able = [
+            child
+            for child in children
+            if child.ready and not (child.stopping or child.recalling or child.killed or child.closed)
+        ]
         batches: dict[Child, list[ClaimedJob]] = {}
         for child in sorted(able, key=lambda child: len(child.held)):
             line = self.suspects if child.alone else self.waiting

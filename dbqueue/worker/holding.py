@@ -43,6 +43,12 @@ class Holding:
             self.note()
         return self._leases
 
+    def forget(self, job_ids: Iterable[str]) -> None:
+        """The leases of these are void."""
+        for job_id in job_ids:
+            del self._leases[job_id]
+            self.linked.discard(job_id)
+
     def next_outcomes(self, after: int = 0) -> list[Outcome]:
         """Those of the next round, which stay here until they are `written`; `after` so many of a round before it."""
         return [self.outcomes[place] for place in range(after, min(len(self.outcomes), after + MAX_OUTCOMES))]

@@ -3,13 +3,15 @@
 A broken connection leaves three doubts. The reply to a claim may have been lost: those jobs are nobody's, and are
 handed back. Such a claim may even commit after the new connection has been made: they are handed back again, for
 a while. And the server may have crashed and forgotten a claim: its jobs are another's to run.
+
+What has only met a conflict is tried again on the same connection. It leaves the first doubt too: a round may be
+several transactions, of which the claim was the first.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -29,17 +31,21 @@ LATE_COMMIT_SECONDS: Final = 120.0
 
 
 class LastingSession:
-    """Used by the thread of the rounds; `lost_leases` is read by the supervisor."""
+    """Used by the thread of the rounds."""
 
-    def __init__(self, store: Store, label: str, holding: Holding, *, restored: Callable[[], None]) -> None:
-        """`label` is the name of the worker; `restored` is called when a connection has been made anew."""
+    def __init__(
+        self, store: Store, label: str, holding: Holding, *, restored: Callable[[list[tuple[str, str]]], None]
+    ) -> None:
+        """`label` is the name of the worker.
+
+        `restored` is called when the database works again, with the jobs that were held here and whose leases, beside
+        their ids, a crash of the server has undone.
+        """
         self._store, self._label, self._holding, self._restored = store, label, holding, restored
         self.current: WorkSession | None = None
         self._reconnected_at: float | None = None
         self._look_again_at: float | None = None
         """When to look for late claims next; None: there can be none."""
-        self.lost_leases: deque[str] = deque()
-        """Jobs that are held here and whose leases a crash of the server has undone."""
 
     @property
     def has_broken(self) -> bool:
@@ -49,21 +55,23 @@ class LastingSession:
     def surely(self, operation: Callable[[WorkSession], T]) -> T:
         """Run an operation until the database has answered, over new connections if need be."""
         pause, said = FIRST_RETRY_SECONDS, ""
-        handed_back: int | None = None
+        handed_back, in_doubt = 0, self.current is None
         while True:
             try:
-                if self.current is None:
-                    handed_back = (handed_back or 0) + self._reconnect()
-                assert self.current is not None
-                result = operation(self.current)
+                session = self.current or self._reconnect()
+                if in_doubt:
+                    handed_back += self._put_right(session)
+                result = operation(session)
             except OperationalError as error:
                 if str(error) != said:
                     said = str(error)
                     log.logger.warning("%s. Trying again; finished jobs are kept until they are written.", said)
-                self.close()
+                in_doubt = True
+                if self.current is not None and not self.current.survives(error):
+                    self.close()
             else:
                 # Not before: a connection to a database whose disk is full is soon made, and of no use.
-                if handed_back is not None:
+                if in_doubt:
                     log.logger.warning(
                         "The database works again; %d jobs of a lost claim were handed back", handed_back
                     )
@@ -82,24 +90,27 @@ class LastingSession:
         passed = began - self._reconnected_at
         self._look_again_at = time.monotonic() + passed if passed < LATE_COMMIT_SECONDS else None
 
-    def _reconnect(self) -> int:
-        """Open a session anew; returns how many jobs were handed back."""
+    def _reconnect(self) -> WorkSession:
+        self.current = self._store.work_session(self._label)
+        self._reconnected_at = self._look_again_at = time.monotonic()
+        return self.current
+
+    def _put_right(self, session: WorkSession) -> int:
+        """See to what is in doubt; returns how many jobs were handed back."""
         holding = self._holding
-        session = self._store.work_session(self._label)
         # A claim's reply may have been lost with the connection: those jobs are nobody's.
         count = session.hand_back(holding.worker_id, holding.leases)
         # The server may have crashed and forgotten a claim: such a job is another's to run. (One that is
         # SUCCESS under its lease has written that itself, and its child is about to say so.)
         recorded = session.recorded(holding.leases)
         done = {outcome.job_id for outcome in list(holding.outcomes)}
-        self.lost_leases.extend(
-            job_id
+        lost = [
+            (job_id, lease)
             for job_id, lease in holding.leases.items()
             if job_id not in done and recorded.get(job_id) not in ((STARTED, lease), (SUCCESS, lease))
-        )
-        self.current = session
-        self._reconnected_at = self._look_again_at = time.monotonic()
-        self._restored()
+        ]
+        holding.forget(job_id for job_id, _ in lost)
+        self._restored(lost)
         return count
 
     def close(self) -> None:

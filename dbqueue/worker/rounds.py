@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Final, TypeVar
@@ -78,8 +79,8 @@ class Rounds:
         self._new_info: WorkerInfo | None = None
         self._passed_over = False
         self.thread = threading.Thread(target=self._run, name="rounds", daemon=True)
-        self.lost_leases = self._session.lost_leases
-        """Jobs that are held here and whose leases a crash of the server has undone."""
+        self.lost_leases: deque[tuple[str, str]] = deque()
+        """Jobs that were handed over, and their leases, which a crash of the server has undone."""
         self.failed: BaseException | None = None
         """What ended the thread, if it did not end by being stopped."""
 
@@ -141,10 +142,14 @@ class Rounds:
         self.woken()
 
     def register_anew(self, info: WorkerInfo) -> None:
-        """Take a new identity, for the old one was declared dead; then go on claiming."""
-        self._claiming = False
+        """Take a new identity, for the old one was declared dead."""
         self._new_info = info
         self._bell.ring()
+
+    @property
+    def registering(self) -> bool:
+        """Whether it is about to."""
+        return self._new_info is not None
 
     def stop(self, timeout: float | None = None) -> bool:
         """Write the outcomes that are left, and end; whether it ended within the time."""
@@ -156,21 +161,22 @@ class Rounds:
     # the thread
 
     def _run(self) -> None:
-        try:
-            while not (self._stopping and not self._holding.outcomes):
-                if time.monotonic() >= self._upkeeper.due_at and not self._stopping:
-                    self._surely(self._upkeep)  # here, for under load there is no pause
-                self._write_reports()
-                if not self._step():
-                    self._sleep(self._pause())
-                self._bell.answer()
-        except BaseException as error:  # noqa: BLE001 - the supervisor decides what becomes of the worker
-            self.failed = error
-        finally:
-            self._handover.give()
-            self._say_goodbye()
-            self._bell.close()
-            self._notify()
+        for part in (self._serve, self._handover.give, self._say_goodbye, self._session.close):
+            try:
+                part()
+            except BaseException as error:  # noqa: BLE001 - the supervisor decides what becomes of the worker
+                self.failed = self.failed or error
+        self._bell.close()
+        self._notify()
+
+    def _serve(self) -> None:
+        while not (self._stopping and not self._holding.outcomes):
+            if time.monotonic() >= self._upkeeper.due_at and not self._stopping:
+                self._surely(self._upkeep)  # here, for under load there is no pause
+            self._write_reports()
+            if not self._step():
+                self._sleep(self._pause())
+            self._bell.answer()
 
     def _sleep(self, seconds: float) -> None:
         """Until the bell rings, the time has come, or (where the database can say so) there are new jobs."""
@@ -182,21 +188,21 @@ class Rounds:
         """Close the worker's row, unless outcomes are left: nobody rescues the jobs of a closed row."""
         if self._held.freed:
             self._store.wake()
-        if self._session.current is not None:
-            with contextlib.suppress(DBQueueError):  # a heartbeat that stays away says the same, later
-                if self.failed is None:
-                    # A claim was under way when the supervisor stopped: it never saw these jobs.
-                    unseen = [Released(job.id, job.lease, job.ready_at) for job in self.take_claimed()]
-                    if unseen:
-                        self._session.current.round(unseen, None)
-                    for released in unseen:
-                        self._holding.leases.pop(released.job_id, None)
-                    if self._session.has_broken and not self._holding.leases:
-                        self._session.current.hand_back(self._holding.worker_id, ())
-                    # With a lease left, the row stays open: the rescue looks only at open ones.
-                    if not self._holding.leases:
-                        self._session.current.close_worker(self._holding.worker_id)
-            self._session.close()
+        session = self._session.current
+        if session is None or self.failed is not None:
+            return
+        with contextlib.suppress(DBQueueError):  # a heartbeat that stays away says the same, later
+            # A claim was under way when the supervisor stopped: it never saw these jobs.
+            unseen = [Released(job.id, job.lease, job.ready_at) for job in self.take_claimed()]
+            if unseen:
+                session.round(unseen, None)
+            for released in unseen:
+                self._holding.leases.pop(released.job_id, None)
+            if self._session.has_broken and not self._holding.leases:
+                session.hand_back(self._holding.worker_id, ())
+            # With a lease left, the row stays open: the rescue looks only at open ones.
+            if not self._holding.leases:
+                session.close_worker(self._holding.worker_id)
 
     def _step(self) -> bool:
         """One round, if there is anything to do; whether there was."""
@@ -325,9 +331,9 @@ class Rounds:
             session.register(info)
 
         self._surely(register)
-        self._new_info, self._holding.worker_id = None, info.id
+        self._holding.worker_id = info.id
         self._registered(info.id, sent_at)
-        self.resume_claiming()
+        self._new_info = None
 
     def _claim(self, *, now: bool = False) -> Claim | None:
         """The claim that is due: there may be more than the last one took, or a wake-up came, or the time has.
@@ -383,8 +389,10 @@ class Rounds:
         wake_at = min([wake_at, *(at for at in times if at is not None)])
         return max(0.0, wake_at - time.monotonic()) if not self._bell.rung else 0.0
 
-    def _restored(self) -> None:
-        """A connection was made anew: there may be work, and leases that are lost."""
+    def _restored(self, lost: list[tuple[str, str]]) -> None:
+        """The database works again: there may be work, and leases that are lost."""
+        self._handover.give()  # they are to be found where they are dropped
+        self.lost_leases.extend(lost)
         self._clock.at_once()
         self._notify()
 

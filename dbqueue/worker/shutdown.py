@@ -1,11 +1,12 @@
 """How a worker ends: warmly, softly or coldly.
 
-    state      a warm request   a cold request   what else moves it
-    RUNNING    DRAINING         SOFT, ENDING     the lease may have ended: FENCED
-    FENCED     DRAINING         SOFT, ENDING     the database answers again: RUNNING
-    DRAINING   SOFT, ENDING     SOFT, ENDING     worker_shutdown_timeout is over: ENDING
-    SOFT       ENDING           ENDING           worker_soft_shutdown_timeout is over: ENDING
-    ENDING     -                -                -
+    state        a warm request   a cold request   what else moves it
+    RUNNING      DRAINING         SOFT, ENDING     the lease may have ended: FENCED; it has: REGISTERING
+    FENCED       DRAINING         SOFT, ENDING     the heartbeat is back: RUNNING; the lease has ended: REGISTERING
+    REGISTERING  DRAINING         SOFT, ENDING     registered anew: RUNNING
+    DRAINING     SOFT, ENDING     SOFT, ENDING     worker_shutdown_timeout is over: ENDING
+    SOFT         ENDING           ENDING           worker_soft_shutdown_timeout is over: ENDING
+    ENDING       -                -                -
 
 DRAINING and SOFT let running jobs end and hand the rest back; SOFT does so for a limited time, and
 is passed over where that time is 0 (the default), or nothing runs and
@@ -24,7 +25,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 from dbqueue import signals
 from dbqueue.jobs import ClaimedJob, Outcome
@@ -41,6 +42,7 @@ REMAP: Final = "REMAP_SIGTERM"
 class State(enum.Enum):
     RUNNING = "running"
     FENCED = "fenced"
+    REGISTERING = "registering"
     DRAINING = "draining"
     SOFT = "soft"
     ENDING = "ending"
@@ -80,7 +82,7 @@ class Shutdown:
     @property
     def claims(self) -> bool:
         """Whether dead children are replaced: the worker runs, or will again."""
-        return self.state in (State.RUNNING, State.FENCED)
+        return self.state in (State.RUNNING, State.FENCED, State.REGISTERING)
 
     @property
     def finished(self) -> bool:
@@ -157,5 +159,9 @@ class Shutdown:
                 self._crew.remove(child, replace=False)
             return
         self._rounds.stop(GOODBYE_SECONDS)
+        self.end_process()
+
+    def end_process(self) -> NoReturn:
+        """solo: end the task with the process that it runs in."""
         self._config.at_exit()
-        os._exit(self.exit_code)
+        os._exit(1)

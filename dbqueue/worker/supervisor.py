@@ -9,6 +9,7 @@ What it does with each child's message is here; how it ends is in `shutdown`, wh
 
 from __future__ import annotations
 
+import contextlib
 import selectors
 import time
 from collections.abc import Callable
@@ -110,7 +111,7 @@ class Supervisor:
             desk=self._desk,
             events=self._events,
             woken=self._rounds.woken,
-            declared_dead=self._on_declared_dead,
+            declared_dead=self.wake,
         )
         self._fence = Fence(config, crew, self._dispatcher, self._rounds, self._watch, self._ending)
 
@@ -128,10 +129,6 @@ class Supervisor:
     def close(self) -> None:
         """Give the process's wake-up descriptor back, when `run` has ended; on the thread of `handle_signals`."""
         self._wakeup.close()
-
-    def _on_declared_dead(self) -> None:
-        self._fence.declared_dead = True
-        self.wake()
 
     def _registered(self, worker_id: str, sent_at: float) -> None:
         self._watch.beat_for(worker_id, sent_at)
@@ -163,21 +160,16 @@ class Supervisor:
         info = self._config.new_info()
         if self._config.policies:
             declare(self._store, self._config.policies)
-        watch = self._store.watch_session(self._config.name)  # listens before the first claim looks
-        try:
+        with contextlib.ExitStack() as opened:
+            watch = self._store.watch_session(self._config.name)  # listens before the first claim looks
+            opened.callback(watch.close)
             session = self._store.work_session(self._config.name)
-        except BaseException:
-            watch.close()
-            raise
-        registered_at = boot_clock()
-        try:
+            opened.callback(session.close)
+            registered_at = boot_clock()
             session.register(info)
-        except BaseException:
-            session.close()
-            watch.close()
-            raise
-        self._crew.selector.register(self._wakeup.reader, selectors.EVENT_READ, self._wakeup)
-        self._crew.start()
+            self._crew.selector.register(self._wakeup.reader, selectors.EVENT_READ, self._wakeup)
+            self._crew.start()
+            opened.pop_all()  # their threads close them
         self._watch.start(watch, info.id, registered_at)
         self._rounds.start(session, info.id)
         self._rounds.want(self._config.slots)
@@ -190,6 +182,12 @@ class Supervisor:
         if self._rounds.thread.ident is not None and not self._say_goodbye():
             self._ending.exit_code = 1
             log.logger.warning("The database did not take the last outcomes: their jobs will be rescued and run again")
+        elif self._rounds.failed is not None and self._ending.exit_code == 0:
+            self._ending.exit_code = 1
+            log.logger.error(
+                "The thread that serves the database failed at its end: %r. What it has not written is rescued",
+                self._rounds.failed,
+            )
         self._desk.flush()
         self._events.offline()
         self._watch.stop()
@@ -219,8 +217,8 @@ class Supervisor:
             else:
                 self._bury(self._crew.nursery_events())
         self._fence.keep()
-        self._fence.drop_lost_leases()
         self._receive_claims()
+        self._fence.drop_lost_leases()
         self._give_out()
         # The rest may wait for a moment: a child that waits for work should not wait for it too.
         now = time.monotonic()
@@ -329,8 +327,7 @@ class Supervisor:
                 continue
             for message in [] if child.closed else child.last_words():
                 self._hear(child, message)
-            own = self._ending.state in (State.ENDING, State.FENCED)
-            self._losses.settle(child, describe_exit(death.status), own=own)
+            self._losses.settle(child, describe_exit(death.status), own=child.killed)
             self._crew.remove(child, replace=self._ending.claims)
 
     # giving out work

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dbqueue import signals
+from dbqueue.errors import OperationalError
 from dbqueue.store.base import Store
 from dbqueue.store.sessions import Sign, WatchSession
 from dbqueue.worker import log
@@ -55,6 +56,7 @@ class Watch:
         self._stopping = threading.Event()
         self._session: WatchSession | None = None
         self._worker_id = ""
+        self._dead_id: str | None = None
         self._beat_at = 0.0
         self._lease_began_at = 0.0
         self.thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -66,13 +68,20 @@ class Watch:
         self.thread.start()
 
     def beat_for(self, worker_id: str, registered_at: float) -> None:
-        self._worker_id, self._lease_began_at = worker_id, registered_at
+        # In this order: the former identity's lease is none of the new one's, in the eyes of the loop.
+        self._lease_began_at = registered_at
+        self._worker_id = worker_id
         self._beat_at = registered_at + self._config.heartbeat_seconds
 
     @property
+    def declared_dead(self) -> bool:
+        """Whether the database has closed this worker's row; until it is registered anew."""
+        return self._dead_id == self._worker_id
+
+    @property
     def deadline(self) -> float:
-        """When the lease may end for others, on `boot_clock`; a tenth of it early, to be sure."""
-        return self._lease_began_at + 0.9 * self._config.lease_seconds
+        """When the lease may end for others, on `boot_clock`; a part of it early, to be sure."""
+        return self._lease_began_at + self._config.own_seconds
 
     def stop(self) -> None:
         self._stopping.set()
@@ -90,9 +99,12 @@ class Watch:
                 self._watch(self._session)
                 pause = 0.1
             except Exception as error:  # noqa: BLE001 - whatever it is: without this thread the worker is deaf, and soon dead
+                survives = isinstance(error, OperationalError) and self._session and self._session.survives(error)
                 if pause == 0.1:
-                    log.logger.warning("The connection for heartbeats broke: %s. Trying again.", error)
-                self._close()
+                    what = "A heartbeat or a command has to wait" if survives else "The connection for heartbeats broke"
+                    log.logger.warning("%s: %s. Trying again.", what, error)
+                if not survives:
+                    self._close()
                 self._stopping.wait(pause * random.uniform(0.5, 1.0))
                 pause = min(pause * 2, LAST_RETRY_SECONDS)
         self._close()
@@ -119,6 +131,7 @@ class Watch:
             self._lease_began_at = sent_at
             signals.heartbeat_sent.send(self)
         else:
+            self._dead_id = worker_id
             self._declared_dead()
 
     def _close(self) -> None:

@@ -21,7 +21,7 @@ from dbqueue.errors import DBQueueError, OperationalError
 from dbqueue.failpoints import LOG_VARIABLE
 from dbqueue.failpoints import VARIABLE as FAILPOINTS
 from dbqueue.jobs import new_job_id
-from tests.chaos import checker, history, transitions
+from tests.chaos import checker, history, leaks, transitions
 from tests.chaos.load import make_app
 from tests.waiting import wait_until
 from tests.workers import WorkerProcess
@@ -30,7 +30,6 @@ LEASE = {"worker_lease_seconds": 2.5, "worker_heartbeat_interval": 0.4, "task_ma
 """Short, for a rescue is waited for; but a worker that waits for the processor must not lose it."""
 POOLS = ("prefork", "threads", "asyncio")
 TASKS = {"asyncio": "chaos.awork"}
-ANSWER_SECONDS = 0.2
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 
 
@@ -78,6 +77,8 @@ class Campaign:
         self.settings = LEASE | settings
         self.log = history.Recorder(folder / "history", "test")
         self.workers: list[WorkerProcess] = []
+        self._descriptors: dict[int, int] = {}
+        """How many each of them had open at its start, where that was waited for."""
         self.may_fail: set[str] = set()
         self.crashed = False
         self.void = False
@@ -228,6 +229,7 @@ class Campaign:
         self.workers.append(worker)
         if ready:
             worker.wait_ready()
+            self._descriptors[worker.pid] = leaks.descriptors(worker.pid)
         return worker
 
     # faults
@@ -332,6 +334,7 @@ class Campaign:
             logs = "\n".join(worker.log[-1500:] for worker in self.workers if worker.alive)
             raise AssertionError(f"{error}; {self.statuses()}\n{logs}") from None
         self.heal_seconds = time.monotonic() - began
+        self._see_no_leaks()
 
     def answers(self) -> None:
         """Read what a client would be told, and note each answer that is new."""
@@ -353,6 +356,13 @@ class Campaign:
             assert worker.wait() == code, worker.log[-3000:]
         for worker in self.workers:
             wait_gone(worker)
+        self._see_no_leaks()
+
+    def _see_no_leaks(self) -> None:
+        living = {worker.pid for worker in self.workers if worker.alive}
+        leaks.await_descriptors({pid: count for pid, count in self._descriptors.items() if pid in living})
+        if not self.settings.get("database_pooler"):  # whose sessions are its own affair
+            leaks.await_sessions(self.store, leaks.SESSIONS * len(living))
 
     def verdict(self) -> checker.Verdict:
         rows = transitions.read_rows(self.store)

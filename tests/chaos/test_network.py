@@ -88,30 +88,40 @@ def test_a_rescue_that_ends_in_its_middle(campaign: Judge, tries: Tries, kind: s
 
 
 @pytest.mark.chaos("D5")
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
 @pytest.mark.parametrize("directions", [("up",), ("down",), ("up", "down")])
 @pytest.mark.parametrize("length", ["shorter", "longer"])
 def test_a_partition(
-    campaign: Judge, tries: Tries, fresh_postgres: Callable[[], str], directions: tuple[str, ...], length: str
+    campaign: Judge,
+    tries: Tries,
+    fresh_postgres: Callable[[], str],
+    directions: tuple[str, ...],
+    length: str,
+    pool: str,
 ) -> None:
-    """Longer than the lease: the worker has ended its runs before its rival begins them."""
+    """Longer than the lease: the worker has ended its runs before its rival begins them; solo ends with its run."""
     for _ in tries.until(short=1):
         direct = fresh_postgres()
         with Proxy(direct) as proxy, campaign(direct, worker_lease_seconds=3.0) as it:
-            worker = it.start_worker(url=proxy.url)
-            it.enqueue_many(2, 6.0 if length == "longer" else 0.3)
-            it.wait_running(2)
+            worker = it.start_worker(pool, url=proxy.url)
+            rival = it.start_worker(options={"queues": ["elsewhere"]})  # it is there in time, with nothing to do before
+            jobs = 1 if pool == "solo" else 2
+            it.enqueue_many(jobs, 6.0 if length == "longer" else 0.3)
+            it.wait_running(jobs)
             it.fault(f"a partition: {directions}", worker)
             proxy.halt(*directions)
             if length == "longer":
-                rival = it.start_worker()
+                it.app.control.add_consumer("celery")
                 rival.says("is dead")
                 worker.says("No heartbeat reached the database")
-                it.wait_running(2)
+                it.wait_running(jobs)
             else:
                 it.enqueue(10, 0.01)
             proxy.resume()
+            if length == "longer" and pool == "solo":
+                assert worker.wait() == 1
             it.heal()
-            if length == "longer":
+            if length == "longer" and pool == "prefork":
                 worker.says("registers anew")
             it.stop_workers()
 

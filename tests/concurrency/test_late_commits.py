@@ -39,6 +39,25 @@ def test_a_hand_back_waits_for_a_claim_that_is_under_way(postgres_url: str) -> N
         worker.close()
 
 
+def test_a_heartbeat_does_not_wait_for_a_hand_back(postgres_url: str) -> None:
+    """The look at a large table takes longer than a heartbeat may."""
+    with opened(postgres_url) as store, psycopg.connect(libpq_url(postgres_url)) as other:
+        job_id, worker = enqueued(store), TestWorker(store)
+        worker.claim_one()
+        watch = store.watch_session("test")
+        other.execute("SELECT FROM dbqueue_jobs WHERE id = %s FOR UPDATE", [job_id])
+        hand_back = threading.Thread(target=worker.session.hand_back, args=(worker.id, ()))
+        hand_back.start()
+        query = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        wait_until(lambda: watch.run(query, {}), what="the hand-back to wait for the job's row")
+        assert watch.heartbeat(worker.id) is True
+        other.rollback()
+        hand_back.join(60)
+        assert row(store, job_id)["status"] == "PENDING"
+        watch.close()
+        worker.close()
+
+
 def test_a_claim_that_commits_after_the_reconnect(postgres_url: str) -> None:
     """It had not begun when the worker handed back: the worker looks for such jobs for a while."""
     with (

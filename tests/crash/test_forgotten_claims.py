@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.crash.holding import make_app
-from tests.servers import PostgresServer
+from tests.servers import PostgresServer, libpq_url
 from tests.stores import opened, row
 from tests.waiting import wait_until
+from tests.worker.sample import make_app as make_sample
 from tests.workers import WorkerProcess
 
 CRASHES = 5
@@ -24,6 +26,12 @@ QUIET: dict[str, Any] = {"worker_lease_seconds": 60.0, "worker_heartbeat_interva
 def running(postgres_server: PostgresServer) -> Iterator[PostgresServer]:
     yield postgres_server
     postgres_server.start()
+
+
+FORGOTTEN = """
+UPDATE dbqueue_jobs SET status = 'PENDING', lease = NULL, worker = NULL, started_at = NULL, ready_at = now()
+WHERE id = %s"""
+"""What a crash leaves of a claim, without one."""
 
 
 def lease_of(url: str, job_id: str) -> str:
@@ -57,4 +65,32 @@ def test_the_run_of_a_forgotten_claim_is_ended(
         assert f"Job {result.id} lost its lease in a crash of the database: its run is ended" in worker.log
         release.touch()
         assert result.get(timeout=60) == "released"
+        assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("pool", ["threads", "asyncio"])
+def test_its_neighbours_in_the_process_are_not_lost(
+    postgres_url: str, tmp_path: Path, start_worker: Callable[..., WorkerProcess], pool: str
+) -> None:
+    """They run again, for their process was ended; but it was the worker that did so."""
+    release, task = tmp_path / "release", "sample.ahold" if pool == "asyncio" else "sample.hold"
+    with make_sample(postgres_url) as app, psycopg.connect(libpq_url(postgres_url), autocommit=True) as admin:
+        worker = start_worker(postgres_url, pool=pool, concurrency=2, settings=QUIET)
+        started = [tmp_path / f"started {number}" for number in range(2)]
+        results = [app.tasks[task].delay(str(each), str(release)) for each in started]
+        for each in started:
+            wait_until(each.exists, what="the run")
+        admin.execute(FORGOTTEN, [results[0].id])
+        query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+        admin.execute(
+            f"{query} AND application_name LIKE 'dbqueue%%' AND application_name NOT LIKE '%% watch'".encode()
+        )
+        for each in started:
+            wait_until(lambda each=each: len(each.read_text().split()) == 2, what="another run")  # type: ignore[misc]
+        release.touch()
+        for result in results:
+            assert result.get(timeout=60) == "released"
+            assert row(app.database.store, result.id)["losses"] == 0
+        assert worker.log.count("lost its lease in a crash of the database: its run is ended") == 1
+        assert "lost its lease while it ran here" not in worker.log
         assert worker.stop() == 0

@@ -100,13 +100,45 @@ def test_a_worker_that_is_cut_off_has_stopped_before_another_starts(
             assert result.get(timeout=60) == "released"
         assert started.read_text().split() == ["alone", "alone"]
         assert "is dead: 1 of its jobs wait again" in rival.log
-        lonely.says("registers anew")
-        assert lonely.log.count("No heartbeat reached the database") == 1
+        lonely.says("Registered anew: claiming again")
+        for event in ("No heartbeat reached the database", "was declared dead"):
+            assert lonely.log.count(event) == 1
+        assert "The heartbeat is back" not in lonely.log
         assert rival.stop() == 0
         assert app.tasks["sample.add"].delay(1, 2).get(timeout=60) == 3
         found = row(app.database.store, result.id)
         assert (found["status"], found["losses"]) == ("SUCCESS", 1)
         assert lonely.stop() == 0
+
+
+def test_a_solo_worker_that_is_cut_off_ends_with_its_run(
+    postgres_url: str, link: Link, tmp_path: Path, start_worker: Start
+) -> None:
+    """Its own process is the one that the task runs in."""
+    started, release = tmp_path / "started", tmp_path / "release"
+    with make_app(postgres_url) as app:
+        lonely = start_worker(link.url, pool="solo", settings=LEASE)
+        result = app.tasks["sample.hold_alone"].delay(str(started), str(release))
+        wait_until(started.exists)
+        with link.cut():
+            assert lonely.wait() == 1
+            start_worker(postgres_url, settings=LEASE)
+            wait_until(lambda: len(started.read_text().split()) == 2, what="the rival's start")
+        release.touch()
+        assert result.get(timeout=60) == "released"
+        assert started.read_text().split() == ["alone", "alone"]
+        assert lonely.log.count("No heartbeat reached the database") == 1
+        assert "this process ends, and with it the task that it runs" in lonely.log
+
+
+def test_an_idle_solo_worker_that_is_cut_off_waits(postgres_url: str, link: Link, start_worker: Start) -> None:
+    with make_app(postgres_url) as app:
+        lonely = start_worker(link.url, pool="solo", settings=LEASE)
+        with link.cut():
+            lonely.says("No heartbeat reached the database")
+        assert app.tasks["sample.add"].delay(1, 2).get(timeout=60) == 3
+        assert lonely.stop() == 0
+        assert "nothing runs here" in lonely.log
 
 
 def faketime_library() -> str:

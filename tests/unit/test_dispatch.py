@@ -104,7 +104,7 @@ def test_jobs_are_taken_out_wherever_they_wait() -> None:
     dispatcher = Dispatcher(1, shared=True)
     dispatcher.add([job(0), job(1, losses=1), job(2)])
     assert {each.id for each in dispatcher.take(["job-0", "job-1", "elsewhere"])} == {"job-0", "job-1"}
-    dispatcher.drop("job-2")
+    dispatcher.drop({("job-2", "another"), ("job-2", "lease")})
     assert len(dispatcher) == 0
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dbqueue import DBQueue
+from dbqueue.errors import ImproperlyConfigured
 from dbqueue.services.workers import Worker
 from dbqueue.worker.config import WorkerConfig
 
@@ -64,6 +65,14 @@ def test_heartbeats_and_polls_follow_what_they_are_for(config: NewConfig) -> Non
     assert config({"worker_lease_seconds": 12}).heartbeat_seconds == 4.0
     assert config({"worker_poll_interval": 0.005}).min_poll_seconds == 0.005
     assert config({"worker_queue_order": "strict"}).strict_order is True
+
+
+@pytest.mark.parametrize(("beat", "lease"), [(30, 30), (27, 30), (31, 30)])
+def test_heartbeats_come_before_the_lease_ends(config: NewConfig, beat: float, lease: float) -> None:
+    settings = {"worker_lease_seconds": lease, "worker_heartbeat_interval": beat}
+    with pytest.raises(ImproperlyConfigured, match=rf"worker_heartbeat_interval \({beat} s\) is too long"):
+        config(settings)
+    assert config(settings | {"worker_heartbeat_interval": 26.9}).heartbeat_seconds == 26.9
 
 
 OPTIONS = {

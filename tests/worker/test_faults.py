@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,4 +99,21 @@ def test_a_sub_task_that_ends_the_loop(app: DBQueue, database_url: str, path: Pa
     for each in neighbours:
         assert row(app.database.store, each.id)["losses"] == 1
     assert app.tasks["sample.aadd"].delay(1, 2).get(timeout=TIMEOUT) == 3
+    assert worker.stop() == 0
+
+
+def test_no_room_for_a_pool_process(app: DBQueue, database_url: str, path: PathOf, start_worker: Start) -> None:
+    """The process that starts them may open nothing: it is tried again, and once it may the worker goes on."""
+    worker = start_worker(database_url, concurrency=1)
+    child = app.tasks["sample.pid"].delay().get(timeout=TIMEOUT)
+    (nursery,) = set(worker.family()) - {worker.pid, child}
+    _, hard = resource.prlimit(nursery, resource.RLIMIT_NOFILE)
+    soft, _ = resource.prlimit(nursery, resource.RLIMIT_NOFILE, (0, hard))
+    os.kill(child, signal.SIGKILL)
+    worker.says("No pool process can be started (Too many open files)")
+    result = app.tasks["sample.add"].delay(1, 2)
+    wait_until(lambda: worker.family() == sorted((worker.pid, nursery)), what="the end of the pool process")
+    resource.prlimit(nursery, resource.RLIMIT_NOFILE, (soft, hard))
+    assert result.get(timeout=TIMEOUT) == 3
+    assert worker.log.count("No pool process can be started") == 1
     assert worker.stop() == 0

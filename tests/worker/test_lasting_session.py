@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from types import SimpleNamespace
+from uuid import uuid4
 
+import psycopg
 import pytest
+import sqlalchemy as sa
 
 from dbqueue.errors import OperationalError
 from dbqueue.jobs import Released, Succeeded
+from dbqueue.store import open_store
 from dbqueue.store.base import Store
+from dbqueue.store.postgres.work_session import PostgresWorkSession
+from dbqueue.store.records import Claim
 from dbqueue.store.sessions import WorkSession
 from dbqueue.worker import lasting_session
 from dbqueue.worker.holding import Holding
 from dbqueue.worker.lasting_session import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, LATE_COMMIT_SECONDS, LastingSession
+from tests.servers import libpq_url
 from tests.stores import TestWorker, enqueued, opened, row, run_sql
+from tests.waiting import wait_until
+
+LABEL = "w@test"
 
 
 @pytest.fixture
@@ -31,7 +42,7 @@ def test_it_tries_again_ever_more_seldom_but_often_enough(store: Store, monkeypa
     monkeypatch.setattr(lasting_session, "time", SimpleNamespace(sleep=pauses.append, monotonic=time.monotonic))
     restored: list[bool] = []
     tries: list[WorkSession] = []
-    session = LastingSession(store, "w@test", Holding(), restored=lambda: restored.append(True))
+    session = LastingSession(store, LABEL, Holding(), restored=lambda lost: restored.append(not lost))
 
     def ask(session: WorkSession) -> str:
         tries.append(session)
@@ -59,11 +70,13 @@ def test_what_a_new_connection_puts_right(store: Store) -> None:
     worker.settle(*(Released(job.id, job.lease, job.ready_at) for job in (forgotten, answered)))
     worker.settle(Succeeded(over.id, over.lease, "1", 0.0))
     holding.outcomes.append(Succeeded(answered.id, answered.lease, "1", 0.0))
-    session = LastingSession(store, "w@test", holding, restored=lambda: None)
+    lost: list[tuple[str, str]] = []
+    session = LastingSession(store, LABEL, holding, restored=lost.extend)
     before = session.has_broken
     assert session.surely(lambda current: current.anything_held()) is False
     assert (before, session.has_broken) == (False, True)
-    assert list(session.lost_leases) == [forgotten.id]
+    assert lost == [(forgotten.id, forgotten.lease)]
+    assert holding.leases.keys() == {runs.id, over.id, answered.id}
     # The reply to its claim was lost: it is nobody's.
     assert [row(store, job.id)["status"] for job in (runs, unseen)] == ["STARTED", "PENDING"]
     session.close()
@@ -77,7 +90,7 @@ def test_late_claims_are_looked_for_more_and_more_rarely(store: Store, monkeypat
     worker, looks = TestWorker(store), list[float]()
     holding = Holding()
     holding.worker_id = worker.id
-    session = LastingSession(store, "w@test", holding, restored=lambda: None)
+    session = LastingSession(store, LABEL, holding, restored=lambda lost: None)
     session.surely(lambda current: current.anything_held())
     for _ in range(60):  # each ten seconds, as dead workers are looked for
         now += 10.0
@@ -91,3 +104,116 @@ def test_late_claims_are_looked_for_more_and_more_rarely(store: Store, monkeypat
     assert looks[-1] > LATE_COMMIT_SECONDS > looks[-2]
     session.close()
     worker.close()
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Nothing in a cycle is closed by the collector: a worker's comes seldom."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.fixture
+def admin(postgres_url: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    with psycopg.connect(libpq_url(postgres_url), autocommit=True) as admin:
+        yield admin
+
+
+def has_no_session(admin: psycopg.Connection[tuple[object, ...]]) -> bool:
+    query = "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE %s AND datname = current_database()"
+    return admin.execute(query, [f"dbqueue {LABEL}%"]).fetchone() is None
+
+
+def pausing(monkeypatch: pytest.MonkeyPatch, pause: Callable[[float], None]) -> None:
+    """Call this between two tries, instead of waiting."""
+    monkeypatch.setattr(lasting_session, "time", SimpleNamespace(sleep=pause, monotonic=time.monotonic))
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_a_new_connection_is_closed_where_nothing_can_be_put_right(
+    postgres_url: str, admin: psycopg.Connection[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that may only be read takes each connection, and hands nothing back."""
+    read_only = f"ALTER DATABASE {sa.make_url(postgres_url).database} SET default_transaction_read_only ="
+    tries: list[float] = []
+
+    def look(seconds: float) -> None:
+        tries.append(seconds)
+        wait_until(lambda: has_no_session(admin), what="the end of the session")
+        if len(tries) == 3:
+            admin.execute(f"{read_only} off".encode())
+
+    pausing(monkeypatch, look)
+    with opened(postgres_url) as store:
+        admin.execute(f"{read_only} on".encode())
+        session = LastingSession(store, LABEL, Holding(), restored=lambda lost: None)
+        assert session.surely(lambda current: current.anything_held()) is False
+        assert len(tries) == 3
+        session.close()
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("kind", ["work_session", "watch_session"])
+@pytest.mark.parametrize("statement", ["LISTEN", "relkind"])
+def test_a_session_that_cannot_be_made_ready_is_closed(
+    postgres_url: str,
+    admin: psycopg.Connection[tuple[object, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    statement: str,
+) -> None:
+    """Whichever of its first statements fails."""
+    execute, asked = psycopg.Connection.execute, []
+
+    def refused(
+        driver: psycopg.Connection[tuple[object, ...]], query: str, *arguments: object, **options: object
+    ) -> object:
+        if str(query).lstrip().startswith(("LISTEN", "SELECT relkind")):
+            asked.append(query)
+        return execute(driver, "SELECT 1 / 0" if statement in str(query) else query, *arguments, **options)  # type: ignore[call-overload]
+
+    with opened(postgres_url) as store:
+        monkeypatch.setattr(psycopg.Connection, "execute", refused)
+        if kind == "watch_session" and statement == "relkind":
+            store.watch_session(LABEL).close()
+        else:
+            with pytest.raises(psycopg.errors.DivisionByZero):
+                getattr(store, kind)(LABEL)
+        monkeypatch.undo()
+        wait_until(lambda: has_no_session(admin), what="the end of the session")
+
+
+@pytest.mark.parametrize("pooler", [False, True])
+def test_a_conflict_is_tried_again_on_the_same_connection(
+    postgres_url: str, admin: psycopg.Connection[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch, pooler: bool
+) -> None:
+    """A round that waited too long for somebody's lock. What it may have claimed before that is handed back."""
+    store = open_store(postgres_url, shown_url=postgres_url, pooler=pooler)
+    worker = TestWorker(store)
+    done, claimed_unheard = enqueued(store), enqueued(store)
+    first, _ = worker.claim(2)
+    holding = Holding()
+    holding.worker_id = worker.id
+    holding.take([first])
+    outcomes, used = [Succeeded(first.id, first.lease, "1", 0.0)], list[WorkSession]()
+
+    def write(session: WorkSession) -> None:
+        assert isinstance(session, PostgresWorkSession)
+        used.append(session)
+        session._driver.execute("SET lock_timeout = '100ms'")
+        session.round(outcomes, Claim(worker.id, str(uuid4()), ["nothing here"], 1))
+
+    with store.connect() as other:
+        other.execute(sa.text("SELECT FROM dbqueue_jobs WHERE id = :id FOR UPDATE"), {"id": done})
+        pausing(monkeypatch, lambda seconds: other.rollback() if len(used) == 2 else None)
+        session = LastingSession(store, LABEL, holding, restored=lambda lost: None)
+        session.current = store.work_session(LABEL)
+        session.surely(write)
+    assert len(used) == 3
+    assert len(set(map(id, used))) == 1
+    assert not session.has_broken
+    assert (row(store, done)["status"], row(store, claimed_unheard)["status"]) == ("SUCCESS", "PENDING")
+    session.close()
+    worker.close()
+    store.close()

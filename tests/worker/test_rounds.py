@@ -81,6 +81,19 @@ def test_stop_ends_it(store: Store, admin: Admin) -> None:
     assert closed is True
 
 
+def test_an_error_at_its_end_leaves_no_connection(store: Store, admin: Admin) -> None:
+    """One that nobody expects: the thread tells of it, and closes what it has opened."""
+    admin.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW.lease_seconds / 0; END $$"
+    )
+    admin.execute("CREATE TRIGGER refuse BEFORE UPDATE ON dbqueue_workers FOR EACH ROW EXECUTE FUNCTION refuse()")
+    rounds = RunningRounds(store)
+    asleep(rounds, admin)
+    assert rounds.rounds.stop(60)
+    wait_until(lambda: backend(admin) is None, what="the end of the connection")
+    assert isinstance(rounds.rounds.failed, psycopg.errors.DivisionByZero)
+
+
 def test_a_full_disk_is_told_once_and_so_is_its_end(
     store: Store, admin: Admin, rounds: RunningRounds, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,8 +7,10 @@ from typing import Any, Final
 import psycopg
 import sqlalchemy as sa
 from psycopg import errors as pg_errors
+from psycopg.pq import TransactionStatus
 
 from dbqueue.errors import AccessDenied, EncodeError, ImproperlyConfigured, OperationalError, SchemaError
+from dbqueue.store.trouble import Trouble, trouble_of
 
 Driver = psycopg.Connection[tuple[Any, ...]]
 NO_TABLES: Final = (pg_errors.UndefinedTable, pg_errors.UndefinedColumn, pg_errors.InvalidSchemaName)
@@ -53,6 +55,12 @@ def _translate(error: BaseException) -> None:
         raise OperationalError(f"the database did not do it: {first_line(error.orig)}") from error
     if isinstance(error, sa.exc.TimeoutError):
         raise OperationalError(f"no free connection in the pool, raise database_pool_size: {error}") from error
+
+
+def survives(driver: Driver, error: OperationalError) -> bool:
+    """Whether what ended in this error (`translated`) may be tried again on the same connection."""
+    conflict = trouble_of(error.__cause__) is Trouble.CONFLICT
+    return conflict and driver.info.transaction_status == TransactionStatus.IDLE
 
 
 def _refusal(error: Exception) -> ImproperlyConfigured:

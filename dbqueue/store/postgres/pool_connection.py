@@ -144,6 +144,16 @@ def _text(value: Any, encoding: str) -> bytes:
     return (value.isoformat() if isinstance(value, datetime) else str(value)).encode()
 
 
+@contextlib.contextmanager
+def closed_unless_opened(connection: PoolProxiedConnection) -> Iterator[None]:
+    """Close a connection outside the pool that cannot be made ready: nobody else would, and it may be in a cycle."""
+    try:
+        yield
+    except BaseException:
+        close_dedicated(connection)
+        raise
+
+
 def close_dedicated(connection: PoolProxiedConnection) -> None:
     """Close a connection outside the pool, broken or not; may be called twice.
 

@@ -27,7 +27,7 @@ from dbqueue.store.inserts import PostgresInserts, Statement, numbered, pyformat
 from dbqueue.store.postgres import copying, sql
 from dbqueue.store.postgres.driver import Driver, translated
 from dbqueue.store.postgres.partitions.catalog import row_words
-from dbqueue.store.postgres.pool_connection import PoolConnection
+from dbqueue.store.postgres.pool_connection import PoolConnection, closed_unless_opened
 from dbqueue.store.postgres.pooler import PoolerConnection
 from dbqueue.store.postgres.quick_pool import QuickPool
 from dbqueue.store.postgres.watch_session import PostgresWatchSession
@@ -257,11 +257,12 @@ class PostgresStore(Store):
             if isinstance(driver, PoolerConnection):
                 driver.local_settings = settings
                 return pooled
-            driver.prepare_threshold = 0
-            for setting, value in settings.items():
-                driver.execute("SELECT set_config(%s, %s, false)", [setting, value])
-            if listen is not None:
-                driver.execute(listen)
+            with closed_unless_opened(pooled):
+                driver.prepare_threshold = 0
+                for setting, value in settings.items():
+                    driver.execute("SELECT set_config(%s, %s, false)", [setting, value])
+                if listen is not None:
+                    driver.execute(listen)
             return pooled
 
 

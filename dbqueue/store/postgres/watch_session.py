@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, cast
 from sqlalchemy.pool import PoolProxiedConnection
 
 from dbqueue import failpoints
+from dbqueue.errors import OperationalError
 from dbqueue.store.inserts import pyformat
 from dbqueue.store.postgres import sql
-from dbqueue.store.postgres.driver import Driver, translated
+from dbqueue.store.postgres.driver import Driver, survives, translated
 from dbqueue.store.postgres.pool_connection import close_dedicated
 from dbqueue.store.sessions import Sign, WatchSession
 
@@ -44,6 +45,9 @@ class PostgresWatchSession(WatchSession):
             alive = self._driver.execute(self._heartbeat, {"worker": worker_id}).rowcount > 0
             failpoints.hit("heartbeat.after", self._driver)
             return alive
+
+    def survives(self, error: OperationalError) -> bool:
+        return survives(self._driver, error)
 
     def close(self) -> None:
         close_dedicated(self._connection)

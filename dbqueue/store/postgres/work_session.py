@@ -13,6 +13,7 @@ import psycopg
 from sqlalchemy.pool import PoolProxiedConnection
 
 from dbqueue import failpoints
+from dbqueue.errors import OperationalError
 from dbqueue.jobs import ClaimedJob, Outcome, Progress, Replaced
 from dbqueue.store import steps as operations
 from dbqueue.store.held import claim_held, held_queues
@@ -21,14 +22,14 @@ from dbqueue.store.postgres import held as held_postgres
 from dbqueue.store.postgres import pruning, sql
 from dbqueue.store.postgres.arrays import array
 from dbqueue.store.postgres.claimed_rows import ClaimedRows
-from dbqueue.store.postgres.driver import Driver, translated
+from dbqueue.store.postgres.driver import Driver, survives, translated
 from dbqueue.store.postgres.floors import Floors
 from dbqueue.store.postgres.held import PostgresHeld
 from dbqueue.store.postgres.lost_workers import Look
 from dbqueue.store.postgres.partitions import catalog
 from dbqueue.store.postgres.partitions.upkeep import PartitionUpkeep
 from dbqueue.store.postgres.plans import PlanCare
-from dbqueue.store.postgres.pool_connection import close_dedicated
+from dbqueue.store.postgres.pool_connection import close_dedicated, closed_unless_opened
 from dbqueue.store.postgres.pruning import Part, Pass
 from dbqueue.store.readiness import HasFileno, wait_readable
 from dbqueue.store.records import Claim, HeldClaim, HeldRound, Rescued, Round, WorkerInfo
@@ -60,7 +61,8 @@ class PostgresWorkSession(WorkSession):
         """None: the table is a plain one."""
         self._words: dict[str, str] = {}
         self._ready: _Ready | None = None
-        self._look_at_table()
+        with closed_unless_opened(connection):
+            self._look_at_table()
 
     def _look_at_table(self) -> None:
         """Learn whether the table of jobs is partitioned, which nothing but the database says.
@@ -364,6 +366,9 @@ class PostgresWorkSession(WorkSession):
     def _on_notify(self, notification: psycopg.Notify) -> None:
         """One that came with the answer of a statement."""
         self._announced = True
+
+    def survives(self, error: OperationalError) -> bool:
+        return survives(self._driver, error)
 
     def close(self) -> None:
         close_dedicated(self._connection)

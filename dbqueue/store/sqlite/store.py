@@ -183,7 +183,12 @@ class SqliteStore(Store):
         return SqliteWorkSession(self, self._dedicated())
 
     def watch_session(self, label: str) -> SqliteWatchSession:
-        return SqliteWatchSession(self, self._dedicated())
+        connection = self._dedicated()
+        try:
+            return SqliteWatchSession(self, connection)
+        except BaseException:
+            connection.close()
+            raise
 
     def _dedicated(self) -> PoolProxiedConnection:
         """A connection outside the pool; a database in memory has only the one."""

@@ -1,0 +1,83 @@
+"""Births that fail: the nursery and its worker go on, and try again."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from dbqueue.pools import nursery as nurseries
+from dbqueue.pools.nursery import Born, Died, Nursery, Unborn
+from dbqueue.worker.config import WorkerConfig
+from dbqueue.worker.crew import Crew
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def nursery(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nursery]:
+    """One whose first fork fails; a child of it has nothing to do."""
+    forks: list[int] = []
+
+    def fork() -> int:
+        forks.append(1)
+        if len(forks) == 2:  # the first makes the nursery itself
+            raise OSError(errno.EAGAIN, "no room")
+        return os.fork()
+
+    monkeypatch.setattr(nurseries, "os", SimpleNamespace(**{**vars(os), "fork": fork}))
+    nursery = Nursery(lambda connection, number: None)
+    yield nursery
+    nursery.close()
+
+
+def next_events(nursery: Nursery) -> list[object]:
+    events = wait_until(nursery.events, what="an event")
+    assert events is not None
+    return list(events)
+
+
+def bear(nursery: Nursery, number: int) -> None:
+    ours, theirs = socket.socketpair()
+    nursery.bear(number, theirs)
+    ours.close()
+    theirs.close()
+
+
+def test_a_fork_that_fails(nursery: Nursery) -> None:
+    bear(nursery, 7)
+    assert next_events(nursery) == [Unborn(7, errno.EAGAIN)]
+    bear(nursery, 7)
+    events = next_events(nursery)
+    while len(events) < 2:
+        events += next_events(nursery)
+    born, died = events
+    assert isinstance(born, Born)
+    assert born.number == 7
+    assert died == Died(born.pid, 0)
+
+
+def test_a_nursery_that_has_just_died(nursery: Nursery) -> None:
+    os.kill(nursery.pid, signal.SIGKILL)
+    os.waitpid(nursery.pid, 0)
+    bear(nursery, 1)
+    assert nursery.events() is None
+
+
+def test_more_births_than_the_nursery_takes_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The rest is asked for later; nothing is amiss."""
+    count = 400
+    crew = Crew(WorkerConfig("w@test", ("celery",), "prefork", count), None, lambda name: None)  # type: ignore[arg-type]
+    crew.fork_nursery()
+    assert crew._nursery is not None
+    os.kill(crew._nursery.pid, signal.SIGSTOP)
+    crew.start()
+    assert 0 < len(crew.children) < count
+    assert len(crew.children) + len(crew._missing) == count
+    assert caplog.records == []
+    os.kill(crew._nursery.pid, signal.SIGKILL)
+    crew.close()
