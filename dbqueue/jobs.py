@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from dbqueue.workflows import Workflow
@@ -175,12 +175,20 @@ class NewJob(NamedTuple):
 def _shadow(options: str | None) -> str | None:
     if options is None or '"shadow"' not in options:
         return None
-    try:
-        found = json.loads(options)
-    except ValueError:
-        return None
-    shadow = found.get("shadow") if isinstance(found, dict) else None
+    shadow = json_object(options).get("shadow")
     return shadow if isinstance(shadow, str) else None
+
+
+def json_object(text: str | None) -> dict[str, Any]:
+    """The JSON object of a row; an empty one where the row holds anything else, which its run will tell.
+
+    Never raises: what stands in a row is not to end whoever only looks at it.
+    """
+    try:
+        found = json.loads(text) if text else None
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @contextlib.contextmanager

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
+
+from dbqueue.jobs import json_object
 
 Wanted: TypeAlias = Mapping[str, Sequence[Any]]
 """By the name of a stamp, the values that are meant."""
@@ -21,7 +22,7 @@ def matches(headers: str | None, wanted: Wanted) -> bool:
     """Whether a job with these headers (JSON text) has, under one of the names, one of the values wanted for it."""
     if headers is None or '"stamps"' not in headers:
         return False
-    stamps = json.loads(headers).get("stamps")
+    stamps = json_object(headers).get("stamps")
     if not isinstance(stamps, dict):
         return False
     return any(

@@ -123,7 +123,8 @@ def _arguments(job: NewJob | ClaimedJob, levels: int) -> Event:
         given = _loaded(job.args)
         args = shown(tuple(given) if isinstance(given, list) else given, levels=levels)
         kwargs = shown(_loaded(job.kwargs), levels=levels)
-    return {"args": own.get("argsrepr", args), "kwargs": own.get("kwargsrepr", kwargs)}
+    given_as = {"args": own.get("argsrepr"), "kwargs": own.get("kwargsrepr")}
+    return {"args": args, "kwargs": kwargs} | {name: text for name, text in given_as.items() if isinstance(text, str)}
 
 
 def _loaded(text: str | None) -> Any:

@@ -9,13 +9,13 @@ transactions commit, so a reader looks again at the last OVERLAP of them.
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
 
+from dbqueue.jobs import json_object
 from dbqueue.store.base import Store
 from dbqueue.store.inserts import Statement, pyformat
 from dbqueue.store.sessions import WatchSession
@@ -110,10 +110,9 @@ class Reader:
             self._seen = {seq for seq in self._seen if seq > self._last - OVERLAP}
         events = []
         for _, body in new:
-            with contextlib.suppress(ValueError):  # whoever may write to the table may write anything
-                event = json.loads(body)
-                if isinstance(event, dict) and isinstance(event.get("type"), str):
-                    events.append(event)
+            event = json_object(body)  # whoever may write to the table may write anything
+            if isinstance(event.get("type"), str):
+                events.append(event)
         return events
 
     def _run(self, template: str, parameters: Mapping[str, Any]) -> Sequence[Any]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import sqlalchemy as sa
 
+from dbqueue.jobs import json_object
 from dbqueue.store.base import Store
 from dbqueue.store.queries import reading
 from dbqueue.store.tables import jobs
@@ -21,4 +20,4 @@ def children(store: Store, job_id: str) -> list[tuple[str, str | None]]:
     query = sa.select(*columns).where(jobs.c.parent_id == job_id, jobs.c.id != job_id).order_by(jobs.c.id)
     with reading(store) as connection:
         found = connection.execute(query).all()
-    return [(each, None if JOIN in json.loads(options or "{}") else group_id) for each, group_id, options in found]
+    return [(each, None if JOIN in json_object(options) else group_id) for each, group_id, options in found]

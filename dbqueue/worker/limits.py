@@ -7,7 +7,6 @@ has no process to end: there a hard limit is only logged.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Literal
 
 from dbqueue.codec import describe_exception
 from dbqueue.errors import TimeLimitExceeded
-from dbqueue.jobs import ClaimedJob, Failed
+from dbqueue.jobs import ClaimedJob, Failed, json_object
 from dbqueue.pools import wire
 from dbqueue.worker import log
 from dbqueue.worker.children import Child
@@ -63,10 +62,10 @@ class TimeLimits:
     def of(self, job: ClaimedJob) -> Limits:
         limits = self.by_task.get(job.task, NO_LIMITS).over(self.worker)
         if job.options is not None and "time_limit" in job.options:
+            options = json_object(job.options)
             try:
-                options = json.loads(job.options)
                 return Limits(options.get("soft_time_limit"), options.get("time_limit")).over(limits)
-            except (ValueError, AttributeError):  # the executor says what is wrong with the row
+            except ValueError:  # no number: as if there were none
                 return limits
         return limits
 

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from dbqueue import signals
 from dbqueue.jobs import ClaimedJob, Failed, Outcome, Progress, Released
 from dbqueue.pools import wire
 from dbqueue.pools.nursery import Died, describe_exit
@@ -35,7 +34,8 @@ from dbqueue.worker.interpreter import tuned
 from dbqueue.worker.limits import TimeLimits
 from dbqueue.worker.losses import Losses, killed, tell_failure
 from dbqueue.worker.rates import TaskRates
-from dbqueue.worker.revoker import Revoker, request_of
+from dbqueue.worker.reception import Reception
+from dbqueue.worker.revoker import Revoker
 from dbqueue.worker.rounds import Rounds
 from dbqueue.worker.shutdown import GOODBYE_SECONDS, Request, Shutdown, State
 from dbqueue.worker.wakeup import WakeUp
@@ -89,6 +89,7 @@ class Supervisor:
         self._losses = Losses(config, self._dispatcher, self._complete)
         tasks = {} if app is None else app.tasks
         self._revoker = Revoker(config.pool, crew, self._dispatcher, limits, self._complete, tasks, self._events)
+        self._reception = Reception(config, self._rounds, self._revoker, self._events, self._complete)
         self._control = WorkerState(
             app,
             store,
@@ -252,9 +253,12 @@ class Supervisor:
 
         `pid` is the process that ran it; `job` is given where no process is left that could tell of its failure.
         """
-        self._events.ended(outcome, pid)
-        if job is not None and isinstance(outcome, Failed):
-            tell_failure(self._control.app, job, outcome)
+        try:
+            self._events.ended(outcome, pid)
+            if job is not None and isinstance(outcome, Failed):
+                tell_failure(self._control.app, job, outcome)
+        except Exception:  # noqa: BLE001 - whatever it is, the outcome is there
+            log.logger.exception("What came of job %s cannot be told to monitors; it is written", outcome.job_id)
         self._rounds.complete(outcome)
 
     # children's messages
@@ -333,15 +337,7 @@ class Supervisor:
     # giving out work
 
     def _receive_claims(self) -> None:
-        kept: list[ClaimedJob] = []
-        for job in self._rounds.take_claimed():
-            if job.expired or self._revoker.refuses(job):
-                self._revoker.refuse(job, "expired" if job.expired and not job.revoked else "revoked")
-            elif self._ending.state is not State.RUNNING:
-                self._give_back(job)
-            else:
-                kept.append(job)
-        self._dispatcher.add(kept)
+        self._dispatcher.add(self._reception.take(self._give_back if self._ending.state is not State.RUNNING else None))
 
     def _give_back(self, job: ClaimedJob) -> None:
         self._rounds.complete(Released(job.id, job.lease, job.ready_at))
@@ -369,12 +365,7 @@ class Supervisor:
             self._crew.bear_missing()
             self._crew.provide_alone(len(self._dispatcher.suspects))
             for child, jobs in self._dispatcher.assign(self._crew):
-                log.received(jobs)
-                self._events.received(jobs)
-                if signals.task_received.has_listeners():
-                    for job in jobs:
-                        signals.task_received.send(self._config.name, request=request_of(job))
-                child.send_jobs(jobs)
+                child.send_jobs(self._reception.announced(jobs))
                 self._crew.watch(child)
             held = len(self._dispatcher) + sum(len(child.held) for child in self._crew.children.values())
             self._ahead = self._rounds.waiting_outcomes > GATHER_OUTCOMES or all(

@@ -18,7 +18,7 @@ from dbqueue.services.workers import make_executor
 from dbqueue.store.base import Store
 from dbqueue.worker import log
 from dbqueue.worker.limits import Limits, TimeLimits
-from tests.stores import TestWorker, enqueued, opened, row, run_sql
+from tests.stores import TestWorker, claimed_job, enqueued, opened, row, run_sql
 from tests.worker.sample import make_app
 
 COLUMNS = ("args", "kwargs", "headers", "options", "content_type", "content", "parent_id", "group_id")
@@ -76,6 +76,14 @@ def test_any_values_in_any_columns(store: Store, columns: dict[str, Any]) -> Non
     worker.close()
     assert row(store, job_id)["status"] in ("SUCCESS", "FAILURE")
     run_sql(store, "DELETE FROM dbqueue_jobs")
+
+
+@pytest.mark.parametrize("value", [1e999, 5, None, [[]], {"a": 1}])
+def test_monitors_are_told_texts(value: Any) -> None:
+    """Of the others one would be no JSON that PostgreSQL takes: with it, all events of its batch were lost."""
+    job = claimed_job(args="[1]", options=to_json({"argsrepr": value, "kwargsrepr": value}))
+    told = task_events.received(job, "w@test", levels=3)
+    assert (told["args"], told["kwargs"]) == ("(1,)", "{}")
 
 
 class Bomb:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from dbqueue import jobs
+from tests.stores import claimed_job
 
 
 def test_ids_are_uuids_of_version_7() -> None:
@@ -63,3 +64,8 @@ def test_values_cannot_be_changed() -> None:
     outcome = jobs.Succeeded("a", "b", None, 0.0)
     with pytest.raises(AttributeError):
         outcome.lease = "c"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("options", ['{"shadow": ' + "[" * 100_000, '["shadow"]', '{"shadow": 5}', '"shadow"'])
+def test_options_that_are_none_name_nothing(options: str) -> None:
+    assert claimed_job(task="pack", options=options).shown_name == "pack"

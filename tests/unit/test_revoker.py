@@ -91,3 +91,11 @@ def test_the_newest_stamps_are_remembered(revoker: Revoker) -> None:
     revoker.revoke_stamped({"number": [MAX_STAMPS]})
     assert not revoker.refuses(job("oldest", number=0))
     assert all(revoker.refuses(job("newer", number=number)) for number in (1, MAX_STAMPS))
+
+
+@pytest.mark.parametrize(
+    "headers", ['["stamps"]', '"stamps"', "[" * 100_000 + '"stamps"', '{"stamps": 5}', '{"stamps"']
+)
+def test_headers_that_are_none_have_no_stamps(revoker: Revoker, headers: str) -> None:
+    revoker.revoke_stamped({"customer": ["acme"]})
+    assert not revoker.refuses(claimed_job("a", headers=headers))

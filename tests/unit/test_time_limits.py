@@ -51,6 +51,15 @@ def test_the_call_goes_before_the_task_and_that_before_the_worker(
         assert Worker(app, pool="solo", **options)._limits.of(job("a", **named(call))) == limits
 
 
+@pytest.mark.parametrize(
+    "options", ["[" * 100_000, '["time_limit"]', "7", "{", '{"time_limit": "x"}', '{"time_limit": [[]]}']
+)
+def test_options_that_are_none_limit_nothing(options: str) -> None:
+    limits = TimeLimits({}, Limits(1, 2))
+    assert limits.of(claimed_job(options=options + ' "time_limit"')) == Limits(1, 2)
+    assert limits.of(claimed_job(options=options)) == Limits(1, 2)
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
