@@ -25,6 +25,8 @@ MOST_KEYS: Final = 100
 """Most keys that a round of outcomes claims for."""
 PASS_ON_SECONDS: Final = 0.02
 """How long permits that were freed here are kept for this worker's own slots before others are told of them."""
+FAILED_SECONDS: Final = 1.0
+"""Time from a look that failed, for something in a row, to the next."""
 LEAST_SECONDS: Final = 0.005
 """Least time from a look that found nothing to the next."""
 
@@ -171,6 +173,10 @@ class HeldJobs:
             keys = (TASK_KEYS + task for task in self._rates.tokens())
             self._parked = frozenset(key.removeprefix(TASK_KEYS) for key in keys if key in found.keys)
         return left > 0 and bool(found.keys)
+
+    def failed(self) -> None:
+        """The look that was due has failed."""
+        self._next_at, self._after = time.monotonic() + FAILED_SECONDS, START
 
     # jobs that were claimed and need no permit
 

@@ -21,6 +21,7 @@ from dbqueue.store.base import Store
 from dbqueue.store.sessions import WorkSession
 from dbqueue.worker import log
 from dbqueue.worker.holding import Holding
+from dbqueue.worker.settling import TROUBLE
 
 T = TypeVar("T")
 
@@ -46,6 +47,7 @@ class LastingSession:
         self._reconnected_at: float | None = None
         self._look_again_at: float | None = None
         """When to look for late claims next; None: there can be none."""
+        self._said: dict[str, str] = {}
 
     @property
     def has_broken(self) -> bool:
@@ -78,6 +80,21 @@ class LastingSession:
                 return result
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, LAST_RETRY_SECONDS)
+
+    def tried(self, what: str, operation: Callable[[WorkSession], T]) -> T | None:
+        """As `surely`, for what is done again and again; None where something in a row keeps it from being done.
+
+        That is said once for each error: the next try comes soon, and the worker has other things to do.
+        """
+        try:
+            return self.surely(operation)
+        except TROUBLE:
+            raise
+        except Exception as error:  # noqa: BLE001 - one row is not to end every worker in turn
+            if str(error) != self._said.get(what):
+                self._said[what] = str(error)
+                log.logger.exception("%s failed for something in a row; it is tried again, and all else goes on", what)
+            return None
 
     def hand_back_late_claims(self, session: WorkSession) -> None:
         """Give back what a claim took that had reached the server before the connection broke, and committed later."""

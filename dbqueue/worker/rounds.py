@@ -172,7 +172,8 @@ class Rounds:
     def _serve(self) -> None:
         while not (self._stopping and not self._holding.outcomes):
             if time.monotonic() >= self._upkeeper.due_at and not self._stopping:
-                self._surely(self._upkeep)  # here, for under load there is no pause
+                # Here, for under load there is no pause.
+                self._tried("Looking for dead workers and expired jobs", self._upkeep)
             self._write_reports()
             if not self._step():
                 self._sleep(self._pause())
@@ -289,7 +290,7 @@ class Rounds:
             self._holding.outcomes.extend(
                 Released(job.id, job.lease, job.ready_at, hold=TASK_KEYS + job.task) for job in parked
             )
-            self._surely(lambda session: session.park(tasks, claim.queues, most=PARK_ROWS))
+            self._tried("Parking jobs", lambda session: session.park(tasks, claim.queues, most=PARK_ROWS))
             self._held.park(tasks)
             self._clock.at_once()  # what they stood before
 
@@ -298,6 +299,10 @@ class Rounds:
         self._handover.give()
         return self._session.surely(operation)
 
+    def _tried(self, what: str, operation: Callable[[WorkSession], T]) -> T | None:
+        self._handover.give()
+        return self._session.tried(what, operation)
+
     def _claim_held(self, *, yielding: bool) -> bool:
         """Start jobs that waited for permits; whether there were any."""
         queues = self._queue_order(held=True)
@@ -305,7 +310,10 @@ class Rounds:
             return False
         wakes = self._held.wakes
         claim = self._held.claim(self._holding.worker_id, queues, self._handover.room, yielding=yielding)
-        found = self._surely(lambda session: session.claim_held(_anew(claim)))
+        found = self._tried("Claiming jobs with limits", lambda session: session.claim_held(_anew(claim)))
+        if found is None:
+            self._held.failed()
+            return False
         if self._held.learned(claim, found, wakes):
             self._store.wake()  # others have jobs that wait for what is left
         self._handover.add(found.claimed)
@@ -361,7 +369,7 @@ class Rounds:
     def _queue_order(self, *, held: bool = False) -> list[str]:
         """The queues of the next claim, after a look at what is paused and what is held if the last is too old."""
         if time.monotonic() >= self._queues.look_at:
-            self._surely(self._look)
+            self._tried("Looking at the queues", self._look)
         return self._queues.next_order(held=held)
 
     def _look(self, session: WorkSession) -> None:
@@ -376,9 +384,11 @@ class Rounds:
             if settling > 0:
                 return settling
             self._clock.asking(now, no_later_than=self._queues.look_at if self._queues.restless else None)
-            seconds, held = self._surely(lambda session: session.outlook(self._queues.names))
-            self._held.seen(held)
-            self._clock.told(seconds)
+            found = self._tried("Asking when a job is due", lambda session: session.outlook(self._queues.names))
+            if found is not None:
+                seconds, held = found
+                self._held.seen(held)
+                self._clock.told(seconds)
         wake_at = self._upkeeper.due_at
         reports_at = self._board.due_at()
         if reports_at is not None:

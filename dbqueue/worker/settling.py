@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import Final
 
 from dbqueue.codec import describe_exception
 from dbqueue.errors import AccessDenied, EncodeError, OperationalError, SchemaError
@@ -10,6 +11,9 @@ from dbqueue.jobs import TERMINAL, Failed, Outcome, Settled
 from dbqueue.store.records import Claim, Round
 from dbqueue.store.sessions import WorkSession
 from dbqueue.worker import log
+
+TROUBLE: Final = (OperationalError, SchemaError, AccessDenied)
+"""What the database has against every statement, whatever the data: not about one row."""
 
 
 def settle(
@@ -27,7 +31,7 @@ def settle(
         outcomes = [outcome for outcome in outcomes if type(outcome) is not Settled]
     try:
         result = session.round(outcomes, claim, linked=linked, meanwhile=meanwhile)
-    except (OperationalError, SchemaError, AccessDenied):
+    except TROUBLE:
         raise
     except Exception as error:  # one bad row must not poison a batch
         if not outcomes:
@@ -52,7 +56,16 @@ def _bisect(session: WorkSession, outcomes: list[Outcome], error: Exception, lin
     (outcome,) = outcomes
     log.logger.error("The outcome of job %s cannot be stored and ends as FAILURE: %s", outcome.job_id, error)
     text, _ = describe_exception(EncodeError(f"the outcome cannot be stored: {error}"), max_bytes=4096)
-    session.round([Failed(outcome.job_id, outcome.lease, text, None, 0.0)], None, linked=linked)
+    failed = [Failed(outcome.job_id, outcome.lease, text, None, 0.0)]
+    try:
+        session.round(failed, None, linked=linked)
+    except TROUBLE:
+        raise
+    except Exception:
+        if not linked:
+            raise
+        log.logger.exception("What waits for job %s cannot be moved, and is left as it is", outcome.job_id)
+        session.round(failed, None)
 
 
 def _explain(session: WorkSession, missing: list[Outcome]) -> None:

@@ -48,9 +48,11 @@ class Upkeep:
     def run(self, session: WorkSession, worker_id: str) -> bool:
         """Rescue, and prune if this worker is the eldest; whether jobs wait again because of it."""
         if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + LOOK_EVERY_SECONDS  # first, for it may fail
             if self._looking or session.eldest_worker() == worker_id:
                 self._look(session)
-            self._look_at = time.monotonic() + (NEXT_PAGES_SECONDS if self._looking else LOOK_EVERY_SECONDS)
+            if self._looking:
+                self._look_at = time.monotonic() + NEXT_PAGES_SECONDS
         rescued = time.monotonic() >= self.rescue_at and self._rescue(session)
         if time.monotonic() >= self._prune_at:
             self._prune_at = time.monotonic() + PRUNE_EVERY_SECONDS

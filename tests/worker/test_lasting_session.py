@@ -13,7 +13,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from dbqueue.errors import OperationalError
+from dbqueue.errors import OperationalError, SchemaError
 from dbqueue.jobs import Released, Succeeded
 from dbqueue.store import open_store
 from dbqueue.store.base import Store
@@ -217,3 +217,23 @@ def test_a_conflict_is_tried_again_on_the_same_connection(
     session.close()
     worker.close()
     store.close()
+
+
+def test_what_is_tried_again_and_again_may_fail(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """For something in a row, that is; where the database itself says no, that is another matter."""
+    session = LastingSession(store, LABEL, Holding(), restored=lambda lost: None)
+
+    def fail(error: Exception) -> Callable[[WorkSession], int]:
+        def operation(_: WorkSession) -> int:
+            raise error
+
+        return operation
+
+    for text in ("one", "one", "another", "another"):
+        assert session.tried("Asking", fail(ValueError(text))) is None
+    errors = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert [str(record.exc_info[1]) for record in errors if record.exc_info] == ["one", "another"]
+    assert session.tried("Asking", lambda _: 5) == 5
+    with pytest.raises(SchemaError):
+        session.tried("Asking", fail(SchemaError("no tables")))
+    session.close()

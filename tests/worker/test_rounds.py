@@ -13,8 +13,9 @@ import pytest
 
 from dbqueue.jobs import Succeeded
 from dbqueue.store.base import Store
+from dbqueue.workflows import Edge, Workflow
 from tests.servers import libpq_url
-from tests.stores import enqueued, opened, row
+from tests.stores import enqueued, held, new_job, opened, row
 from tests.waiting import wait_until
 from tests.worker.rounds import RunningRounds, backend, is_asleep, running_rounds
 
@@ -118,3 +119,39 @@ def test_a_full_disk_is_told_once_and_so_is_its_end(
         wait_until(lambda: len(caplog.messages) > len(said), what="the word of it")
     assert ["no space left" in each and "Trying again" in each for each in said] == [True]
     assert [each.partition(";")[0] for each in caplog.messages[len(said) :]] == ["The database works again"]
+
+
+def refuse_changes(admin: Admin, when: str) -> None:
+    """Let the database have something against changes of rows, as if it were in their data."""
+    admin.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "RAISE EXCEPTION 'not this row' USING ERRCODE = 'data_exception'; END $$"
+    )
+    rows = f"BEFORE UPDATE ON dbqueue_jobs FOR EACH ROW WHEN ({when})"
+    admin.execute(f"CREATE TRIGGER refuse {rows} EXECUTE FUNCTION refuse()".encode())
+
+
+def test_held_jobs_that_cannot_be_started_keep_no_others_waiting(
+    store: Store, admin: Admin, rounds: RunningRounds, caplog: pytest.LogCaptureFixture
+) -> None:
+    refuse_changes(admin, "NEW.status = 'STARTED' AND OLD.held_at IS NOT NULL")
+    job_id = held(store, "k")
+    rounds.rounds.want(1)
+    wait_until(lambda: "Claiming jobs with limits failed" in caplog.text, what="the word of it")
+    other = enqueued(store)
+    assert rounds.take().id == other
+    admin.execute("DROP TRIGGER refuse ON dbqueue_jobs")
+    assert rounds.take().id == job_id
+
+
+def test_an_end_that_those_behind_it_refuse_is_written_without_them(
+    store: Store, admin: Admin, rounds: RunningRounds
+) -> None:
+    store.enqueue_workflow(Workflow.of([new_job("first"), new_job("second")], [Edge("first", "second")]))
+    refuse_changes(admin, "NEW.id = 'second'")
+    job = rounds.take()
+    rounds.rounds.complete(Succeeded(job.id, job.lease, "1", 0.1))
+    wait_until(lambda: row(store, "first")["status"] == "FAILURE", what="the outcome")
+    assert row(store, "second")["status"] == "PENDING"
+    other = enqueued(store)
+    assert rounds.take().id == other
