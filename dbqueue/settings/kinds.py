@@ -25,6 +25,8 @@ _MAX_IDENTIFIER_BYTES: Final = 63
 MIN_KEY_BYTES: Final = 16
 """Shortest key that signs jobs; `openssl rand -base64 32` makes a good one."""
 """PostgreSQL's NAMEDATALEN less one: a longer name would be cut in silence."""
+MAX_SECONDS: Final = 100 * 365 * 86400
+"""A hundred years. The databases' calendars have ends, and a time that is reckoned beyond them is an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +92,17 @@ def seconds(minimum: float = 0.0, *, above: bool = False) -> Kind:
 
     def check(value: Any) -> float:
         number = _number(value)
-        if number < minimum or (above and number == minimum):
+        if number < minimum or number > MAX_SECONDS or (above and number == minimum):
             raise _wrong(number)
         return number
 
-    return Kind(f"seconds (a number or a timedelta), {'more than' if above else 'at least'} {minimum:g}", check)
+    least = f"{'more than' if above else 'at least'} {minimum:g}"
+    return Kind(f"seconds (a number or a timedelta), {least}, at most a hundred years", check)
 
 
 def _expiry(value: Any) -> float | None:
     number = _number(value)
-    if number < 0:
+    if not 0 <= number <= MAX_SECONDS:
         raise _wrong(number)
     return number or None  # 0 is "never" in Celery too
 
@@ -229,5 +232,5 @@ SIGNING_KEYS: Final = Kind(f"a list of secrets of at least {MIN_KEY_BYTES} bytes
 MAPPING: Final = Kind("a dict", _mapping, parse=_json)
 ANY: Final = Kind("any value", lambda value: value, parse=_json)
 TIMEZONE: Final = Kind("the name of a time zone, such as Europe/Prague", _timezone)
-EXPIRY: Final = Kind("seconds (a number or a timedelta), 0 or None for never", _expiry)
+EXPIRY: Final = Kind("seconds (a number or a timedelta), at most a hundred years, 0 or None for never", _expiry)
 CONCURRENCY: Final = Kind("a whole number from 1 to 10000, or None", _concurrency)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -484,3 +485,26 @@ def test_a_store_that_is_closed_has_living_workers_still(sqlite_url: str) -> Non
         assert "worker_locks" not in vars(its_own)  # nobody's life hangs on the open file any more
         for each in (rescuer, worker):
             each.close()
+
+
+@pytest.mark.parametrize("lease", ["1e20", "-1e20", "'infinity'", "'-infinity'", "'NaN'"])
+def test_a_lease_of_any_length(postgres_url: str, lease: str) -> None:
+    """Of a row that somebody else has written: the others are looked at all the same."""
+    with opened(postgres_url) as store, ExitStack() as stack:
+        dead, hostile, rescuer = (stack.enter_context(closing(TestWorker(store))) for _ in range(3))
+        job_id = enqueued(store)
+        dead.claim()
+        run_sql(store, "UPDATE dbqueue_workers SET heartbeat_at = now() - interval '1 day' WHERE id = :id", id=dead.id)
+        run_sql(store, f"UPDATE dbqueue_workers SET lease_seconds = {lease} WHERE id = :id", id=hostile.id)
+        assert dead.id in [each.worker_id for each in rescuer.session.rescue(max_losses=3)]
+        assert rescuer.session.eldest_worker() in (hostile.id, rescuer.id)
+        assert row(store, job_id)["status"] == "PENDING"
+
+
+def test_losses_that_cannot_be_counted_any_more(store: Store, new_worker: NewWorker, rescuer: TestWorker) -> None:
+    job_id, dead = enqueued(store), new_worker()
+    run_sql(store, f"UPDATE dbqueue_jobs SET losses = {2**31 - 1}")
+    dead.claim()
+    run_sql(store, "UPDATE dbqueue_workers SET lease_seconds = 1 WHERE id = :id", id=dead.id)
+    assert rescuer.session.rescue(max_losses=3, now=later())
+    assert row(store, job_id)["status"] == "FAILURE"

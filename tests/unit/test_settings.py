@@ -92,6 +92,8 @@ def test_values_have_one_form(name: str, given: Any, kept: Any) -> None:
         ("worker_lease_seconds", 0.5, "at least 1"),
         ("worker_lease_seconds", [1], "not list"),
         ("result_expires", -1, "seconds"),
+        ("result_expires", 1e13, "at most a hundred years"),
+        ("worker_lease_seconds", 1e13, "at most a hundred years"),
         ("task_default_priority", 40_000, "32767"),
         ("max_payload_bytes", 10, "1024"),
         ("timezone", "Mars/Base", "time zone database"),

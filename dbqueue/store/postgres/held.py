@@ -12,14 +12,14 @@ import psycopg
 from dbqueue.jobs import ClaimedJob
 from dbqueue.limits import Limit
 from dbqueue.store.held import Asked, Candidate, HeldTable, Level, LimitState
-from dbqueue.store.postgres.sql import CLAIMED_COLUMNS
+from dbqueue.store.postgres.sql import CLAIMED_COLUMNS, seconds_until
 from dbqueue.store.records import HeldClaim
 
 _NOW: Final = "coalesce(%(now)s::timestamptz, clock_timestamp())"
 _FOUND: Final = "j.limit_key, j.queue, j.priority, j.held_at, j.task"
 _ORDER: Final = "ORDER BY j.limit_key, j.queue, j.priority, j.held_at, j.id LIMIT 1"
 _LEVELS: Final = f"""
-SELECT limit_key, queue, priority, extract(epoch FROM held_at - {_NOW})::float8, task FROM levels"""
+SELECT limit_key, queue, priority, {seconds_until("held_at")}::float8, task FROM levels"""
 
 # From level to level by comparing rows, which the index answers with one probe each.
 LEVELS: Final = f"""

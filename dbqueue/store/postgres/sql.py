@@ -12,7 +12,15 @@ from typing import Final
 
 from dbqueue.jobs import BLOCKED_BY_LIMIT
 from dbqueue.limits import TASK_KEYS
+from dbqueue.settings.kinds import MAX_SECONDS
 from dbqueue.store.trouble import LOCK_SECONDS
+
+MAX_COUNT: Final = 2**31 - 1
+"""The largest of `retries` and `losses`, which are integers."""
+
+# The calendar's ends for all that is reckoned of rows, which may hold any time.
+_FIRST_TIME: Final = "timestamptz '0001-01-01 00:00:00+00'"
+_LAST_TIME: Final = "timestamptz '9999-12-31 00:00:00+00'"
 
 CHANNEL: Final = "dbqueue"
 """Where enqueues NOTIFY. The payload is empty: every role of the database could read it."""
@@ -236,7 +244,7 @@ REQUEUE: Final = f"""
 UPDATE {{jobs}} j
 SET status = d.status, lease = NULL, worker = NULL, started_at = NULL, state = NULL, meta = NULL,
     {_back(_REQUEUED_AT, "coalesce(j.limit_key, d.hold)")},
-    retries = j.retries + d.retried, losses = j.losses + d.lost,
+    retries = least(j.retries, {MAX_COUNT} - 1) + d.retried, losses = least(j.losses, {MAX_COUNT} - 1) + d.lost,
     result = coalesce(d.error::json, j.result), traceback = coalesce(d.traceback, j.traceback),
     args = coalesce(d.args::json, j.args), kwargs = coalesce(d.kwargs::json, j.kwargs),
     options = coalesce(d.options::json, j.options), queue = coalesce(d.queue, j.queue),
@@ -252,33 +260,39 @@ FROM unnest(%(id)s::text[], %(lease)s::uuid[], %(status)s::text[], %(retried)s::
 WHERE {{by_id_of_d}} AND j.lease = d.lease AND j.status = 'STARTED'
 RETURNING j.id"""
 
+
+def seconds_until(moment: str) -> str:
+    """Seconds from now until a row's time, which may be infinite: its distance to another time is an error then."""
+    now = "coalesce(%(now)s::timestamptz, clock_timestamp())"
+    return f"""extract(epoch FROM CASE WHEN {moment} < {_FIRST_TIME} THEN {_FIRST_TIME}
+    WHEN {moment} > {_LAST_TIME} THEN {_LAST_TIME} ELSE {moment} END - {now})"""
+
+
 # One probe of the claim index for each priority in use, as in CLAIM.
-NEXT_READY: Final = """
+NEXT_READY: Final = f"""
 WITH RECURSIVE levels(queue, priority) AS (
     SELECT q.queue, (
-        SELECT j.priority FROM {jobs} j
+        SELECT j.priority FROM {{jobs}} j
         WHERE j.queue = q.queue COLLATE "C" AND j.ready_at IS NOT NULL
         ORDER BY j.priority DESC LIMIT 1)
     FROM unnest(%(queues)s::text[]) AS q(queue)
   UNION ALL
     SELECT l.queue, (
-        SELECT j.priority FROM {jobs} j
+        SELECT j.priority FROM {{jobs}} j
         WHERE j.queue = l.queue COLLATE "C" AND j.ready_at IS NOT NULL AND j.priority < l.priority
         ORDER BY j.priority DESC LIMIT 1)
     FROM levels l WHERE l.priority IS NOT NULL
 )
-SELECT extract(epoch FROM min(first.ready_at) - coalesce(%(now)s::timestamptz, clock_timestamp())),
-    EXISTS (SELECT FROM {jobs} h WHERE h.held_at IS NOT NULL)
+SELECT {seconds_until("min(first.ready_at)")}, EXISTS (SELECT FROM {{jobs}} h WHERE h.held_at IS NOT NULL)
 FROM levels l CROSS JOIN LATERAL (
-    SELECT i.ready_at FROM {jobs} i
+    SELECT i.ready_at FROM {{jobs}} i
     WHERE i.queue = l.queue COLLATE "C" AND i.priority = l.priority AND i.ready_at IS NOT NULL
     ORDER BY i.ready_at LIMIT 1) first
 WHERE l.priority IS NOT NULL"""
 
 NEXT_READY_BEHIND: Final = f"""
 WITH RECURSIVE {_KNOWN_LEVELS.replace("{of_me}", "")}
-SELECT extract(epoch FROM min(first.ready_at) - coalesce(%(now)s::timestamptz, clock_timestamp())),
-    EXISTS (SELECT FROM {{jobs}} h WHERE h.held_at IS NOT NULL)
+SELECT {seconds_until("min(first.ready_at)")}, EXISTS (SELECT FROM {{jobs}} h WHERE h.held_at IS NOT NULL)
 FROM levels l CROSS JOIN LATERAL (
     SELECT i.ready_at FROM {{jobs}} i
     WHERE i.queue = l.queue COLLATE "C" AND i.priority = l.priority AND i.ready_at IS NOT NULL {_BEHIND}
@@ -335,16 +349,18 @@ HEARTBEAT: Final = "UPDATE {workers} SET heartbeat_at = now() WHERE id = %(worke
 
 CLOSE_WORKER: Final = "UPDATE {workers} SET closed_at = now() WHERE id = %(worker)s AND closed_at IS NULL"
 
-ELDEST: Final = """
-SELECT id FROM {workers}
-WHERE closed_at IS NULL AND heartbeat_at >= now() - make_interval(secs => lease_seconds)
+# A row that somebody else has written may hold any number, and is not to keep others from being seen.
+_LEASE: Final = f"make_interval(secs => least(greatest(lease_seconds, 0), {MAX_SECONDS}))"
+
+ELDEST: Final = f"""
+SELECT id FROM {{workers}}
+WHERE closed_at IS NULL AND heartbeat_at >= now() - {_LEASE}
 ORDER BY started_at, id LIMIT 1"""
 
 # FOR UPDATE waits for a claim that the worker may have in flight (its KEY SHARE).
-DEAD: Final = """
-SELECT id FROM {workers}
-WHERE closed_at IS NULL
-  AND heartbeat_at < coalesce(%(now)s::timestamptz, now()) - make_interval(secs => lease_seconds)
+DEAD: Final = f"""
+SELECT id FROM {{workers}}
+WHERE closed_at IS NULL AND heartbeat_at < coalesce(%(now)s::timestamptz, now()) - {_LEASE}
 ORDER BY id FOR UPDATE SKIP LOCKED"""
 
 
@@ -364,7 +380,7 @@ WITH held AS MATERIALIZED (
     WHERE worker = ANY(%(workers)s::text[]) AND status = 'STARTED' ORDER BY id FOR UPDATE SKIP LOCKED
 )
 UPDATE {{jobs}} j
-SET losses = j.losses + 1, state = NULL, meta = NULL,
+SET losses = least(j.losses, {MAX_COUNT} - 1) + 1, state = NULL, meta = NULL,
     status = CASE WHEN j.redeliver AND j.losses < %(max_losses)s THEN 'PENDING' ELSE 'FAILURE' END,
     {_again("j.limit_key IS NULL", "ready_at", _CREATED_AT)},
     {_again("j.limit_key IS NOT NULL", "held_at", _CREATED_AT)},
