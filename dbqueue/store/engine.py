@@ -44,6 +44,7 @@ def make_engine(access: Access) -> sa.Engine:
         url, options = _sqlite_options(url, access.pool_size)
         engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", **options)
         sa.event.listen(engine, "connect", _prepare_sqlite)
+        sa.event.listen(engine, "connect", _read_any_text)
         return engine
     from dbqueue.store.postgres.quick_pool import QuickPool
 
@@ -169,6 +170,15 @@ def _sqlite_options(url: sa.URL, pool_size: int) -> tuple[sa.URL, dict[str, Any]
         options = {"poolclass": StaticPool, "pool_reset_on_return": None}
     options["connect_args"] = {"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False}
     return url, options
+
+
+def _read_any_text(connection: sqlite3.Connection, record: object) -> None:
+    connection.text_factory = readable
+
+
+def readable(text: bytes) -> str:
+    """SQLite keeps any bytes as text: what is no UTF-8 becomes a mark, for one row must not hide the others."""
+    return text.decode(errors="replace")
 
 
 def _prepare_sqlite(connection: Any, record: object) -> None:

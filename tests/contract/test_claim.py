@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import uuid4
 
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from dbqueue.jobs import Failed, Succeeded
 from dbqueue.store.base import Store
 from dbqueue.store.records import Claim
-from tests.stores import TestWorker, count, enqueued, moment, new_job, row, run_sql
+from tests.stores import TestWorker, count, enqueued, held, moment, new_job, opened, row, run_sql
 
 NewWorker = Callable[..., TestWorker]
 
@@ -198,3 +201,51 @@ def test_each_claim_round_may_hold_many_and_finish_them_in_any_order(store: Stor
     rest = [Failed(job.id, job.lease, "{}", None, 0.0) for job in jobs[150:]]
     assert worker.settle(*halves, *rest).settled == {job.id for job in jobs}
     assert (count(store, "status = 'SUCCESS'"), count(store, "status = 'FAILURE'")) == (150, 150)
+
+
+@pytest.mark.parametrize("eta", ["infinity", "294276-12-31"])
+def test_a_time_that_never_comes_is_far_away(postgres_url: str, eta: str) -> None:
+    """Its distance to now is an error of PostgreSQL's before 17, and no number that a clock could wait for."""
+    with opened(postgres_url) as store, closing(TestWorker(store)) as worker:
+        job_id = enqueued(store)
+        run_sql(store, "UPDATE dbqueue_jobs SET ready_at = CAST(:eta AS timestamptz)", eta=eta)
+        assert worker.claim() == []
+        seconds, anything_held = worker.session.outlook(["celery"])
+        assert 7000 * 365 * 86400 < (seconds or 0.0) < math.inf
+        assert anything_held is False
+        run_sql(store, "UPDATE dbqueue_jobs SET ready_at = '-infinity'")
+        seconds, _ = worker.session.outlook(["celery"])
+        assert -math.inf < (seconds or 0.0) < 0
+        assert [job.id for job in worker.claim()] == [job_id]
+
+
+UNSOUND = {
+    "bytes for an id": ("id", "CAST('x' AS blob)"),
+    "an id that is no text": ("id", "CAST(x'61ff' AS text)"),
+    "a word for a priority": ("priority", "'high'"),
+    "bytes for a priority": ("priority", "x'ff'"),
+}
+
+
+@pytest.mark.parametrize("what", UNSOUND)
+@pytest.mark.parametrize("limited", [False, True])
+def test_a_row_that_cannot_be_named_ends_when_it_is_met(sqlite_url: str, what: str, limited: bool) -> None:
+    """SQLite keeps anything in any column. An outcome could not be written for it, and it would be STARTED for ever."""
+    with opened(sqlite_url) as store, closing(TestWorker(store)) as worker:
+        column, value = UNSOUND[what]
+        enqueue = partial(held, store, "k") if limited else partial(enqueued, store)
+        enqueue(task="hostile")
+        run_sql(store, f"UPDATE dbqueue_jobs SET {column} = {value}")
+        innocent = enqueue()
+        claimed = worker.claim_held().claimed if limited else worker.claim()
+        assert [job.id for job in claimed] == [innocent]
+        assert count(store, "task = 'hostile' AND status = 'FAILURE' AND result LIKE '%InvalidTaskError%'") == 1
+        assert worker.settle(Succeeded(innocent, claimed[0].lease, "1", 0.0)).settled == {innocent}
+
+
+def test_what_a_claim_reads_has_the_types_of_its_columns(sqlite_url: str) -> None:
+    with opened(sqlite_url) as store, closing(TestWorker(store)) as worker:
+        job_id = enqueued(store)
+        run_sql(store, "UPDATE dbqueue_jobs SET retries = 'abc', losses = x'00', task = CAST(x'61ff' AS text)")
+        job = worker.claim_one()
+        assert (job.id, job.retries, job.losses, job.task) == (job_id, 0, 0, "a\ufffd")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -14,7 +15,7 @@ from dbqueue.limits import Limit, Policies
 from dbqueue.store import changes, limits, revoking
 from dbqueue.store.base import Store
 from dbqueue.store.held import FULL_SECONDS, MAX_LEVELS
-from tests.stores import TestWorker, count, enqueued, held, moment, row, run_sql
+from tests.stores import TestWorker, count, enqueued, held, moment, opened, row, run_sql
 
 NewWorker = Callable[..., TestWorker]
 
@@ -341,3 +342,25 @@ def test_leases_are_the_claims(store: Store, worker: TestWorker) -> None:
     (job,) = worker.claim_held().claimed
     assert worker.settle(Succeeded(job.id, str(uuid4()), "1", 0.1)).settled == frozenset()
     assert worker.settle(Succeeded(job.id, job.lease, "1", 0.1)).settled == {job.id}
+
+
+@pytest.mark.parametrize("at", ["infinity", "-infinity", "294276-12-31"])
+def test_held_jobs_of_any_time(postgres_url: str, at: str) -> None:
+    with opened(postgres_url) as store, closing(TestWorker(store)) as worker:
+        job_id, innocent = held(store, "k"), held(store, "l")
+        run_sql(store, "UPDATE dbqueue_jobs SET held_at = CAST(:at AS timestamptz) WHERE id = :id", at=at, id=job_id)
+        claimed = {job.id for job in worker.claim_held().claimed}
+        assert claimed == {innocent, job_id} if at == "-infinity" else {innocent}
+
+
+@pytest.mark.parametrize(
+    "columns", ["limit_key = x'61ff'", "limit_key = CAST(x'61ff' AS text)", "queue = x'61'", "held_at = 'zzz'"]
+)
+def test_a_held_row_that_no_look_could_pass_ends(sqlite_url: str, columns: str) -> None:
+    with opened(sqlite_url) as store, closing(TestWorker(store)) as worker:
+        hostile, innocent = held(store, "k"), held(store, "k")
+        run_sql(store, f"UPDATE dbqueue_jobs SET {columns} WHERE id = :id", id=hostile)
+        found = worker.claim_held()
+        assert [job.id for job in found.claimed] == [innocent]
+        assert worker.session.waiting_queues() == []
+        assert row(store, hostile)["status"] == "FAILURE"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import sqlalchemy as sa
 
-from dbqueue.errors import DBQueueError, OperationalError, SchemaError
+from dbqueue.errors import DBQueueError, DecodeError, OperationalError, SchemaError
 from dbqueue.store.engine import BUSY_TIMEOUT_SECONDS
 
 
@@ -38,6 +38,8 @@ def translated() -> Iterator[None]:
 
 
 def _meaning(text: str) -> DBQueueError:
+    if "malformed JSON" in text:  # about the data, not the database: trying again would never end
+        return DecodeError(f"a row holds no JSON where it should ({text})")
     if "no such table" in text or "no such column" in text or "no column named" in text:
         return SchemaError(f"the database has no dbqueue tables of this version: run `dbqueue migrate` ({text})")
     if "readonly" in text or "unable to open" in text:

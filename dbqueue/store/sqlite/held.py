@@ -12,15 +12,16 @@ from typing import Any, Final, Protocol
 from dbqueue.jobs import ClaimedJob
 from dbqueue.limits import Limit
 from dbqueue.store.held import Asked, Candidate, HeldTable, Level, LimitState
-from dbqueue.store.records import Claim, HeldClaim
+from dbqueue.store.records import HeldClaim
 from dbqueue.store.sqlite import sql
+from dbqueue.store.sqlite.claimed_rows import claimed_job, is_level, without_unnamed
 from dbqueue.store.sqlite.driver import immediate
 
 # Whole seconds and their fraction: a Julian day is kept to 40 microseconds only.
 _SECONDS: Final = "(strftime('%s', {time}) + substr(strftime('%f', {time}), 3))"
 _NOW: Final = _SECONDS.format(time=sql.NOW)
 _LEVEL: Final = f"""
-SELECT limit_key, queue, priority, {_SECONDS.format(time="held_at")} - {_NOW}, task
+SELECT rowid, limit_key, queue, priority, {_SECONDS.format(time="held_at")} - {_NOW}, CAST(task AS TEXT)
 FROM {{jobs}} INDEXED BY dbqueue_jobs_held WHERE held_at IS NOT NULL AND"""
 _ORDER: Final = "ORDER BY limit_key, queue, priority, held_at, id LIMIT 1"
 
@@ -35,36 +36,10 @@ USED: Final = """
 SELECT count(*) FROM (
     SELECT 1 FROM {jobs} INDEXED BY dbqueue_jobs_permit WHERE permit = ? AND permit IS NOT NULL LIMIT ?)"""
 DUE: Final = f"""
-SELECT held_at, id, task FROM {{jobs}} INDEXED BY dbqueue_jobs_held
+SELECT rowid, id, held_at, CAST(task AS TEXT) FROM {{jobs}} INDEXED BY dbqueue_jobs_held
 WHERE limit_key = :key AND queue = :queue AND priority = :priority AND held_at <= {sql.NOW}
 ORDER BY held_at, id LIMIT :most"""
 SPEND: Final = f"UPDATE {{limits}} SET full_at = :full_at, updated_at = {sql.NOW} WHERE key = :key"
-
-
-_TEXTS: Final = (1, 2, 3, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16)
-_CONTENT: Final = 10
-"""Of a claimed row: the columns that are declared as text, and the one of bytes."""
-_BYTES: Final = (bytes, type(None))
-
-
-def _as_declared(row: Sequence[Any]) -> list[Any]:
-    """The row with values of the declared types. SQLite keeps a BLOB in any column, and anything in one of BLOBs:
-    what is no valid call then is refused by its run, as any other."""
-    values = list(row)
-    for column in _TEXTS:
-        if isinstance(values[column], bytes):
-            values[column] = values[column].decode(errors="replace")
-    if not isinstance(values[_CONTENT], bytes | None):
-        values[_CONTENT] = str(values[_CONTENT]).encode(errors="replace")
-    return values
-
-
-def claimed_job(row: Sequence[Any], claim: Claim | HeldClaim, permit: str | None = None) -> ClaimedJob:
-    """A job as it was claimed; the row was read before that."""
-    if any(type(row[column]) is bytes for column in _TEXTS) or type(row[_CONTENT]) not in _BYTES:
-        row = _as_declared(row)
-    redeliver = row[2] not in claim.once
-    return ClaimedJob._make((row[1], claim.lease, *row[2:19], redeliver, *map(bool, row[19:22]), permit, bool(row[23])))
 
 
 class Session(Protocol):
@@ -102,8 +77,9 @@ class SqliteHeld(HeldTable):
         for start in starts:
             key, queue, priority = start
             while len(found) < most and (rows := self._rows(template, key=key, queue=queue, priority=priority)):
-                found.append(Level._make(rows[0]))
-                key, queue, priority = found[-1][:3]
+                if is_level(self._driver, self._text, rows[0]):
+                    found.append(Level._make(rows[0][1:]))
+                    key, queue, priority = found[-1][:3]
         return found
 
     def lock(self, keys: Collection[str]) -> tuple[list[LimitState], set[str], float]:
@@ -125,7 +101,8 @@ class SqliteHeld(HeldTable):
         found: list[Candidate] = []
         for key, queue, priority, position, _, _ in asked:
             rows = self._rows(DUE, key=key, queue=queue, priority=priority, most=free[key])
-            found += [Candidate(key, free[key], position, priority, *row) for row in rows]
+            for _, job_id, held_at, task in without_unnamed(self._driver, self._text, rows):
+                found.append(Candidate(key, free[key], position, priority, held_at, job_id, task))
         return found
 
     def _free(self, asked: Asked) -> int:

@@ -18,9 +18,20 @@ def _shifted(seconds: str) -> str:
     return f"strftime('%Y-%m-%d %H:%M:%f', {NOW}, ({seconds}) || ' seconds')"
 
 
-PRIORITY: Final = """
-SELECT priority FROM {jobs} INDEXED BY dbqueue_jobs_claim
-WHERE queue = ? AND ready_at IS NOT NULL AND priority < ? ORDER BY priority DESC LIMIT 1"""
+# With the row's number: where the priority is no number, it is what names the row.
+_PRIORITY: Final = """
+SELECT priority, rowid FROM {{jobs}} INDEXED BY dbqueue_jobs_claim
+WHERE queue = ? AND ready_at IS NOT NULL{below} ORDER BY priority DESC LIMIT 1"""
+HIGHEST_PRIORITY: Final = _PRIORITY.format(below="")
+PRIORITY: Final = _PRIORITY.format(below=" AND priority < ?")
+
+# See `claimed_rows`.
+IS_NAMED: Final = "SELECT 1 FROM {jobs} WHERE rowid = ? AND id = ?"
+IS_LEVEL: Final = "SELECT 1 FROM {jobs} WHERE rowid = ? AND limit_key = ? AND queue = ?"
+REFUSE: Final = f"""
+UPDATE {{jobs}}
+SET status = 'FAILURE', result = :error, finished_at = {NOW}, ready_at = NULL, held_at = NULL, blocked_reason = NULL
+WHERE rowid = :row AND status IN ('PENDING', 'RETRY')"""
 
 _CLAIMED: Final = f"""rowid, id, task, queue, priority, args, kwargs, headers, options, content_type, content,
     parent_id, root_id, group_id, eta || '+00:00', expires_at || '+00:00', coalesce(ready_at, held_at), retries, losses,
@@ -122,13 +133,13 @@ CLOSE_WORKER: Final = f"UPDATE {{workers}} SET closed_at = {_CLOCK} WHERE id = ?
 
 # Those that started first come first. `late` is for tests, which say what time it is: else it is NULL.
 WORKERS: Final = """
-SELECT id, heartbeat_at, lease_seconds,
-    (julianday(:now) - julianday(heartbeat_at)) * 86400.0 > lease_seconds AS late
-FROM {workers} WHERE closed_at IS NULL ORDER BY started_at, id"""
+SELECT id, heartbeat_at, CAST(lease_seconds AS REAL),
+    (julianday(:now) - julianday(heartbeat_at)) * 86400.0 > CAST(lease_seconds AS REAL) AS late
+FROM {workers} WHERE closed_at IS NULL AND typeof(id) = 'text' ORDER BY started_at, id"""
 
 LOST_WORKERS: Final = """
 SELECT DISTINCT worker FROM {jobs} j
-WHERE rowid > :after AND rowid <= :end AND status = 'STARTED'
+WHERE rowid > :after AND rowid <= :end AND status = 'STARTED' AND typeof(worker) = 'text'
   AND NOT EXISTS (SELECT 1 FROM {workers} w WHERE w.id = j.worker AND w.closed_at IS NULL)"""
 
 _AGAIN: Final = "redeliver AND losses < :max_losses"

@@ -21,8 +21,9 @@ from dbqueue.store.records import Claim, HeldClaim, HeldRound, Rescued, Round, W
 from dbqueue.store.rows import LOST_ERROR, Finish, contents, part, replacements, split
 from dbqueue.store.sessions import Bell, WorkSession
 from dbqueue.store.sqlite import sql
+from dbqueue.store.sqlite.claimed_rows import claimed_job, refuse, rows_of, without_unnamed
 from dbqueue.store.sqlite.driver import immediate
-from dbqueue.store.sqlite.held import SqliteHeld, claimed_job
+from dbqueue.store.sqlite.held import SqliteHeld
 from dbqueue.store.sqlite.pruning import ROWS_AT_ONCE, Pass
 from dbqueue.store.transactions.joining import JoinedSqlite
 from dbqueue.store.workflows import lifecycle
@@ -42,7 +43,8 @@ class SqliteWorkSession(WorkSession):
         self._pruning = Pass(self._driver, store.text)
         self._unseen = range(0)
         """Where the looks for lost workers have yet to begin, by row numbers."""
-        self._priority, self._due, self._take = map(store.text, (sql.PRIORITY, sql.DUE, sql.TAKE))
+        self._highest, self._priority = map(store.text, (sql.HIGHEST_PRIORITY, sql.PRIORITY))
+        self._due, self._take = map(store.text, (sql.DUE, sql.TAKE))
 
     def register(self, worker: WorkerInfo) -> None:
         self._store.worker_locks.hold(worker.id)
@@ -114,7 +116,8 @@ class SqliteWorkSession(WorkSession):
             held = HeldClaim(claim.worker_id, claim.lease, claim.queues, claim.limit, claim.once, keys=claim.keys)
             found = claim_held(SqliteHeld(self, self._driver, self._store.text, at, begun=True), held)
             return self._with_inputs(found.claimed, claim, at)
-        rows = list(self.due_rows(claim.queues, claim.limit, at))
+        due = list(self.due_rows(claim.queues, claim.limit, at))
+        rows = without_unnamed(self._driver, self._store.text, due)
         if rows:
             self._driver.execute(
                 self._take,
@@ -139,15 +142,19 @@ class SqliteWorkSession(WorkSession):
     def due_rows(self, queues: Sequence[str], limit: int, at: str | None) -> Iterator[tuple[Any, ...]]:
         """Rows to claim, in order; queue by queue, within it by priority, by probes of the claim index."""
         for queue in queues:
-            priority: int | None = 1 << 16  # above every priority
+            statement: str = self._highest
+            parameters: list[Any] = [queue]
             while limit > 0:
-                row = self._driver.execute(self._priority, [queue, priority]).fetchone()
+                row = self._driver.execute(statement, parameters).fetchone()
                 if row is None:
                     break
-                priority = row[0]
-                due = self._driver.execute(
-                    self._due, {"queue": queue, "priority": priority, "now": at, "limit": limit}
-                ).fetchall()
+                priority, number = row
+                if type(priority) is not int:
+                    refuse(self._driver, self._store.text, number, "its priority is no whole number")
+                    continue
+                statement, parameters = self._priority, [queue, priority]
+                values = {"queue": queue, "priority": priority, "now": at, "limit": limit}
+                due = rows_of(self._driver, self._due, values)
                 limit -= len(due)
                 yield from due
 
@@ -173,7 +180,7 @@ class SqliteWorkSession(WorkSession):
         return bool(self._execute(sql.ANYTHING_HELD, []).fetchone()[0])
 
     def waiting_queues(self) -> list[str]:
-        names = {row[0] for row in self._execute(sql.WAITING_QUEUES, []).fetchall()}
+        names = {row[0] for row in self._execute(sql.WAITING_QUEUES, []).fetchall() if isinstance(row[0], str)}
         with self._store.translating():
             return sorted(names | held_queues(SqliteHeld(self, self._driver, self._store.text, None)))
 
