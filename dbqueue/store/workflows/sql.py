@@ -14,6 +14,27 @@ from __future__ import annotations
 from typing import Final
 
 from dbqueue.store.postgres import sql as postgres_sql
+from dbqueue.workflows import DELAY, EXPIRY
+
+# A row's options may be any JSON on PostgreSQL, of which `->>` refuses some texts; and anything at all on SQLite.
+# What is no number of seconds, or too large a one, counts for nothing.
+_POSTGRES_OPTIONS: Final = "(CASE WHEN CAST(options AS text) !~ '\\\\u(0000|[dD][89a-fA-F])' THEN options END)"
+
+
+def _sqlite_json(column: str) -> str:
+    return f"(CASE WHEN typeof({column}) = 'text' AND json_valid({column}) THEN json({column}) END)"
+
+
+def _postgres_seconds(name: str) -> str:
+    value = f"{_POSTGRES_OPTIONS} ->> '{name}'"
+    number = r"'^-?[0-9]{1,10}(\.[0-9]+)?(e-[0-9]{1,2})?$'"
+    return f"make_interval(secs => CASE WHEN ({value}) ~ {number} THEN CAST({value} AS float8) END)"
+
+
+def _sqlite_seconds(name: str) -> str:
+    value = f"({_sqlite_json('options')} ->> '{name}')"
+    return f"(CASE WHEN typeof({value}) IN ('integer', 'real') AND abs({value}) < 1e10 THEN {value} END || ' seconds')"
+
 
 POSTGRES: Final = {
     "among": '= ANY(CAST(:ids AS text[]) COLLATE "C")',
@@ -35,10 +56,10 @@ POSTGRES: Final = {
     "end": ")",
     "lock": "FOR UPDATE",
     "moment": "coalesce(CAST(:now AS timestamptz), now())",
+    "options": _POSTGRES_OPTIONS,
     "due": "greatest(eta, coalesce(CAST(:now AS timestamptz), now())"
-    " + make_interval(secs => coalesce(CAST(options ->> 'delay_seconds' AS float8), 0)))",
-    "lapse": "coalesce(coalesce(CAST(:now AS timestamptz), now())"
-    " + make_interval(secs => CAST(options ->> 'expires_seconds' AS float8)), expires_at)",
+    f" + coalesce({_postgres_seconds(DELAY)}, interval '0'))",
+    "lapse": f"coalesce(coalesce(CAST(:now AS timestamptz), now()) + {_postgres_seconds(EXPIRY)}, expires_at)",
     "json_from": "CAST(",
     "json_to": " AS json)",
     "lease": "CAST(:lease AS uuid)",
@@ -53,7 +74,10 @@ POSTGRES: Final = {
     "index": "CAST(split_part(trim(both '[]' from place), ',', 1) AS integer)",
     "size": "octet_length",
     "object": "json_build_object",
-    "as_json": "",
+    "args": "p.args",
+    "kwargs": "p.kwargs",
+    "headers": "p.headers",
+    "result": "p.result",
 }
 SQLITE: Final = {
     "among": "IN (SELECT value FROM json_each(:ids))",
@@ -73,10 +97,10 @@ SQLITE: Final = {
     "end": "",
     "lock": "",
     "moment": "coalesce(:now, strftime('%Y-%m-%d %H:%M:%f', 'now'))",
+    "options": _sqlite_json("options"),
     "due": "max(coalesce(eta, ''), strftime('%Y-%m-%d %H:%M:%f', coalesce(:now, 'now'),"
-    " coalesce(options ->> 'delay_seconds', 0) || ' seconds'))",
-    "lapse": "coalesce(strftime('%Y-%m-%d %H:%M:%f', coalesce(:now, 'now'),"
-    " (options ->> 'expires_seconds') || ' seconds'), expires_at)",
+    f" coalesce({_sqlite_seconds(DELAY)}, '0 seconds')))",
+    "lapse": f"coalesce(strftime('%Y-%m-%d %H:%M:%f', coalesce(:now, 'now'), {_sqlite_seconds(EXPIRY)}), expires_at)",
     "json_from": "",
     "json_to": "",
     "lease": ":lease",
@@ -89,7 +113,7 @@ SQLITE: Final = {
     "index": "CAST(substr(place, 2) AS integer)",
     "size": "length",
     "object": "json_object",
-    "as_json": "json",
+    **{name: _sqlite_json(f"p.{name}") for name in ("args", "kwargs", "headers", "result")},
 }
 
 # -- a predecessor has succeeded --------------------------------------------------------------------
@@ -97,7 +121,7 @@ SQLITE: Final = {
 # What a row becomes that waits for no predecessor any more: it may run, or waits for its limit. A countdown
 # and an expiry in seconds count from now on.
 _FREE: Final = """blocked_reason = CASE WHEN limit_key IS NOT NULL THEN 'limit' END, waits_for = 0,
-    eta = CASE WHEN options ->> 'delay_seconds' IS NOT NULL THEN {due} ELSE eta END, expires_at = {lapse},
+    eta = CASE WHEN {options} ->> 'delay_seconds' IS NOT NULL THEN {due} ELSE eta END, expires_at = {lapse},
     ready_at = CASE WHEN limit_key IS NULL THEN {due} END, held_at = CASE WHEN limit_key IS NOT NULL THEN {due} END"""
 
 # One statement ends the jobs and moves what waits for them, so that the outcome of a round which is sent
@@ -164,7 +188,7 @@ WITH_SUCCESSORS: Final = "SELECT id FROM {jobs} WHERE id {among} AND successors"
 LOCK_TOGETHER: Final = "SELECT id FROM {jobs} WHERE id {among} ORDER BY status <> 'STARTED', id {lock}"
 
 LOCK_BLOCKED: Final = """
-SELECT id, waits_for, options ->> 'join', options ->> 'replaced' FROM {jobs}
+SELECT id, waits_for, {options} ->> 'join', {options} ->> 'replaced' FROM {jobs}
 WHERE id {among} AND blocked_reason = 'predecessors' ORDER BY id {lock}"""
 
 EDGES_INTO: Final = "SELECT e.predecessor, e.successor, e.event, e.place FROM {given} {each}{edges} {into_b}"
@@ -217,7 +241,7 @@ LOCK_RUNNING: Final = """
 SELECT id FROM {jobs} WHERE id = :id AND lease = {lease} AND status = 'STARTED' {lock}"""
 
 SUCCESSORS: Final = """
-SELECT e.successor, e.place, s.options ->> 'join',
+SELECT e.successor, e.place, {options} ->> 'join',
     (SELECT count(*) FROM {edges} i WHERE i.successor = s.id AND i.event = 'success')
 FROM {given} {each}{edges} {out_of_b} {each}{jobs} {at_end}
 WHERE e.event = 'success'"""
@@ -321,9 +345,9 @@ DELETE_WORKFLOWS: Final = "DELETE FROM {jobs} WHERE workflow_id {among} RETURNIN
 # -- what a claim reads -----------------------------------------------------------------------------
 
 _FAILED_CALL: Final = """{object}('id', p.id, 'task', p.task, 'queue', p.queue, 'priority', p.priority,
-    'args', {as_json}(p.args), 'kwargs', {as_json}(p.kwargs), 'content_type', p.content_type,
-    'headers', {as_json}(p.headers), 'retries', p.retries, 'parent_id', p.parent_id, 'root_id', p.root_id,
-    'group_id', p.group_id, 'error', {as_json}(p.result), 'traceback', p.traceback)"""
+    'args', {args}, 'kwargs', {kwargs}, 'content_type', p.content_type, 'headers', {headers},
+    'retries', p.retries, 'parent_id', p.parent_id, 'root_id', p.root_id,
+    'group_id', p.group_id, 'error', {result}, 'traceback', p.traceback)"""
 
 # No more than `:limit` bytes for one job, nor for the batch, unless one job of it has as much: a
 # supervisor holds them all. Of others only the size is told.
