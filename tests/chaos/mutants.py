@@ -88,8 +88,8 @@ WHERE {{by_id_of_d}} AND""",
         (
             Edit(
                 "store/sqlite/work_session.py",
-                "for worker_id, stale in rows if stale or self._store.worker_locks.released(worker_id)]",
-                "for worker_id, stale in rows]",
+                "worker_id: bool(late) or ages[worker_id] > lease_seconds or released(worker_id)",
+                "worker_id: True",
             ),
         ),
         f"{P2}[sqlite-prefork]",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from dbqueue.store.held import BUSY_SECONDS
 from dbqueue.store.postgres.watch_session import PostgresWatchSession
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.records import Claim
+from dbqueue.store.sqlite import liveness
 from dbqueue.store.sqlite.work_session import SqliteWorkSession
 from dbqueue.store.transactions.completing import recorded_at_last, recorded_now
 from dbqueue.workflows import Edge, Workflow
@@ -355,16 +357,19 @@ def test_heartbeat_and_revoke_on_one_file(sqlite_url: str, order: tuple[str, str
         worker.close()
 
 
-def test_a_heartbeat_just_before_the_rescue_on_one_file(sqlite_url: str) -> None:
+def test_a_heartbeat_just_before_the_rescue_on_one_file(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rescue looks before it asks for the lock, and again when it has it: by then the worker has shown its life."""
     with opened(sqlite_url) as store:
-        worker, rescuer = TestWorker(store, lease_seconds=5), TestWorker(store)
+        worker, rescuer = TestWorker(store, lease_seconds=5), TestWorker(store, lease_seconds=3600)
         watch, session = store.watch_session("test"), cast(SqliteWorkSession, rescuer.session)
         job = enqueued(store)
         worker.claim_one()
         run_sql(
             store, "UPDATE dbqueue_workers SET heartbeat_at = '2020-01-01 00:00:00.000' WHERE id = :id", id=worker.id
         )
+        assert session.rescue(max_losses=3) == []  # it has seen this heartbeat
+        later = time.monotonic() + 6
+        monkeypatch.setattr(liveness, "monotonic", lambda: later)
         beats: list[bool] = []
 
         def beat(statement: str) -> None:
