@@ -76,9 +76,8 @@ WHERE {{by_id_of_d}} AND""",
         (
             Edit(
                 "store/postgres/sql.py",
-                "  AND heartbeat_at < coalesce(%(now)s::timestamptz, now())"
-                " - make_interval(secs => lease_seconds)\nORDER",
-                "  AND (%(now)s::timestamptz IS NULL OR true)\nORDER",
+                " AND heartbeat_at < coalesce(%(now)s::timestamptz, now()) - {_LEASE}\nORDER",
+                " AND (%(now)s::timestamptz IS NULL OR true)\nORDER",
             ),
         ),
         f"{P2}[postgres-prefork]",
