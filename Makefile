@@ -41,9 +41,10 @@ $(VENV)/.dev: pyproject.toml | $(PY)
 demo: $(VENV)/.runtime
 	$(PY) examples/demo.py
 
-# Most tests wait for other processes: two at a time take half as long. A file stays together, for it may share a worker.
+# Most tests wait for other processes: three at a time take half as long on two processors. A file stays together, for it
+# may share a worker.
 test: $(VENV)/.dev
-	$(PY) -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(PY) -m pytest --numprocesses 3 --dist loadfile $(ARGS)
 
 # The rows of docs/faults.md, each in a short form: ARGS='--row P1 --full' for a whole one.
 chaos: $(VENV)/.dev
