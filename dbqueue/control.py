@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dbqueue import codec, signals, stamped
 from dbqueue.context import Context
+from dbqueue.jobs import storable
 from dbqueue.limits import Limit
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Control:
         """
         from dbqueue.store import revoking
 
-        ids = [task_id] if isinstance(task_id, str) else [str(each) for each in task_id]
+        ids = storable([task_id] if isinstance(task_id, str) else map(str, task_id))
         found = revoking.revoke(self.app.database.store, ids)
         self._announce(found)
         # What was terminated has ended in its row, though its task may run on.
@@ -370,7 +371,7 @@ class Inspect:
     def query_task(self, *ids: str | Sequence[str]) -> Reply | None:
         """Where these tasks are: `{id: ['active' or 'reserved', {...}]}`."""
         flat = ids[0] if len(ids) == 1 and not isinstance(ids[0], str) else ids
-        return self._request("query_task", ids=flat)
+        return self._request("query_task", ids=storable(map(str, flat)))
 
     def conf(self, with_defaults: bool = False) -> Reply | None:
         """The worker's settings; passwords are masked."""

@@ -19,6 +19,7 @@ import contextlib
 import gc
 import json
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -58,6 +59,17 @@ RETRIES_OPTION: Final = "retried_by_operator"
 
 NOT_ENQUEUED: Final = ""
 """The task of a row that only remembers a revoke: the id was revoked before anybody enqueued it."""
+
+
+_HALVES: Final = re.compile("[\ud800-\udfff]")
+
+
+def storable(names: Iterable[str]) -> list[str]:
+    """Those of these ids (or queues, or tasks) that a row can have: a job of another does not exist.
+
+    PostgreSQL's texts hold no NUL, and UTF-8 no half of a surrogate pair.
+    """
+    return [name for name in names if "\0" not in name and (name.isascii() or not _HALVES.search(name))]
 
 
 # The system's randomness, some hundred ids' worth at a time: each call of it costs as much as the
@@ -176,7 +188,7 @@ def _shadow(options: str | None) -> str | None:
     if options is None or '"shadow"' not in options:
         return None
     shadow = json_object(options).get("shadow")
-    return shadow if isinstance(shadow, str) else None
+    return shadow[:MAX_NAME_LENGTH] if isinstance(shadow, str) else None
 
 
 def json_object(text: str | None) -> dict[str, Any]:

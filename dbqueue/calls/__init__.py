@@ -12,8 +12,8 @@ from dbqueue import codec, signals
 from dbqueue.calls import keys, routes
 from dbqueue.codec import payloads
 from dbqueue.context import current_request
-from dbqueue.errors import ImproperlyConfigured
 from dbqueue.jobs import BLOCKED_BY_LIMIT, MAX_NAME_LENGTH, MAX_PRIORITY, MIN_PRIORITY, NewJob, new_job_id
+from dbqueue.shown import shown
 from dbqueue.workflows import JOIN
 
 if TYPE_CHECKING:
@@ -110,10 +110,10 @@ def new_job(
         expires_at=expires_at,
         expires_seconds=expires_seconds,
         headers=codec.dumps(headers, what=f"the headers of {name}", max_bytes=limit) if headers else None,
-        options=row_options(options),
-        parent_id=options.get("parent_id") or (parent.id if parent else None),
-        root_id=options.get("root_id") or (parent.root_id if parent else None),
-        group_id=options.get("group_id"),
+        options=row_options(options, max_bytes=limit),
+        parent_id=_own_id(options, "parent_id") or (parent.id if parent else None),
+        root_id=_own_id(options, "root_id") or (parent.root_id if parent else None),
+        group_id=_own_id(options, "group_id"),
         blocked_reason=BLOCKED_BY_LIMIT if limit_key else None,
         limit_key=limit_key,
         unique_key=unique_key,
@@ -171,10 +171,15 @@ def _checked(value: Any, what: str) -> str:
     """A name that every database and every log line can carry."""
     text = routes.queue_name(value)
     if not isinstance(text, str) or not text or len(text) > MAX_NAME_LENGTH:
-        raise ValueError(f"{what} must be a text of 1 to {MAX_NAME_LENGTH} characters, not {value!r}")
+        raise ValueError(f"{what} must be a text of 1 to {MAX_NAME_LENGTH} characters, not {shown(value)}")
     if not text.isprintable():
         raise ValueError(f"{what} must be printable, without control characters: {text!r}")
     return text
+
+
+def _own_id(options: Mapping[str, Any], name: str) -> str | None:
+    given = options.get(name)
+    return _checked(given, name) if given else None
 
 
 def _priority(conf: Settings, task: Task[Any, Any] | None, options: Mapping[str, Any]) -> int:
@@ -242,7 +247,7 @@ def retry_terms(
     if options.get("expires") is not None:
         expires_at, seconds = _end(conf, task, options)
         changes["expires_at"] = (expires_at or datetime.now(UTC) + timedelta(seconds=seconds or 0.0)).isoformat()
-    if text := row_options(options):
+    if text := row_options(options, max_bytes=conf.max_payload_bytes):
         changes["options"] = json.loads(text)
     return aware(conf, eta, "eta") if eta is not None else _seconds(countdown, "countdown"), changes
 
@@ -267,8 +272,11 @@ def aware(conf: Settings, moment: datetime | str, what: str) -> datetime:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=ZoneInfo(conf.timezone))
 
 
-def row_options(options: Mapping[str, Any]) -> str | None:
-    """What the worker must know of this call, and no column holds."""
+def row_options(options: Mapping[str, Any], *, max_bytes: int) -> str | None:
+    """What the worker must know of this call, and no column holds; JSON of at most `max_bytes`.
+
+    Raises ValueError for a limit or a name that is none, EncodeError for what cannot be stored.
+    """
     chosen = {name: options[name] for name in OPTIONS_IN_ROW if options.get(name) is not None}
     if len(chosen) == 1 and (index := chosen.get("group_index")) is not None:
         return f'{{"group_index": {int(index)}}}'  # a group's members have nothing else, mostly, and are many
@@ -278,7 +286,6 @@ def row_options(options: Mapping[str, Any]) -> str | None:
             raise ValueError(f"a time limit is a positive number of seconds, not {limit!r}")
     if soft and hard and soft > hard:
         raise ValueError(SOFT_ABOVE_HARD)
-    try:
-        return json.dumps(chosen) if chosen else None
-    except (TypeError, ValueError) as error:
-        raise ImproperlyConfigured(f"an option of the call cannot be stored: {error}") from None
+    if chosen.get("shadow"):
+        chosen["shadow"] = _checked(chosen["shadow"], "shadow")
+    return codec.dumps(chosen, what="the options of the call", max_bytes=max_bytes) if chosen else None

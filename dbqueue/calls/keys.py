@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dbqueue import codec
 from dbqueue.errors import EncodeError
-from dbqueue.jobs import MAX_NAME_LENGTH
+from dbqueue.jobs import MAX_NAME_LENGTH, storable
 from dbqueue.limits import check_key
+from dbqueue.shown import shown
 
 if TYPE_CHECKING:
     from dbqueue.task import Task
@@ -67,8 +68,8 @@ def made_key(
             return None
     elif isinstance(key, str) and not given:
         key = _filled(key, task, args, kwargs)
-    if not isinstance(key, str) or not key or "\0" in key:
-        raise ValueError(f"a key must be a text that is not empty, not {key!r}")
+    if not isinstance(key, str) or not key or not storable([key]):
+        raise ValueError(f"a key must be a text that is not empty and that a database can hold, not {shown(key)}")
     return key
 
 

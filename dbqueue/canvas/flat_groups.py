@@ -61,7 +61,7 @@ def of_members(app: DBQueue, tasks: Sequence[Any], options: Mapping[str, Any]) -
     task = first._type or app.tasks.get(first.name)
     with collector_paused():
         calls = [(each["args"], each["kwargs"]) for each in tasks]
-    jobs = new_jobs(app.conf, first.name, task, calls, merged, in_row=_in_row(merged))
+    jobs = new_jobs(app.conf, first.name, task, calls, merged, in_row=_in_row(merged, app.conf.max_payload_bytes))
     ignored = merged.get("ignore_result")
     if ignored is None:
         ignored = task is not None and task.ignores_result
@@ -90,8 +90,8 @@ def _alike(tasks: Sequence[Any]) -> bool:
     )
 
 
-def _in_row(options: Mapping[str, Any]) -> Callable[[int], str | None]:
+def _in_row(options: Mapping[str, Any], max_bytes: int) -> Callable[[int], str | None]:
     """Of what a member's row has in its `options`, only the index differs."""
-    if row_options(options) == '{"group_index": 0}':
+    if row_options(options, max_bytes=max_bytes) == '{"group_index": 0}':
         return lambda index: f'{{"group_index": {index}}}'
-    return lambda index: row_options({**options, "group_index": index})
+    return lambda index: row_options({**options, "group_index": index}, max_bytes=max_bytes)

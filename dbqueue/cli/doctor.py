@@ -8,8 +8,9 @@ from typing import Final
 import click
 
 from dbqueue.cli import exit_codes
-from dbqueue.cli.output import harmless, json_option, print_json
+from dbqueue.cli.output import json_option, print_json
 from dbqueue.cli.target import Target
+from dbqueue.shown import harmless
 
 COLOURS: Final = {"ok": "green", "warning": "yellow", "error": "red"}
 

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import click
 
-from dbqueue.cli.output import harmless
 from dbqueue.cli.target import Target
+from dbqueue.shown import harmless
 
 _WORDS: Final = {"worker-online": "started", "worker-offline": "shutdown", "worker-heartbeat": "heartbeat"}
 

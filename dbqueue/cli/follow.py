@@ -8,7 +8,7 @@ from typing import Any, Final, TypeGuard
 
 import click
 
-from dbqueue.cli.output import harmless
+from dbqueue.shown import harmless
 
 LOOK_SECONDS: Final = 0.25
 """Between two looks at the row: the pace at which workers write progress."""

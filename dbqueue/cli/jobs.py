@@ -16,7 +16,6 @@ from dbqueue.cli.output import (
     age,
     count,
     duration,
-    harmless,
     json_option,
     no_such_job,
     print_json,
@@ -25,6 +24,7 @@ from dbqueue.cli.output import (
 from dbqueue.cli.target import Target
 from dbqueue.cli.tree import tree
 from dbqueue.jobs import STARTED, STATUSES, TERMINAL
+from dbqueue.shown import harmless
 
 if TYPE_CHECKING:
     from dbqueue.store.base import Store

@@ -7,9 +7,10 @@ from dataclasses import asdict
 import click
 
 from dbqueue.cli import exit_codes
-from dbqueue.cli.output import harmless, json_option, print_json, print_table
+from dbqueue.cli.output import json_option, print_json, print_table
 from dbqueue.cli.target import Target
 from dbqueue.limits import TASK_KEYS, Limit
+from dbqueue.shown import harmless
 
 ORIGINS = {"settings": "code", "call": "code", "user": "set here"}
 

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from dbqueue.jobs import FAILURE, PENDING, RETRY, REVOKED, STARTED, SUCCESS
+from dbqueue.shown import harmless
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -68,14 +69,6 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[object]], *, righ
         for status in (cell for cell in row if cell in STATUS_COLOURS):
             text = text.replace(status, click.style(status, fg=STATUS_COLOURS[status]), 1)
         click.echo(text)
-
-
-def harmless(text: str, *, lines: bool = False) -> str:
-    """The text with its control characters escaped; `lines` leaves line ends and tabs."""
-    kept = "\n\t" if lines else ""
-    return "".join(
-        char if char in kept or not unicodedata.category(char).startswith("C") else ascii(char)[1:-1] for char in text
-    )
 
 
 def _width(text: str) -> int:

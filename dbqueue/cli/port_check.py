@@ -9,9 +9,10 @@ from pathlib import Path
 import click
 
 from dbqueue.cli import exit_codes
-from dbqueue.cli.output import count, harmless, json_option, print_json
+from dbqueue.cli.output import count, json_option, print_json
 from dbqueue.porting import Report, check_project
 from dbqueue.porting.rules import Kind
+from dbqueue.shown import harmless
 
 
 @click.command("port-check")

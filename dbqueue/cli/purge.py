@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from dbqueue.cli.output import count, harmless, json_option, print_json
+from dbqueue.cli.output import count, json_option, print_json
 from dbqueue.cli.target import Target
+from dbqueue.shown import harmless
 
 
 def names(text: str | None) -> list[str]:

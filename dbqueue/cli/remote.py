@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from dbqueue.cli import exit_codes
-from dbqueue.cli.output import count, harmless, print_json
+from dbqueue.cli.output import count, print_json
 from dbqueue.cli.purge import names
 from dbqueue.cli.target import Target, importing
+from dbqueue.shown import harmless
 
 if TYPE_CHECKING:
     from dbqueue.worker.control import CommandInfo

@@ -9,9 +9,10 @@ import click
 
 from dbqueue.cli import exit_codes
 from dbqueue.cli.follow import show_progress
-from dbqueue.cli.output import harmless, json_option, no_such_job, print_json
+from dbqueue.cli.output import json_option, no_such_job, print_json
 from dbqueue.cli.target import Target
 from dbqueue.jobs import SUCCESS
+from dbqueue.shown import harmless
 
 
 @click.command("result")

@@ -14,8 +14,9 @@ from zoneinfo import ZoneInfo
 import click
 
 from dbqueue.cli import exit_codes
-from dbqueue.cli.output import age, count, harmless, json_option, print_json, print_table
+from dbqueue.cli.output import age, count, json_option, print_json, print_table
 from dbqueue.cli.target import Target, importing
+from dbqueue.shown import harmless
 
 if TYPE_CHECKING:
     from dbqueue.store.schedules import ScheduleRow

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from dbqueue.cli.output import STATUS_COLOURS, harmless, json_option, no_such_job, print_json
+from dbqueue.cli.output import STATUS_COLOURS, json_option, no_such_job, print_json
 from dbqueue.cli.target import Target
+from dbqueue.shown import harmless
 
 if TYPE_CHECKING:
     from dbqueue.store.workflows.reads import Graph, Member

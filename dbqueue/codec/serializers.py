@@ -30,7 +30,8 @@ COMPRESSIONS: Final = frozenset({"zlib", "gzip", "bzip2", "bzip", "lzma", "xz", 
 COMPRESSED: Final = "; compression=zlib"
 """Ends the content type of compressed bytes."""
 MAX_INFLATED_BYTES: Final = 256 * 1024 * 1024
-"""Most bytes that compressed content may become: a megabyte of zlib can hold a gigabyte."""
+"""Most bytes that compressed content may become: a megabyte of zlib can hold a gigabyte. Not `max_payload_bytes`, which
+is the limit of what is stored: to store more than that is what compression is for."""
 
 
 @dataclass(frozen=True, slots=True)

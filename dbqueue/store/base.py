@@ -149,7 +149,7 @@ class Store(ABC):
 
     @abstractmethod
     def listed(self, values: Collection[str]) -> Any:
-        """A list as a parameter of a statement."""
+        """Those of these ids that a row can have, as a parameter of a statement."""
 
     @abstractmethod
     def wake(self) -> None:

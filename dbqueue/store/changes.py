@@ -16,7 +16,17 @@ import sqlalchemy as sa
 
 from dbqueue.codec import describe_exception
 from dbqueue.errors import TaskRevokedError
-from dbqueue.jobs import BLOCKED_BY_LIMIT, PENDING, RETRIES_OPTION, REVOKED, STARTED, TERMINAL, WAITING, NewJob
+from dbqueue.jobs import (
+    BLOCKED_BY_LIMIT,
+    PENDING,
+    RETRIES_OPTION,
+    REVOKED,
+    STARTED,
+    TERMINAL,
+    WAITING,
+    NewJob,
+    storable,
+)
 from dbqueue.store.base import Store
 from dbqueue.store.queries import in_schema, is_orphan, reading
 from dbqueue.store.revoking import Revoked, revoke
@@ -44,7 +54,7 @@ def retry(store: Store, job_ids: Collection[str]) -> set[str]:
     """
     with _changing(store) as connection:
         reply = JoinedConnection(connection).reply
-        again = run(lifecycle.to_repeat(store, job_ids), reply)
+        again = run(lifecycle.to_repeat(store, storable(job_ids)), reply)
         done = {job_id for chunk in _chunks(again) for job_id in _put_back(connection, chunk)}
         run(lifecycle.recount(store, done), reply)
     if done:
@@ -106,7 +116,7 @@ def _chunks(job_ids: Collection[str]) -> Iterator[list[str]]:
 
 def _workflow_of(store: Store, job_id: str) -> str | None:
     with reading(store) as connection:
-        return connection.scalar(sa.select(jobs.c.workflow_id).where(jobs.c.id == job_id))
+        return connection.scalar(sa.select(jobs.c.workflow_id).where(jobs.c.id.in_(storable([job_id]))))
 
 
 def cancel(store: Store, job_ids: Collection[str]) -> set[str]:
@@ -117,7 +127,7 @@ def cancel(store: Store, job_ids: Collection[str]) -> set[str]:
     error, _ = describe_exception(TaskRevokedError("revoked"), max_bytes=4096)
     change = (
         sa.update(jobs)
-        .where(jobs.c.id.in_(job_ids), jobs.c.status.in_(WAITING))
+        .where(jobs.c.id.in_(storable(job_ids)), jobs.c.status.in_(WAITING))
         .values(
             status=REVOKED,
             ready_at=sa.null(),
@@ -163,7 +173,7 @@ def set_state(store: Store, job_id: str, *, state: str | None, meta: str | None)
     """Show a state and a meta (JSON text) on a job that is running; False where it is not."""
     change = (
         sa.update(jobs)
-        .where(jobs.c.id == job_id, jobs.c.status == STARTED)
+        .where(jobs.c.id.in_(storable([job_id])), jobs.c.status == STARTED)
         .values(state=state, meta=sa.null() if meta is None else _json(meta))
     )
     with _changing(store) as connection:

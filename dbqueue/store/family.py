@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from dbqueue.jobs import json_object
+from dbqueue.jobs import json_object, storable
 from dbqueue.store.base import Store
 from dbqueue.store.queries import reading
 from dbqueue.store.tables import jobs
@@ -17,7 +17,8 @@ def children(store: Store, job_id: str) -> list[tuple[str, str | None]]:
     A chord's body has the group of its header and is no member of it: its group is None here.
     """
     columns = (jobs.c.id, jobs.c.group_id, sa.cast(jobs.c.options, sa.Text))
-    query = sa.select(*columns).where(jobs.c.parent_id == job_id, jobs.c.id != job_id).order_by(jobs.c.id)
+    started = jobs.c.parent_id.in_(storable([job_id]))
+    query = sa.select(*columns).where(started, jobs.c.id != jobs.c.parent_id).order_by(jobs.c.id)
     with reading(store) as connection:
         found = connection.execute(query).all()
     return [(each, None if JOIN in json_object(options) else group_id) for each, group_id, options in found]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from dbqueue.jobs import storable
 from dbqueue.store.base import Store
 from dbqueue.store.queries import in_schema, reading
 from dbqueue.store.tables import Json, groups
@@ -23,7 +24,7 @@ def save(store: Store, group_id: str, text: str) -> None:
 
 def restore(store: Store, group_id: str) -> str | None:
     """The JSON text of the group; None where none is saved under the id."""
-    query = sa.select(sa.cast(groups.c.result, sa.Text)).where(groups.c.id == group_id)
+    query = sa.select(sa.cast(groups.c.result, sa.Text)).where(groups.c.id.in_(storable([group_id])))
     with reading(store) as connection:
         found: str | None = connection.scalar(query)
         return found
@@ -32,5 +33,5 @@ def restore(store: Store, group_id: str) -> str | None:
 def delete(store: Store, group_id: str) -> bool:
     """Forget the group; False where there is none."""
     with store.connect() as connection:
-        result = in_schema(connection, store).execute(sa.delete(groups).where(groups.c.id == group_id))
+        result = in_schema(connection, store).execute(sa.delete(groups).where(groups.c.id.in_(storable([group_id]))))
         return result.rowcount > 0

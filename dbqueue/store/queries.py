@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from dbqueue.jobs import STARTED, WAITING
+from dbqueue.jobs import STARTED, WAITING, storable
 from dbqueue.store.base import Store
 from dbqueue.store.tables import claim_index, database_now, jobs, workers
 
@@ -122,7 +122,7 @@ def find_jobs(
     query = _job_rows().order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
     for column, chosen in ((jobs.c.status, statuses), (jobs.c.queue, queues), (jobs.c.task, tasks)):
         if chosen:
-            query = query.where(column.in_(chosen))
+            query = query.where(column.in_(storable(chosen)))
     with reading(store) as connection:
         return [_job_row(row) for row in connection.execute(query)]
 
@@ -138,13 +138,13 @@ def scheduled_jobs(store: Store, queues: Collection[str]) -> list[JobRow]:
 def find_job(store: Store, job_id: str) -> JobRow | None:
     """The job with this id."""
     with reading(store) as connection:
-        row = connection.execute(_job_rows().where(jobs.c.id == job_id)).one_or_none()
+        row = connection.execute(_job_rows().where(jobs.c.id.in_(storable([job_id])))).one_or_none()
         return None if row is None else _job_row(row)
 
 
 def statuses(store: Store, job_ids: Collection[str]) -> dict[str, str]:
     """The status of each of these jobs that has a row."""
-    query = sa.select(jobs.c.id, jobs.c.status).where(jobs.c.id.in_(job_ids))
+    query = sa.select(jobs.c.id, jobs.c.status).where(jobs.c.id.in_(storable(job_ids)))
     with reading(store) as connection:
         return {row.id: row.status for row in connection.execute(query)}
 

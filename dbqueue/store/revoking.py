@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from dbqueue.codec import describe_exception
 from dbqueue.errors import TaskRevokedError
-from dbqueue.jobs import NOT_ENQUEUED, REVOKED, STARTED, WAITING
+from dbqueue.jobs import MAX_NAME_LENGTH, NOT_ENQUEUED, REVOKED, STARTED, WAITING, storable
 from dbqueue.store.base import Store
 from dbqueue.store.queries import in_schema, reading
 from dbqueue.store.steps import run
@@ -37,9 +37,9 @@ def revoke(store: Store, job_ids: Collection[str]) -> Revoked:
     A job that runs is marked: its run goes on, and where another would follow (a retry, a rescue)
     the job ends as REVOKED instead. An id without a row gets one that is REVOKED already: it stands
     in the way of a later enqueue, and is deleted with the results that have expired. What cannot run
-    without a job that ends here ends with it; its errbacks run.
+    without a job that ends here ends with it; its errbacks run. An id that no row can have is passed over.
     """
-    ids = sorted(set(job_ids))
+    ids = sorted(set(storable(job_ids)))
     ours = jobs.c.id.in_(ids)
     end = sa.update(jobs).where(ours, jobs.c.status.in_(WAITING)).values(**_values())
     mark = sa.update(jobs).where(ours, jobs.c.status == STARTED).values(revoked_at=database_now())
@@ -56,8 +56,10 @@ def revoke(store: Store, job_ids: Collection[str]) -> Revoked:
             released |= run(lifecycle.propagate(store, causes), reply)
             running |= set(connection.scalars(mark.returning(jobs.c.id)))
             known = set(connection.scalars(sa.select(jobs.c.id).where(ours)))
-            # One that is enqueued between two statements is no longer unknown: it is seen in the next turn.
-            if all(_remembered(connection, store, job_id) for job_id in ids if job_id not in known):
+            # One that is enqueued between two statements is no longer unknown: it is seen in the next turn. An id that
+            # is longer than that of any call is not remembered.
+            new = [job_id for job_id in ids if job_id not in known and len(job_id) <= MAX_NAME_LENGTH]
+            if all(_remembered(connection, store, job_id) for job_id in new):
                 break
     if released:
         store.wake()

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from dbqueue import signals
 from dbqueue.context import current_request
+from dbqueue.shown import harmless
 from dbqueue.utils.redirected import REDIRECTED_LOGGER, LoggingProxy, redirect_to
 
 TASK_LOGGER: Final = "dbqueue.task"
@@ -73,8 +74,8 @@ class TaskFormatter(LineFormatter):
 
     def format(self, record: logging.LogRecord) -> str:
         request = current_request.get()
-        record.__dict__.setdefault("task_id", (request and request.id) or NO_TASK)
-        record.__dict__.setdefault("task_name", (request and request.task) or NO_TASK)
+        record.__dict__.setdefault("task_id", harmless((request and request.id) or NO_TASK))
+        record.__dict__.setdefault("task_name", harmless((request and request.task) or NO_TASK))
         return super().format(record)
 
 

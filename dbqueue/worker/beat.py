@@ -18,6 +18,7 @@ from typing import Final
 
 from dbqueue.errors import DBQueueError
 from dbqueue.jobs import NewJob
+from dbqueue.shown import clean
 from dbqueue.store import schedules
 from dbqueue.store.base import Store
 from dbqueue.store.schedules import ScheduleRow, Step
@@ -33,6 +34,7 @@ FIRST_RETRY_SECONDS: Final = 0.1
 LAST_RETRY_SECONDS: Final = 5.0
 
 logger: Final = logging.getLogger("dbqueue.beat")
+logger.addFilter(clean)
 
 
 class Beat:

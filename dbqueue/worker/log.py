@@ -1,6 +1,7 @@
 """Every line that the worker logs about a job, in one place, in Celery's words where it has them.
 
 Each record carries `task_id`, `task_name`, `queue` and `attempt` as fields for structured logs.
+No text of a row begins a line of its own (`shown.clean`).
 Arguments appear at DEBUG only; a result is the task's own word and appears as in Celery, shortened.
 """
 
@@ -11,9 +12,12 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from dbqueue.jobs import ClaimedJob
+from dbqueue.shown import clean
 
 logger: Final = logging.getLogger("dbqueue.worker")
 task_logger: Final = logging.getLogger("dbqueue.app.trace")
+logger.addFilter(clean)
+task_logger.addFilter(clean)
 
 MAX_RESULT_CHARACTERS: Final = 200
 

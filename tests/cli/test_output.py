@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dbqueue.cli.checks import has_wal_bug
-from dbqueue.cli.output import count, duration, harmless, print_table
+from dbqueue.cli.output import count, duration, print_table
+from dbqueue.shown import harmless
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,17 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+import dbqueue
 from dbqueue import task_events
+from dbqueue.errors import EncodeError, PayloadTooLarge
 from dbqueue.jobs import Failed, Succeeded
+from dbqueue.result import GroupResult
 from dbqueue.services.workers import make_executor
 from dbqueue.store.base import Store
 from dbqueue.worker import log
 from dbqueue.worker.limits import Limits, TimeLimits
-from tests.stores import TestWorker, claimed_job, enqueued, opened, row, run_sql
+from tests.stores import TestWorker, claimed_job, count, enqueued, opened, row, run_sql
+from tests.waiting import wait_until
 from tests.worker.sample import make_app
 
 COLUMNS = ("args", "kwargs", "headers", "options", "content_type", "content", "parent_id", "group_id")
@@ -147,10 +153,101 @@ def test_hostile_names_are_only_names(database_url: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["x" * 256, "a\0b", "line\nbreak", "\x1b[31m", "\ud800"])
-@pytest.mark.parametrize("option", ["queue", "task_id"])
+@pytest.mark.parametrize("option", ["queue", "task_id", "shadow", "parent_id", "root_id", "group_id"])
 def test_names_that_are_none_are_refused(sqlite_url: str, name: str, option: str) -> None:
     with make_app(sqlite_url) as app, pytest.raises(ValueError, match=r"must be (a text of|printable)"):
         app.send_task("sample.echo", ["x"], **{option: name})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("option", ["parent_id", "root_id", "group_id", "shadow"])
+def test_names_that_are_none_are_refused_of_canvases(sqlite_url: str, option: str) -> None:
+    with make_app(sqlite_url) as app:
+        calls = [app.tasks["sample.echo"].s(n) for n in range(30)]
+        for canvas in (dbqueue.chain(*calls[:2]), dbqueue.group(calls), dbqueue.chord(calls[:2], calls[2])):
+            with pytest.raises(ValueError, match=f"{option} must be printable"):
+                canvas.apply_async(**{option: "\ud800"})  # type: ignore[arg-type]
+        assert count(app.database.store) == 0
+
+
+@pytest.mark.parametrize("option", ["argsrepr", "kwargsrepr"])
+def test_what_monitors_are_to_see_is_limited_as_the_rest(sqlite_url: str, option: str) -> None:
+    with make_app(sqlite_url, max_payload_bytes=1024) as app:
+        for value, error in (("x" * 1024, PayloadTooLarge), ("a\0", EncodeError), ("\ud800", EncodeError)):
+            with pytest.raises(error):
+                app.send_task("sample.echo", ["x"], **{option: value})  # type: ignore[arg-type]
+        app.send_task("sample.echo", ["x"], **{option: "x" * 900})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("key", ["a\0b", "\ud800", "\ud800" * 300])
+def test_keys_that_no_database_holds_are_refused(sqlite_url: str, key: str) -> None:
+    with make_app(sqlite_url) as app:
+        for option in ("unique", "limit_key"):
+            with pytest.raises(ValueError, match="key"):
+                app.tasks["sample.echo"].apply_async(["x"], **{option: key})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 100_000])
+def test_a_job_that_cannot_be_does_not_exist(database_url: str, name: str) -> None:
+    from dbqueue.store import changes, queries, revoking
+    from dbqueue.store.workflows import reads
+
+    with make_app(database_url) as app:
+        result, store = app.AsyncResult(name), app.database.store
+        assert (result.status, result.children, result.ready()) == ("PENDING", None, False)
+        with pytest.raises(dbqueue.exceptions.TimeoutError):
+            result.get(timeout=0)
+        app.control.revoke(name)
+        result.revoke(terminate=True)
+        result.forget()
+        app.backend.store_result(name, {}, "SOME")
+        assert app.backend.get_state(name) == "PENDING"
+        assert GroupResult.restore(name, app=app) is None
+        assert queries.find_job(store, name) is None
+        assert queries.find_jobs(store, tasks=[name]) == queries.find_jobs(store, queues=[name]) == []
+        assert reads.workflow_of(store, name) is None
+        assert changes.cancel(store, [name]) == changes.retry(store, [name]) == changes.delete(store, [name]) == set()
+        assert revoking.revoke(store, [name]).ended == {}
+        assert changes.cancel_workflow(store, name).ended == {}
+        assert count(store) == 0
+        known = app.send_task("sample.echo", ["x"])
+        app.control.revoke([name, known.id])  # what is there beside it is not passed over
+        assert known.status == "REVOKED"
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"options": {"shadow": "x\n[2026: CRITICAL/MainProcess] forged"}},
+        {"options": {"shadow": "\ud800 forged"}},
+        {"options": {"shadow": "forged\x1b[2J" + "x" * 1_000_000}},
+        {"id": "x\n[2026: CRITICAL/MainProcess] forged"},
+        {"task": "x\r\n[2026: CRITICAL/MainProcess] forged"},
+        {"task": "forged" + "x" * 1_000_000},
+    ],
+)
+def test_a_row_forges_no_line_of_the_log(
+    database_url: str, start_worker: Callable[..., Any], columns: dict[str, Any]
+) -> None:
+    """Plain SQL has no limits: what stands in a row is shown on the line that is about it."""
+    values = {"id": "id", "task": "sample.echo", "args": ["x"], "options": {}} | columns
+    values = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+    with make_app(database_url) as app:
+        parameters = [f"CAST(:{name} AS json)" if name in ("args", "options") else f":{name}" for name in values]
+        sql = f"INSERT INTO dbqueue_jobs ({', '.join(values)}) VALUES ({', '.join(parameters)})"
+        if app.database.store.dialect == "sqlite":
+            sql = sql.replace("CAST(", "(").replace(" AS json", "")
+        run_sql(app.database.store, sql, **values)
+        worker = start_worker(
+            database_url,
+        )
+        wait_until(lambda: count(app.database.store, "finished_at IS NOT NULL") == 1, what="the end of the job")
+        assert worker.stop() == 0
+    lines = [line for line in worker.log.splitlines() if "forged" in line]
+    assert lines
+    assert all(re.match(r"\d{4}-.* (INFO|WARNING|ERROR) ", line) for line in lines)
+    assert "\x1b" not in worker.log
+    assert "Logging error" not in worker.log
+    assert max(map(len, lines)) < 200_000
 
 
 def test_notifications_carry_nothing_and_search_path_decides_nothing(postgres_url: str) -> None:

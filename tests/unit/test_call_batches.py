@@ -142,7 +142,7 @@ class TestFlatGroups:
         task = add(app)
         flat = flat_groups.of_members(app, [task.s(n).set(time_limit=5) for n in range(MANY)], {})
         assert flat is not None
-        assert list(flat.jobs)[7].options == '{"time_limit": 5, "group_index": 7}'
+        assert list(flat.jobs)[7].options == '{"time_limit":5,"group_index":7}'
 
     def test_keys_of_each_member(self, app: DBQueue) -> None:
         flat = flat_groups.of_members(app, [add(app, unique=True).s(n) for n in range(MANY)], {})

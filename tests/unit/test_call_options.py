@@ -48,9 +48,9 @@ def test_the_soft_limit_above_the_hard_one(app: DBQueue) -> None:
 @pytest.mark.parametrize(
     ("options", "stored"),
     [
-        ({"time_limit": 10, "soft_time_limit": 10}, '{"time_limit": 10, "soft_time_limit": 10}'),
-        ({"time_limit": 0.25}, '{"time_limit": 0.25}'),
-        ({"soft_time_limit": 3}, '{"soft_time_limit": 3}'),
+        ({"time_limit": 10, "soft_time_limit": 10}, '{"time_limit":10,"soft_time_limit":10}'),
+        ({"time_limit": 0.25}, '{"time_limit":0.25}'),
+        ({"soft_time_limit": 3}, '{"soft_time_limit":3}'),
         ({"time_limit": None, "soft_time_limit": None}, None),
     ],
 )

@@ -19,7 +19,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from dbqueue import failpoints
 from dbqueue.errors import DBQueueError
-from dbqueue.jobs import Batch, NewJob
+from dbqueue.jobs import Batch, NewJob, storable
 from dbqueue.store import steps as operations
 from dbqueue.store.base import Store
 from dbqueue.store.engine import Access, make_engine
@@ -93,7 +93,7 @@ class PostgresStore(Store):
         self.identity = self.text(sql.IDENTITY)
 
     def listed(self, values: Collection[str]) -> list[str]:
-        return list(values)
+        return storable(values)
 
     def finishing(self, row: Finish, *, linked: bool) -> operations.Steps[tuple[bool, bool]]:
         return completing.finish_postgres(self, row, linked=linked)
@@ -186,7 +186,8 @@ class PostgresStore(Store):
         return self._records(job_ids, sql.FINISHED_ONE, sql.FINISHED)
 
     def _records(self, job_ids: Sequence[str], one: str, many: str) -> dict[str, JobRecord]:
-        template, ids = (one, {"id": job_ids[0]}) if len(job_ids) == 1 else (many, {"ids": list(job_ids)})
+        known = storable(job_ids)
+        template, ids = (one, {"id": known[0]}) if len(known) == 1 else (many, {"ids": known})
         rows = self._run(lambda driver: driver.execute(self.text(template), ids).fetchall())
         return {row[0]: _record(row) for row in rows}
 

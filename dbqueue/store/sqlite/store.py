@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from sqlalchemy.pool import PoolProxiedConnection
 
 from dbqueue import failpoints
-from dbqueue.jobs import Batch
+from dbqueue.jobs import Batch, storable
 from dbqueue.store import steps as operations
 from dbqueue.store.base import Store
 from dbqueue.store.engine import Access, make_engine
@@ -96,7 +96,7 @@ class SqliteStore(Store):
         super().close()
 
     def listed(self, values: Collection[str]) -> str:
-        return json.dumps(list(values))
+        return json.dumps(storable(values))
 
     def finishing(self, row: Finish, *, linked: bool) -> operations.Steps[tuple[bool, bool]]:
         return completing.finish_sqlite(self, row, linked=linked)
@@ -147,11 +147,11 @@ class SqliteStore(Store):
         """Nothing to do: workers see the file change."""
 
     def fetch(self, job_ids: Sequence[str]) -> dict[str, JobRecord]:
-        rows = self._run(lambda driver: driver.execute(self.text(sql.FETCH), [json.dumps(list(job_ids))]).fetchall())
+        rows = self._run(lambda driver: driver.execute(self.text(sql.FETCH), [self.listed(job_ids)]).fetchall())
         return {row[0]: _record(row) for row in rows}
 
     def finished(self, job_ids: Sequence[str]) -> dict[str, JobRecord]:
-        rows = self._run(lambda driver: driver.execute(self.text(sql.FINISHED), [json.dumps(list(job_ids))]).fetchall())
+        rows = self._run(lambda driver: driver.execute(self.text(sql.FINISHED), [self.listed(job_ids)]).fetchall())
         return {row[0]: _record(row) for row in rows}
 
     def forget(self, job_id: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from dbqueue.codec import shown_exception
-from dbqueue.jobs import FAILURE, REVOKED
+from dbqueue.jobs import FAILURE, REVOKED, storable
 from dbqueue.store.base import Store
 from dbqueue.store.queries import reading
 from dbqueue.store.tables import edges, jobs
@@ -42,8 +42,9 @@ class Graph:
 
 def workflow_of(store: Store, job_id: str) -> Graph | None:
     """The workflow that the job belongs to; the job alone where it belongs to none, None where there is no such job."""
-    whose = sa.select(jobs.c.workflow_id).where(jobs.c.id == job_id).scalar_subquery()
-    member = sa.or_(jobs.c.id == job_id, jobs.c.workflow_id == whose)
+    itself = jobs.c.id.in_(storable([job_id]))
+    whose = sa.select(jobs.c.workflow_id).where(itself).scalar_subquery()
+    member = sa.or_(itself, jobs.c.workflow_id == whose)
     columns = (
         *(jobs.c[name] for name in ("id", "task", "queue", "status", "blocked_reason", "waits_for", "parent_id")),
         sa.cast(jobs.c.result, sa.Text),
