@@ -48,13 +48,14 @@ def insert(execute: Execute, table: str, row: Row) -> None:
 
 
 def running_or_due(execute: Execute, dialect: str) -> list[Any]:
-    """Rows that have not ended, though they may run: of a queue with a name, that is, and at a time that has come."""
+    """Rows that have not ended, though their time has come and their queue has a name, or all before them has ended."""
     due = {
         "postgresql": "coalesce(ready_at, held_at) <= now()",
         "sqlite": "coalesce(ready_at, held_at) <= strftime('%Y-%m-%d %H:%M:%f', 'now') AND typeof(queue) = 'text'"
         " AND instr(CAST(queue AS BLOB), x'ff') = 0",
     }[dialect]
-    return list(execute(f"SELECT id, status FROM dbqueue_jobs WHERE status = 'STARTED' OR ({due})", []).fetchall())
+    query = f"SELECT id FROM dbqueue_jobs WHERE status = 'STARTED' OR blocked_reason = 'predecessors' OR ({due})"
+    return list(execute(query, []).fetchall())
 
 
 def write_hostile_rows(execute: Execute, dialect: str) -> None:
