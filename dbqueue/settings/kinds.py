@@ -22,9 +22,9 @@ from dbqueue.urls import normalise_url
 _TRUE: Final = frozenset({"true", "yes", "on", "1", "t", "y"})
 _FALSE: Final = frozenset({"false", "no", "off", "0", "f", "n"})
 _MAX_IDENTIFIER_BYTES: Final = 63
+"""PostgreSQL's NAMEDATALEN less one: a longer name would be cut in silence."""
 MIN_KEY_BYTES: Final = 16
 """Shortest key that signs jobs; `openssl rand -base64 32` makes a good one."""
-"""PostgreSQL's NAMEDATALEN less one: a longer name would be cut in silence."""
 MAX_SECONDS: Final = 100 * 365 * 86400
 """A hundred years. The databases' calendars have ends, and a time that is reckoned beyond them is an error."""
 

@@ -39,12 +39,8 @@ class Floors:
         self._floors: dict[Level, tuple[str, str]] = {}
         self._bottom_at = 0.0
         """When to look from the bottom again, on the monotonic clock."""
-        self._was_slow = False
-
-    @property
-    def slow(self) -> bool:
+        self.slow = False
         """Whether claims are: the last look from the bottom was."""
-        return self._was_slow
 
     @property
     def seconds_to_bottom(self) -> float:
@@ -73,9 +69,9 @@ class Floors:
         """What came of a claim; with it the round took so long, for so many rows."""
         if not hinted:
             slow = seconds > SLOW_SECONDS + SLOW_SECONDS_A_ROW * rows
-            again = slow and self._was_slow
+            again = slow and self.slow
             self._bottom_at = time.monotonic() + min(PATIENCE * seconds, LONGEST_SECONDS) if again else 0.0
-            self._was_slow = slow
+            self.slow = slow
             if not slow:
                 return  # the hints are not used, and will not be before there were two slow looks
         last = {(job.queue, job.priority): (job.ready_at, job.id) for job in claimed}
