@@ -121,7 +121,9 @@ def _string(value: Any) -> str:
 
 def _schema(value: Any) -> str:
     name = _string(value)
-    if len(name.encode(errors="surrogatepass")) > _MAX_IDENTIFIER_BYTES or not name.isprintable():
+    too_long = len(name.encode(errors="surrogatepass")) > _MAX_IDENTIFIER_BYTES
+    # Alembic takes a dot for the end of a database's name, and writes each % twice.
+    if too_long or not name.isprintable() or "." in name or "%" in name:
         raise ValueError(f"not {name[:80]!r}")
     return name
 
@@ -222,7 +224,7 @@ def _url(value: Any) -> str:
 
 BOOL: Final = Kind("True or False", _bool)
 STRING: Final = Kind("a string", _string)
-SCHEMA: Final = Kind(f"the name of a schema, of at most {_MAX_IDENTIFIER_BYTES} bytes", _schema)
+SCHEMA: Final = Kind(f"the name of a schema, of at most {_MAX_IDENTIFIER_BYTES} bytes, with no dot and no %", _schema)
 URL: Final = Kind("the URL of a PostgreSQL or SQLite database", _url)
 SERIALIZER: Final = Kind("the name of a serializer", _serializer)
 COMPRESSION: Final = choice(*sorted(codec.COMPRESSIONS))

@@ -18,7 +18,14 @@ What differs between the databases is in their folders; what stands beside them 
 
 from __future__ import annotations
 
+import importlib
+
 from dbqueue.store.base import Store
+
+
+def load_store(url: str) -> None:
+    """Import what `open_store` will need for this URL: processes that are forked later share the pages of it."""
+    importlib.import_module(f"dbqueue.store.{'sqlite' if url.startswith('sqlite') else 'postgres'}.store")
 
 
 def open_store(

@@ -466,6 +466,14 @@ def test_schema(postgres: sa.Engine) -> None:
     assert migrate.check(postgres).is_current
 
 
+@pytest.mark.parametrize("schema", ["it's", 'so"called', "Upper", "two words"])
+def test_a_schema_of_any_name(postgres: sa.Engine, schema: str) -> None:
+    assert migrate.check(postgres, schema=schema).status == "missing"
+    migrate.upgrade(postgres, schema=schema)
+    assert migrate.check(postgres, schema=schema).is_current
+    assert migrate.check(postgres).status == "missing"
+
+
 def test_tables_can_be_created_in_a_schema(postgres: sa.Engine) -> None:
     with postgres.begin() as connection:
         connection.execute(sa.schema.CreateSchema(SCHEMA))

@@ -111,6 +111,8 @@ def test_values_have_one_form(name: str, given: Any, kept: Any) -> None:
         ("task_default_queue", "", "not empty"),
         ("task_default_queue", 5, "not int"),
         ("database_schema", "x" * 64, "63 bytes"),
+        ("database_schema", "other.public", "no dot"),
+        ("database_schema", "x%", "no %"),
         ("beat_schedule", [1], "a dict, not list"),
         ("broker_url", "redis://:hunter2@h", "redis:// is no database"),
         ("broker_url", ["sqlite://", "sqlite://"], "one database"),
