@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from dbqueue.urls import mask_url
@@ -27,12 +28,22 @@ def hide() -> None:
     if typed is not None:
         sys.argv[1:] = json.loads(typed)
         return
-    shown = [mask_url(word) if "://" in word else word for word in sys.argv[1:]]
+    shown = masked(sys.argv[1:])
     before = len(sys.orig_argv) - len(shown)
     # Elsewhere than on POSIX `exec` makes a new process, and a program that was wrapped may have other arguments.
     if shown == sys.argv[1:] or os.name != "posix" or sys.orig_argv[before:] != sys.argv[1:] or not sys.executable:
         return
     with contextlib.suppress(OSError):  # arguments too long for a variable
         os.execve(  # noqa: S606 - itself
-            sys.executable, sys.orig_argv[:before] + shown, {**os.environ, VARIABLE: json.dumps(sys.argv[1:])}
+            sys.executable, sys.orig_argv[:before] + shown, environment(sys.argv[1:])
         )
+
+
+def masked(words: Iterable[str]) -> list[str]:
+    """A command line that is fit to be shown."""
+    return [mask_url(word) if "://" in word else word for word in words]
+
+
+def environment(words: Sequence[str]) -> dict[str, str]:
+    """This process's, for a run of the program that is started with `masked(words)` and takes `words`."""
+    return {**os.environ, VARIABLE: json.dumps(list(words))}

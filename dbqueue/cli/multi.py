@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import click
 
-from dbqueue.cli import exit_codes, nodes, pidfile
+from dbqueue.cli import exit_codes, hidden_arguments, nodes, pidfile
 from dbqueue.cli.nodes import Node
 from dbqueue.version import __version__
 
@@ -86,7 +86,8 @@ class Cluster:
         read = nodes.read(words, known)
         self._globals = [*_given(ctx.find_root()), *self._take_globals(read)]
         python = read.own.get("--executable", sys.executable)
-        self._command = shlex.split(read.own["--cmd"]) if "--cmd" in read.own else [python, "-m", "dbqueue.cli"]
+        self._own_command = shlex.split(read.own["--cmd"]) if "--cmd" in read.own else None
+        self._command = self._own_command or [python, "-m", "dbqueue.cli"]
         self.nodes = nodes.nodes(read, host=socket.gethostname(), pidfile=PIDFILE, logfile=LOGFILE)
 
     def _take_globals(self, words: nodes.Words) -> list[str]:
@@ -95,8 +96,12 @@ class Cluster:
         words.common = [each for each in words.common if each not in ours]
         return [text for option, value in ours for text in ((option,) if value is None else (option, value))]
 
-    def command_line(self, node: Node) -> list[str]:
-        return [*self._command, *self._globals, "worker", "--detach", *node.options]
+    def _arguments(self, node: Node) -> list[str]:
+        return [*self._globals, "worker", "--detach", *node.options]
+
+    def shown_line(self, node: Node) -> str:
+        """The command line of a node as it may be shown: without the password of a database."""
+        return shlex.join([*self._command, *hidden_arguments.masked(self._arguments(node))])
 
     def say(self, text: str, *, end: bool = True) -> None:
         if not self._quiet:
@@ -105,7 +110,13 @@ class Cluster:
     def start(self, node: Node) -> bool:
         """Start it and wait until it is ready; its own errors have been shown where it is not."""
         Path(node.pidfile).absolute().parent.mkdir(parents=True, exist_ok=True)
-        return subprocess.run(self.command_line(node), check=False, stdout=subprocess.DEVNULL).returncode == 0  # noqa: S603
+        words = self._arguments(node)
+        if self._own_command is None:
+            environment, words = hidden_arguments.environment(words), hidden_arguments.masked(words)
+        else:  # which may have arguments before these: it hides them itself once it runs
+            environment = None
+        line = [*self._command, *words]
+        return subprocess.run(line, check=False, stdout=subprocess.DEVNULL, env=environment).returncode == 0  # noqa: S603
 
 
 def _given(ctx: click.Context) -> list[str]:
@@ -162,9 +173,9 @@ def kill(cluster: Cluster) -> int:
 
 
 def show(cluster: Cluster) -> int:
-    """Print the command lines that would start the nodes."""
+    """Print the command lines that would start the nodes; passwords are masked."""
     for node in cluster.nodes:
-        click.echo(shlex.join(cluster.command_line(node)))
+        click.echo(cluster.shown_line(node))
     return exit_codes.OK
 
 
@@ -188,7 +199,7 @@ def get(cluster: Cluster) -> int:
     """Print the command line that would start one of the nodes: `dbqueue multi get celery2 3 -c 2`."""
     for node in cluster.nodes:
         if cluster.pattern in (node.name, node.name.partition("@")[0]):
-            click.echo(shlex.join(cluster.command_line(node)))
+            click.echo(cluster.shown_line(node))
             return exit_codes.OK
     return exit_codes.FAILURE
 

@@ -93,6 +93,31 @@ def command_lines(session: int) -> list[str]:
     return found
 
 
+def test_multi_shows_it_nowhere(tmp_path: Path) -> None:
+    """Neither in what it prints, nor in the process list for the moment that a node takes to start."""
+    recorder = tmp_path / "recorder"
+    recorder.write_text(f'#!/bin/sh\nprintf "%s " "$@" >> started\nexec {sys.executable} "$@"\n')
+    recorder.chmod(0o755)
+    (tmp_path / "shop.py").write_text("from dbqueue import DBQueue\n\napp = DBQueue('shop')\n")
+    database = tmp_path / f"u:{PASSWORD}@jobs.db"  # a file whose name looks like one, so that nodes can open it
+
+    def multi(*words: str) -> str:
+        command = [sys.executable, "-m", "dbqueue", "-A", "shop", "--database", f"sqlite:///{database}", "multi"]
+        with (tmp_path / "said").open("w") as said:  # nodes go on, and have it open
+            subprocess.run([*command, *words], cwd=tmp_path, stdout=said, stderr=said, check=True)
+        return (tmp_path / "said").read_text()
+
+    given = ("1", "-c", "1", f"--executable={recorder}")
+    try:
+        shown = [multi("show", *given), multi("get", "celery1", *given), multi("start", *given)]
+        assert database.exists()  # the node had it as it was typed
+    finally:
+        shown.append(multi("stopwait", *given))
+    shown.append((tmp_path / "started").read_text())
+    assert [":********@jobs.db" in text for text in shown] == [True, True, False, False, True]
+    assert PASSWORD not in "".join(shown)
+
+
 def test_what_is_hidden_of_a_command_line_arrives_as_it_was_typed(sqlite_url: str, tmp_path: Path) -> None:
     """Also what only looks like a password; and the program's own children have no variable that holds it."""
     words = ["--database", sqlite_url, "call", "any", "-a", f'["x://u:{PASSWORD}@h ü", "--", ""]']
