@@ -19,7 +19,9 @@ from dbqueue.store.postgres.store import PostgresStore
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.records import Claim
 from tests.servers import libpq_url
-from tests.stores import TestWorker, new_job
+from tests.stores import TestWorker, enqueued, new_job
+from tests.waiting import wait_until
+from tests.worker.rounds import running_rounds
 
 LOOKS_AGAIN = "dbqueue.store.postgres.floors.PATIENCE"
 
@@ -154,9 +156,9 @@ def test_one_slow_look_may_be_a_chance(postgres_url: str, monkeypatch: pytest.Mo
 
 
 @contextmanager
-def another_claims(store: PostgresStore, url: str) -> Iterator[None]:
+def another_claims(store: PostgresStore, url: str, *, table: str | None = None) -> Iterator[None]:
     with psycopg.connect(libpq_url(url)) as connection:
-        turn = connection.execute(sql.TURN.encode(), {"table": store.names["jobs"]}).fetchone()
+        turn = connection.execute(sql.TURN.encode(), {"table": table or store.names["jobs"]}).fetchone()
         assert turn == ("true",)
         yield
 
@@ -181,9 +183,66 @@ def test_who_was_refused_too_often_claims_all_the_same(
     """The other one may have been stopped in the middle of its claim."""
     store.enqueue([new_job("job")])
     with another_claims(store, postgres_url):
+        assert worker.settle_and_claim([], 1).refused  # of which nothing is left on the connection
         claim = Claim(worker.id, str(uuid4()), worker.queues, 1, yielding=False)
         found = worker.session.round([], claim)
         assert (found.refused, [each.id for each in found.claimed]) == (False, ["job"])
+
+
+def test_a_claim_that_was_refused_tells_nothing_of_how_long_claims_take(
+    postgres_url: str, store: PostgresStore, worker: TestWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It found nothing, and was quick: turns would end with each."""
+    store.enqueue([new_job("job")])
+    from_the_bottom(worker)
+    monkeypatch.setattr("dbqueue.store.postgres.floors.SLOW_SECONDS", 1e9)
+    with another_claims(store, postgres_url):
+        assert [worker.settle_and_claim([], 1).refused for _ in range(2)] == [True, True]
+
+
+def test_turns_end_when_claims_are_quick_again(
+    postgres_url: str, store: PostgresStore, worker: TestWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from_the_bottom(worker)
+    monkeypatch.setattr("dbqueue.store.postgres.floors.SLOW_SECONDS", 1e9)
+    assert ids(worker) == []
+    store.enqueue([new_job("job")])
+    with another_claims(store, postgres_url):
+        assert ids(worker) == ["job"]
+
+
+def test_a_round_that_ends_many_jobs_may_take_longer(
+    postgres_url: str, store: PostgresStore, worker: TestWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That says nothing of its claim."""
+    store.enqueue([new_job("job")])
+    (job,) = worker.claim(1)
+    from_the_bottom(worker)
+    monkeypatch.setattr("dbqueue.store.postgres.floors.SLOW_SECONDS_A_ROW", 1e9)
+    worker.settle_and_claim([Succeeded(job.id, job.lease, "1", 0.0)])
+    store.enqueue([new_job("next")])
+    with another_claims(store, postgres_url):
+        assert ids(worker) == ["next"]
+
+
+def test_turns_are_those_of_one_table(postgres_url: str, store: PostgresStore, worker: TestWorker) -> None:
+    """Of the queues that one database may have."""
+    store.enqueue([new_job("job")])
+    with another_claims(store, postgres_url, table="another.dbqueue_jobs"):
+        assert ids(worker) == ["job"]
+
+
+def test_a_worker_that_is_refused_again_and_again_does_not_wait_for_ever(
+    postgres_url: str, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that claims has been stopped."""
+    monkeypatch.setattr("dbqueue.worker.claim_clock.MOST_REFUSALS", 3)
+    with running_rounds(store) as rounds, another_claims(store, postgres_url):
+        rounds.rounds.want(1)
+        slow = rounds.rounds._session
+        wait_until(lambda: isinstance(slow.current, PostgresWorkSession) and slow.current._floors.slow, what="a look")
+        job_id = enqueued(store)
+        assert rounds.take().id == job_id
 
 
 def test_where_claims_are_quick_nobody_waits_for_a_turn(postgres_url: str) -> None:

@@ -249,6 +249,16 @@ def test_it_yields_to_what_comes_first(store: Store, worker: TestWorker) -> None
     assert [job.id for job in worker.claim_held(yielding=True).claimed] == [new]
 
 
+def test_it_does_not_yield_to_what_is_due_in_the_same_instant(store: Store, worker: TestWorker) -> None:
+    """Permits are scarcer than slots: of two that are due together the one that needs one goes."""
+    limits.set_limit(store, "k", Limit(running=10))
+    job_id = held(store, "k")
+    enqueued(store)
+    run_sql(store, "UPDATE dbqueue_jobs SET held_at = '2021-01-01 00:00:00.000' WHERE held_at IS NOT NULL")
+    run_sql(store, "UPDATE dbqueue_jobs SET ready_at = '2021-01-01 00:00:00.000' WHERE ready_at IS NOT NULL")
+    assert [job.id for job in worker.claim_held(yielding=True).claimed] == [job_id]
+
+
 def test_a_workers_own_tokens_hold_a_task_back(store: Store, worker: TestWorker) -> None:
     for number in range(4):
         held(store, "rate:shop.pack", f"pack-{number}")

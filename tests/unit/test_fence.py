@@ -47,7 +47,10 @@ class Worker:
             stop_claiming=lambda: None,
             resume_claiming=lambda: None,
         )
-        self.ending = SimpleNamespace(state=State.RUNNING, claims=True, end_process=self._end_process)
+        self.ending = SimpleNamespace(
+            state=State.RUNNING, claims=True, end_process=self._end_process, end=lambda: self.said_end.append(True)
+        )
+        self.said_end: list[bool] = []
         crew: Any = Crew(self.child, in_place=pool == "solo")
         parts: Any = (config, crew, self.dispatcher, self.rounds, self.watch, self.ending)
         self.fence = Fence(*parts)
@@ -225,7 +228,22 @@ def test_a_heartbeat_that_is_back_in_time(start: Any, killed: list[int], caplog:
 
 
 @pytest.mark.parametrize("event", ["declared_dead", "late"])
-@pytest.mark.parametrize("state", [State.RUNNING, State.DRAINING])
+@pytest.mark.parametrize("state", [State.DRAINING, State.SOFT])
+def test_a_shutdown_that_outlasts_the_lease_ends(start: Any, caplog: Any, event: str, state: State) -> None:
+    worker = start()
+    worker.child.send_jobs([job(0)])
+    worker.ending.state, worker.ending.claims = state, False
+    worker.turn()
+    assert (worker.said_end, caplog.records) == ([], [])
+    worker.watch.declared_dead, worker.clock = event == "declared_dead", 2.0 if event == "late" else 0.5
+    worker.turn()
+    assert worker.said_end == [True]
+    (record,) = caplog.records
+    assert record.message.startswith("The lease ended during the shutdown")
+
+
+@pytest.mark.parametrize("event", ["declared_dead", "late"])
+@pytest.mark.parametrize("state", [State.RUNNING, State.DRAINING, State.SOFT])
 def test_solo_ends_with_its_run(start: Any, caplog: Any, event: str, state: State) -> None:
     worker = start("solo")
     worker.child.send_jobs([job(0)])

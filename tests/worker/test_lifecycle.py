@@ -22,6 +22,7 @@ from dbqueue import DBQueue
 from dbqueue.errors import TimeoutError as ResultTimeout
 from tests.servers import libpq_url
 from tests.waiting import wait_until
+from tests.worker import late
 from tests.worker.sample import make_app
 from tests.workers import WorkerProcess
 
@@ -86,6 +87,19 @@ def test_ignored_by_the_setting(database_url: str, start_worker: Start) -> None:
         assert (record.status, record.result) == ("SUCCESS", None)
         kept = app.tasks["sample.add"].apply_async((1, 2), ignore_result=False)
         assert kept.get(timeout=TIMEOUT) == 3
+
+
+def test_it_is_ready_when_all_of_its_processes_are(sqlite_url: str, path: PathOf, start_worker: Start) -> None:
+    """One of them works already: that is told to nobody as the worker's start."""
+    until = Path(path("until"))
+    with make_app(sqlite_url) as app:
+        environment = {late.UNTIL: str(until)}
+        worker = start_worker(sqlite_url, module="tests.worker.late", environment=environment, ready=False)
+        assert app.tasks["sample.add"].delay(1, 2).get(timeout=TIMEOUT) == 3
+        assert not (worker.folder / "ready").exists()
+        until.touch()
+        worker.wait_ready()
+        assert worker.stop() == 0
 
 
 class TestWakeUp:

@@ -1,0 +1,88 @@
+"""The children of a worker: how many there are for jobs that are to run alone, and when a dead one is replaced."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from dbqueue.worker import crew as module
+from dbqueue.worker.children import Child
+from dbqueue.worker.config import WorkerConfig
+from dbqueue.worker.crew import MAX_ALONE, Crew
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def crew() -> Iterator[Crew]:
+    """Of one process that runs many jobs, and of whatever is asked for beside it."""
+    config = WorkerConfig("w@test", ("celery",), "threads", 4)
+    crew = Crew(config, SimpleNamespace(), lambda name: None)
+    crew.fork_nursery()
+    crew.start()
+    yield crew
+    crew.close()
+
+
+def alone(crew: Crew) -> list[Child]:
+    return [child for child in crew if child.alone]
+
+
+def kill(crew: Crew, child: Child) -> None:
+    """As the supervisor sees to a child that is dead."""
+
+    def is_born() -> bool:
+        crew.nursery_events()
+        return child.pid is not None
+
+    wait_until(is_born, what="the child's birth")
+    assert child.pid is not None
+    os.kill(child.pid, signal.SIGKILL)
+    wait_until(crew.nursery_events, what="its death")
+    crew.remove(child, replace=True)
+
+
+def test_jobs_that_run_alone_do_not_fill_the_machine(crew: Crew) -> None:
+    for _ in range(2):
+        crew.provide_alone(3 * MAX_ALONE)
+        assert len(alone(crew)) == MAX_ALONE
+
+
+def test_who_is_needed_no_longer_goes(crew: Crew) -> None:
+    crew.provide_alone(3)
+    crew.provide_alone(1)
+    assert [child.stopping for child in alone(crew)] == [False, True, True]
+
+
+@pytest.mark.parametrize("answered", [0, 1])
+def test_a_child_that_dies_young_is_replaced_after_a_pause(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch, answered: int
+) -> None:
+    """Else one whose start fails would be born again and again; but not one that has worked."""
+    monkeypatch.setattr(module, "QUICK_DEATH_SECONDS", 600.0)
+    (child,) = crew
+    child.answered = answered
+    kill(crew, child)
+    crew.bear_missing()
+    assert len(crew.children) == answered
+    if not answered:
+        (at,) = crew._missing.values()
+        crew._missing = {child.number: at - 600.0}
+        crew.bear_missing()
+        assert len(crew.children) == 1
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_one_that_is_to_run_alone_and_dies_at_its_start(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch, *, ready: bool
+) -> None:
+    monkeypatch.setattr(module, "QUICK_DEATH_SECONDS", 600.0)
+    crew.provide_alone(1)
+    (child,) = alone(crew)
+    child.ready = ready
+    kill(crew, child)
+    crew.provide_alone(1)
+    assert len(alone(crew)) == ready
