@@ -5,6 +5,7 @@ root.py        `dbqueue` itself: the global options, and the commands by name, i
 target.py      the application and the database that a command is about
 output.py      tables, JSON, ages, colours
 hidden_arguments.py   passwords in the process list
+standard_streams.py   standard streams that were closed
 <command>.py   one file for each command; no SQL, that is in `store.queries` and `store.changes`
 """
 

@@ -10,6 +10,7 @@ import click
 from dbqueue.cli import exit_codes
 from dbqueue.cli.project import FILE, TABLE, named_in_table, option_defaults, project_table
 from dbqueue.cli.root import COMMANDS, root
+from dbqueue.cli.standard_streams import open_missing
 from dbqueue.cli.target import Target
 from dbqueue.errors import DBQueueError, ImproperlyConfigured, SchemaError
 
@@ -37,6 +38,7 @@ def run(app: DBQueue | None = None, argv: Sequence[str] | None = None) -> int:
 
     `app` takes the place of `-A`. Errors have been printed when this returns.
     """
+    open_missing()
     target = Target(app)
     try:
         defaults = option_defaults(root, project_table(), COMMANDS)

@@ -6,6 +6,9 @@ a while. And the server may have crashed and forgotten a claim: its jobs are ano
 
 What has only met a conflict is tried again on the same connection. It leaves the first doubt too: a round may be
 several transactions, of which the claim was the first.
+
+Tables that are missing, or rights, are a mistake of whoever has set this up, as long as nothing has worked yet. Later
+somebody is at work on the database (restores a backup, grants anew), and all workers are not to end for that.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from dbqueue.errors import OperationalError
+from dbqueue.errors import AccessDenied, OperationalError, SchemaError
 from dbqueue.jobs import STARTED, SUCCESS
 from dbqueue.store.base import Store
 from dbqueue.store.sessions import WorkSession
@@ -44,6 +47,7 @@ class LastingSession:
         """
         self._store, self._label, self._holding, self._restored = store, label, holding, restored
         self.current: WorkSession | None = None
+        self._has_worked = False
         self._reconnected_at: float | None = None
         self._look_again_at: float | None = None
         """When to look for late claims next; None: there can be none."""
@@ -55,7 +59,10 @@ class LastingSession:
         return self._reconnected_at is not None
 
     def surely(self, operation: Callable[[WorkSession], T]) -> T:
-        """Run an operation until the database has answered, over new connections if need be."""
+        """Run an operation until the database has answered, over new connections if need be.
+
+        Raises SchemaError and AccessDenied where none has worked before.
+        """
         pause, said = FIRST_RETRY_SECONDS, ""
         handed_back, in_doubt = 0, self.current is None
         while True:
@@ -64,14 +71,19 @@ class LastingSession:
                 if in_doubt:
                     handed_back += self._put_right(session)
                 result = operation(session)
-            except OperationalError as error:
+            except (OperationalError, SchemaError, AccessDenied) as error:
+                if not (self._has_worked or isinstance(error, OperationalError)):
+                    raise
                 if str(error) != said:
                     said = str(error)
                     log.logger.warning("%s. Trying again; finished jobs are kept until they are written.", said)
                 in_doubt = True
-                if self.current is not None and not self.current.survives(error):
+                # What refuses may be a setting of the user's, which a new connection has not.
+                survives = isinstance(error, OperationalError) and self.current and self.current.survives(error)
+                if not survives:
                     self.close()
             else:
+                self._has_worked = True
                 # Not before: a connection to a database whose disk is full is soon made, and of no use.
                 if in_doubt:
                     log.logger.warning(

@@ -67,6 +67,28 @@ def test_no_list_of_tasks_at_the_default_level(dbqueue_sqlite: Commands) -> None
     assert "ready." not in worker.output
 
 
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_a_worker_without_standard_streams(dbqueue_sqlite: Commands, pool: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-m", "dbqueue.cli", "-A", "cele", "worker", "-c", "1", "-P", pool, "-f", str(log)]
+    worker = subprocess.Popen(
+        ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command],
+        cwd=dbqueue_sqlite.folder,
+        env=dbqueue_sqlite.environment,
+    )
+    try:
+        job_id = dbqueue_sqlite.ok("call", "cele.add", "-a", "[1, 2]")
+        assert dbqueue_sqlite.ok("result", job_id, "--timeout", "30") == "3"
+        # Nothing of the worker's own has their numbers: it would get what others print.
+        if sys.platform == "linux":
+            assert {os.readlink(f"/proc/{worker.pid}/fd/{number}") for number in range(3)} == {os.devnull}
+        worker.terminate()
+        assert worker.wait(30) == 0
+    finally:
+        worker.kill()
+        worker.wait()
+
+
 def test_a_worker_that_starts_before_its_database(postgres_server: PostgresServer, dbqueue_postgres: Commands) -> None:
     postgres_server.stop()
     try:

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from dbqueue.errors import OperationalError, SchemaError
+from dbqueue.errors import AccessDenied, OperationalError, SchemaError
 from dbqueue.jobs import Released, Succeeded
 from dbqueue.store import open_store
 from dbqueue.store.base import Store
@@ -233,7 +233,28 @@ def test_what_is_tried_again_and_again_may_fail(store: Store, caplog: pytest.Log
         assert session.tried("Asking", fail(ValueError(text))) is None
     errors = [record for record in caplog.records if record.levelname == "ERROR"]
     assert [str(record.exc_info[1]) for record in errors if record.exc_info] == ["one", "another"]
-    assert session.tried("Asking", lambda _: 5) == 5
     with pytest.raises(SchemaError):
         session.tried("Asking", fail(SchemaError("no tables")))
+    assert session.tried("Asking", lambda _: 5) == 5
+    session.close()
+
+
+@pytest.mark.parametrize("error", [SchemaError("no tables"), AccessDenied("no right")])
+def test_what_has_worked_is_tried_again_until_it_does(store: Store, error: Exception) -> None:
+    """Somebody is at work on the tables: over new connections, for a new one may have another setting."""
+    session = LastingSession(store, LABEL, Holding(), restored=lambda lost: None)
+    used: list[WorkSession] = []
+
+    def ask(current: WorkSession) -> int:
+        used.append(current)
+        if len(used) < 3:
+            raise error
+        return 5
+
+    with pytest.raises(type(error)):
+        session.surely(ask)
+    assert session.surely(lambda current: current.anything_held()) is False
+    used.clear()
+    assert session.surely(ask) == 5
+    assert len(set(map(id, used))) == 3
     session.close()

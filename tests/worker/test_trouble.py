@@ -48,6 +48,41 @@ def test_an_application_that_holds_a_table(postgres_url: str, tmp_path: Path, st
         assert "heartbeat reached" not in worker.log
 
 
+@pytest.mark.parametrize(
+    ("away", "back"),
+    [
+        ("ALTER TABLE dbqueue_jobs RENAME TO elsewhere", "ALTER TABLE elsewhere RENAME TO dbqueue_jobs"),
+        ("ALTER TABLE dbqueue_jobs OWNER TO {other}", "ALTER TABLE dbqueue_jobs OWNER TO {user}"),
+    ],
+    ids=["tables", "rights"],
+)
+def test_what_is_taken_away_for_a_while(
+    postgres_url: str, tmp_path: Path, start_worker: Start, away: str, back: str
+) -> None:
+    """A backup is restored, or rights are granted anew: the worker waits, and its runs end as if nothing had been."""
+    started, release = tmp_path / "started", tmp_path / "release"
+    name = sa.make_url(postgres_url).database
+    user = f"role_{name}"
+    with psycopg.connect(libpq_url(postgres_url), autocommit=True) as admin, make_app(postgres_url) as app:
+        names = {"user": user, "other": admin.info.user}
+        admin.execute(f"CREATE ROLE {user} LOGIN; GRANT ALL ON SCHEMA public TO {user}".encode())
+        for (table,) in admin.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall():
+            admin.execute(f"ALTER TABLE {table} OWNER TO {user}".encode())
+        worker = start_worker(sa.make_url(postgres_url).set(username=user).render_as_string(hide_password=False))
+        result = app.tasks["sample.hold"].delay(str(started), str(release))
+        wait_until(started.exists)
+        admin.execute(away.format(**names).encode())
+        release.touch()
+        worker.says("Trying again; finished jobs are kept until they are written")
+        admin.execute(back.format(**names).encode())
+        assert result.get(timeout=60) == "released"
+        assert app.tasks["sample.add"].delay(1, 2).get(timeout=60) == 3
+        assert len(started.read_text().split()) == 1
+        assert worker.stop() == 0
+        admin.execute(f"DROP OWNED BY {user}".encode())
+        admin.execute(f"DROP ROLE {user}".encode())
+
+
 def beat_of(app: DBQueue) -> object:
     with app.database.store.connect() as connection:
         return connection.execute(sa.text("SELECT max(heartbeat_at) FROM dbqueue_workers")).scalar_one()
