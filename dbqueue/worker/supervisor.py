@@ -19,7 +19,6 @@ from dbqueue.jobs import ClaimedJob, Failed, Outcome, Progress, Released
 from dbqueue.pools import wire
 from dbqueue.pools.nursery import Died, describe_exit
 from dbqueue.store.base import Store
-from dbqueue.store.limits import declare
 from dbqueue.worker import log
 from dbqueue.worker.autoscale import Autoscaler
 from dbqueue.worker.children import Child
@@ -33,13 +32,14 @@ from dbqueue.worker.fence import Fence
 from dbqueue.worker.interpreter import tuned
 from dbqueue.worker.limits import TimeLimits
 from dbqueue.worker.losses import Losses, killed, tell_failure
+from dbqueue.worker.opening import open_worker
 from dbqueue.worker.rates import TaskRates
 from dbqueue.worker.reception import Reception
 from dbqueue.worker.revoker import Revoker
 from dbqueue.worker.rounds import Rounds
 from dbqueue.worker.shutdown import GOODBYE_SECONDS, Request, Shutdown, State
 from dbqueue.worker.wakeup import WakeUp
-from dbqueue.worker.watch import Watch, boot_clock
+from dbqueue.worker.watch import Watch
 
 TICK_SECONDS: Final = 0.05
 """How often the loop looks at its clocks while jobs run; an idle loop sleeps longer."""
@@ -158,24 +158,17 @@ class Supervisor:
             self._losses.settle(child, "was ended with its worker", own=True)
 
     def _start(self) -> None:
-        info = self._config.new_info()
-        if self._config.policies:
-            declare(self._store, self._config.policies)
-        with contextlib.ExitStack() as opened:
-            watch = self._store.watch_session(self._config.name)  # listens before the first claim looks
-            opened.callback(watch.close)
-            session = self._store.work_session(self._config.name)
-            opened.callback(session.close)
-            registered_at = boot_clock()
-            session.register(info)
+        opened = open_worker(self._store, self._config, stopping=lambda: bool(self._stop_requests))
+        with contextlib.ExitStack() as undo:
+            undo.callback(opened.close)
             self._crew.selector.register(self._wakeup.reader, selectors.EVENT_READ, self._wakeup)
             self._crew.start()
-            opened.pop_all()  # their threads close them
-        self._watch.start(watch, info.id, registered_at)
-        self._rounds.start(session, info.id)
+            undo.pop_all()  # their threads close them
+        self._watch.start(opened.watch, opened.worker_id, opened.registered_at)
+        self._rounds.start(opened.work, opened.worker_id)
         self._rounds.want(self._config.slots)
         self._events.online()
-        log.logger.debug("Registered as worker %s", info.id)
+        log.logger.debug("Registered as worker %s", opened.worker_id)
 
     def _end(self) -> None:
         for job in (*self._dispatcher.take_waiting(), *self._rounds.take_claimed()):

@@ -117,3 +117,24 @@ def test_no_connection_is_left_for_others(postgres_url: str, tmp_path: Path, sta
             assert trouble not in worker.log
         admin.execute(f"DROP OWNED BY {user}".encode())
         admin.execute(f"DROP ROLE {user}".encode())
+
+
+def test_no_connection_is_left_at_the_start(postgres_url: str, start_worker: Start) -> None:
+    """The database has answered, and does not when the worker opens its own connections: it tries again."""
+    name = sa.make_url(postgres_url).database
+    user = f"role_{name}"
+    with psycopg.connect(libpq_url(postgres_url), autocommit=True) as admin, make_app(postgres_url) as app:
+        admin.execute(f"CREATE ROLE {user} LOGIN CONNECTION LIMIT 1".encode())
+        admin.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {user}".encode())
+        admin.execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {user}".encode())
+        url = sa.make_url(postgres_url).set(username=user).render_as_string(hide_password=False)
+        worker = start_worker(url, ready=False)
+        worker.says("The worker cannot be registered")
+        count = "SELECT count(*) FROM pg_stat_activity WHERE usename = %s"
+        admin.execute(f"ALTER ROLE {user} CONNECTION LIMIT 3".encode())
+        worker.wait_ready()
+        assert app.tasks["sample.add"].delay(1, 2).get(timeout=60) == 3
+        assert admin.execute(count, [user]).fetchone() == (2,), "what it could not use is closed"
+        assert worker.stop() == 0
+        admin.execute(f"DROP OWNED BY {user}".encode())
+        admin.execute(f"DROP ROLE {user}".encode())
