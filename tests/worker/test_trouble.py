@@ -83,6 +83,24 @@ def test_what_is_taken_away_for_a_while(
         admin.execute(f"DROP ROLE {user}".encode())
 
 
+def test_a_column_that_is_altered(postgres_url: str, tmp_path: Path, start_worker: Start) -> None:
+    """The server's plans of statements that have been used are no longer good: a new connection plans anew."""
+    started, release = tmp_path / "started", tmp_path / "release"
+    with psycopg.connect(libpq_url(postgres_url), autocommit=True) as admin, make_app(postgres_url) as app:
+        worker = start_worker(postgres_url)
+        result = app.tasks["sample.hold"].delay(str(started), str(release))
+        wait_until(started.exists)
+        for _ in range(10):  # until this program's own statement is prepared
+            assert result.state == "STARTED"
+        for column in ("priority", "retries"):
+            admin.execute(f"ALTER TABLE dbqueue_jobs ALTER COLUMN {column} TYPE bigint".encode())
+        assert result.state == "STARTED"
+        release.touch()
+        assert result.get(timeout=60) == "released"
+        assert app.tasks["sample.add"].delay(1, 2).get(timeout=60) == 3
+        assert worker.stop() == 0
+
+
 def beat_of(app: DBQueue) -> object:
     with app.database.store.connect() as connection:
         return connection.execute(sa.text("SELECT max(heartbeat_at) FROM dbqueue_workers")).scalar_one()

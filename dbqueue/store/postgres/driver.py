@@ -21,6 +21,13 @@ PROGRAM_LIMITS: Final = (
     pg_errors.TooManyArguments,
 )
 """SQLSTATE class 54, which psycopg counts among the operational errors: a value nested too deeply, or too large."""
+UNFIT: Final = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.InternalError,  # a server that became read-only, for a standby's promotion or a full disk
+    psycopg.NotSupportedError,  # a plan from before a column was altered
+)
+"""What says something of the connection or the server, and nothing of the data: another connection may do it."""
 NOT_MIGRATED: Final = "the database has no dbqueue tables of this version: run `dbqueue migrate`"
 NOT_GRANTED: Final = "the database user has no right to this: `dbqueue migrate --roles` shows what each role may do"
 
@@ -42,8 +49,7 @@ def _translate(error: BaseException) -> None:
         raise _refusal(error) from error
     if isinstance(error, PROGRAM_LIMITS):  # about the data, not the database: trying again would never end
         raise EncodeError(f"the database has no room for this: {first_line(error)}") from error
-    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | psycopg.InternalError):
-        # InternalError: a server that became read-only, for a standby's promotion or a full disk.
+    if isinstance(error, UNFIT):
         raise OperationalError(f"the database did not do it: {first_line(error)}") from error
     if isinstance(error, sa.exc.OperationalError):
         if isinstance(error.orig, PROGRAM_LIMITS):

@@ -25,7 +25,7 @@ from dbqueue.store.base import Store
 from dbqueue.store.engine import Access, make_engine
 from dbqueue.store.inserts import PostgresInserts, Statement, numbered, pyformat, refuse_other_content, run_steps
 from dbqueue.store.postgres import copying, sql
-from dbqueue.store.postgres.driver import Driver, translated
+from dbqueue.store.postgres.driver import UNFIT, Driver, translated
 from dbqueue.store.postgres.partitions.catalog import row_words
 from dbqueue.store.postgres.pool_connection import PoolConnection, closed_unless_opened
 from dbqueue.store.postgres.pooler import PoolerConnection
@@ -223,7 +223,7 @@ class PostgresStore(Store):
                 driver = cast(PoolConnection, pooled.driver_connection)
                 try:
                     return operation(driver)
-                except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError) as error:
+                except UNFIT as error:
                     trouble = Trouble.LOST if driver.closed else trouble_of(error)
                     if trouble is Trouble.LOST:
                         # The server was restarted, maybe. Not the whole pool at once: the connections
