@@ -401,6 +401,7 @@ def test_the_limit_is_in_bytes() -> None:
         "1" * 5000,
         '{"__type__": "unheard.of", "__value__": 1}',
         '{"__type__": 5, "__value__": 1}',
+        '[{"__type__": "datetime", "__value__": "2026-01-01"}, NaN]',
         '{"__type__": ["datetime"], "__value__": 1}',
         '{"__type__": null, "__value__": 1}',
         '{"__type__": "datetime", "__value__": "yesterday"}',
@@ -423,6 +424,12 @@ def test_whatever_cannot_be_read_is_a_decode_error(stored: Any) -> None:
 @given(st.text() | st.recursive(st.none() | st.text(), lambda x: st.dictionaries(keys, x)).map(json.dumps))
 def test_loads_raises_nothing_else(stored: str) -> None:
     with contextlib.suppress(errors.DecodeError):
+        codec.loads(stored)
+
+
+@pytest.mark.parametrize("stored", ["[" * 100_000, '{"__type__": ' * 100_000])
+def test_what_is_nested_too_deeply_is_told_as_that(stored: str) -> None:
+    with pytest.raises(errors.DecodeError, match="nested too deeply"):
         codec.loads(stored)
 
 

@@ -33,5 +33,13 @@ def test_the_environment_names_it_as_a_whole(monkeypatch: pytest.MonkeyPatch) ->
     assert app.database.url == "postgresql://me:********@db/other"
 
 
+def test_a_flag_names_it_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever settings each of them names it with."""
+    monkeypatch.setenv("DBQUEUE_BROKER_URL", OTHER)
+    app = DBQueue("shop", set_as_current=False)
+    app.conf.override({"database_url": ONE})
+    assert app.database.url == "postgresql://me:********@db/one"
+
+
 def test_none_is_a_file_here() -> None:
     assert DBQueue("shop", set_as_current=False).database.url == "sqlite:///dbqueue.sqlite3"

@@ -88,9 +88,20 @@ def test_refused_content_is_not_read() -> None:
             codec.decode("application/x-python-serialize; compression=zlib", zlib.compress(content), accepted)
 
 
+def test_json_is_refused_as_others_are() -> None:
+    call = NewJob(
+        id="job", task="x", queue="celery", **payloads.written("x", [1], {}, serializer="json", max_bytes=LIMIT)
+    )
+    assert payloads.read_call(call, ["json"]) == ([1], {})
+    for refused in (["yaml"], []):
+        with pytest.raises(ContentDisallowed):
+            payloads.read_call(call, refused)
+
+
 def test_yaml_makes_plain_values_only() -> None:
-    with pytest.raises(DecodeError):
-        codec.decode("application/x-yaml", b"!!python/object/apply:os.getcwd []", ["yaml"])
+    for content in (b"!!python/object/apply:os.getcwd []", b"!!python/tuple [1]"):
+        with pytest.raises(DecodeError):
+            codec.decode("application/x-yaml", content, ["yaml"])
 
 
 @pytest.mark.parametrize(
