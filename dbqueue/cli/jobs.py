@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -16,6 +15,7 @@ from dbqueue.cli.output import (
     age,
     count,
     duration,
+    from_row,
     json_option,
     no_such_job,
     print_json,
@@ -217,10 +217,7 @@ def _why_no_delete(status: str) -> str:
 
 def parsed(values: dict[str, Any]) -> dict[str, Any]:
     """A row's values for JSON: its JSON columns as values, not as text in text."""
-    return {
-        name: json.loads(value) if name in JSON_FIELDS and value is not None else value
-        for name, value in values.items()
-    }
+    return {name: from_row(value) if name in JSON_FIELDS else value for name, value in values.items()}
 
 
 def _status(row: JobRow) -> str:

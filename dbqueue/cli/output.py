@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
@@ -29,6 +30,8 @@ STATUS_COLOURS: Final = {
     REVOKED: "magenta",
 }
 
+_HALVES: Final = re.compile("[\ud800-\udfff]")
+"""Of surrogate pairs, which no terminal takes."""
 _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
@@ -39,7 +42,19 @@ def json_option(command: F) -> F:
 
 def print_json(value: Any) -> None:
     """Dataclasses and datetimes included; other alphabets stay readable."""
-    click.echo(json.dumps(value, default=_plain, ensure_ascii=False, indent=2))
+    try:
+        text = json.dumps(value, default=_plain, ensure_ascii=False, indent=2)
+    except RecursionError:  # by the indents, which the encoder in C does not make
+        text = json.dumps(value, default=_plain, ensure_ascii=False)
+    click.echo(_HALVES.sub(lambda half: f"\\u{ord(half[0]):x}", text))
+
+
+def from_row(text: str | None) -> Any:
+    """The value of a JSON column; its text where that is no JSON that can be read."""
+    try:
+        return None if text is None else json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _plain(value: Any) -> Any:

@@ -32,6 +32,8 @@ def command(
     Answers at once unless --wait or --follow is given. Exit code 0 only for a job that has succeeded.
     """
     target.require_tables()
+    if not job_id:
+        raise click.ClickException(no_such_job(job_id))
     result = target.database_app.AsyncResult(job_id)
     if follow:
         show_progress(result, timeout)

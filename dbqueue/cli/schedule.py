@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, tzinfo
@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from dbqueue.cli import exit_codes
-from dbqueue.cli.output import age, count, json_option, print_json, print_table
+from dbqueue.cli.output import age, count, from_row, json_option, print_json, print_table
 from dbqueue.cli.target import Target, importing
 from dbqueue.shown import harmless
 
@@ -158,12 +158,14 @@ def _due_times(row: ScheduleRow, now: datetime, default: tzinfo) -> Iterator[tup
 
     if not row.enabled or row.problem:
         return
-    zone = ZoneInfo(row.timezone) if row.timezone else default
-    rule = from_text(row.schedule)
-    due = row.next_due_at or rule.next_after(now, zone)
-    while due is not None:
-        yield due.astimezone(zone), row.name
-        due = rule.next_after(due, zone)
+    # Beat says what is wrong with a row; here are those, too, that no beat has seen yet.
+    with contextlib.suppress(ValueError, OverflowError, KeyError, OSError):
+        zone = ZoneInfo(row.timezone) if row.timezone else default
+        rule = from_text(row.schedule)
+        due = row.next_due_at or rule.next_after(now, zone)
+        while due is not None:
+            yield due.astimezone(zone), row.name
+            due = rule.next_after(due, zone)
 
 
 def _state(row: ScheduleRow) -> str:
@@ -176,4 +178,4 @@ def _plain(row: ScheduleRow) -> dict[str, Any]:
     """A row for JSON: its JSON columns as values, not as text in text."""
     values = asdict(row)
     del values["planned_from"]
-    return values | {name: json.loads(values[name]) for name in ("args", "kwargs", "options")}
+    return values | {name: from_row(values[name]) for name in ("args", "kwargs", "options")}

@@ -39,6 +39,11 @@ _EARLY: Final = frozenset({"name", "args", "kwargs", "eta", "expires", "retries"
 """What only the events `sent` and `received` know; taken from them even when they are late."""
 
 
+def _is_pace(value: Any) -> bool:
+    """Whether heartbeats may come every so many seconds: up to once a year."""
+    return isinstance(value, int | float) and 0 < value <= 365 * 86_400
+
+
 class Worker:
     """One worker, by its events."""
 
@@ -65,8 +70,9 @@ class Worker:
     def update(self, type: str, event: dict[str, Any]) -> None:
         """Take in an event of this worker."""
         for name in ("pid", "freq", "clock", "active", "processed", "loadavg", "sw_ident", "sw_ver", "sw_sys"):
-            if event.get(name) is not None:
-                setattr(self, name, event[name])
+            value = event.get(name)
+            if value is not None and (name != "freq" or _is_pace(value)):
+                setattr(self, name, value)
         if type == "offline":
             self.heartbeats.clear()
             self.online = False
@@ -129,10 +135,12 @@ class Task:
     def event(self, type: str, timestamp: float, fields: dict[str, Any]) -> None:
         """Take in an event of this task."""
         state = TASK_EVENT_TO_STATE.get(type, type.upper())
-        setattr(self, type, timestamp)
+        if _is_free(type):
+            setattr(self, type, timestamp)
         retried = self.state == RETRY and state in (RECEIVED, STARTED) and timestamp >= (self.timestamp or 0)
         late = not retried and _RANK.get(state, 2) < _RANK.get(self.state, -1)
-        known = {name: value for name, value in fields.items() if name not in ("type", "timestamp", "hostname")}
+        told = ("type", "timestamp", "hostname")
+        known = {name: value for name, value in fields.items() if name not in told and _is_free(name)}
         if late:
             known = {name: value for name, value in known.items() if name in _EARLY and getattr(self, name) is None}
         else:
@@ -180,6 +188,11 @@ class Task:
 
     def __repr__(self) -> str:
         return f"<Task: {self.name}({self.uuid}) {self.state} clock:{self.clock}>"
+
+
+def _is_free(name: str) -> bool:
+    """Whether an event may have a field of this name: a task's own methods are not to be replaced."""
+    return not name.startswith("_") and (name == "uuid" or getattr(Task, name, None) is None or name in Task._fields)
 
 
 class State:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from dbqueue import codec
-from dbqueue.errors import ChordError
+from dbqueue.errors import ChordError, DecodeError
 from dbqueue.jobs import FAILURE, PENDING, SUCCESS, TERMINAL
 from dbqueue.result.chord_errors import first_error_above, with_cause
 from dbqueue.result.family import ResultBase
@@ -301,7 +300,7 @@ class GroupResult(ResultSet):
 
     @classmethod
     def restore(cls, id: str, backend: Any = None, app: DBQueue | None = None) -> GroupResult | None:
-        """The group that was saved under this id; None where there is none."""
+        """The group that was saved under this id; None where there is none. Raises DecodeError where it is none."""
         from dbqueue.store import groups
 
         if app is None:
@@ -309,7 +308,14 @@ class GroupResult(ResultSet):
 
             app = current_app()
         text = groups.restore(app.database.store, id)
-        restored: GroupResult | None = None if text is None else result_from_tuple(json.loads(text), app)
+        if text is None:
+            return None
+        try:
+            restored = result_from_tuple(codec.loads(text), app)
+        except (TypeError, ValueError, RecursionError):
+            restored = None
+        if not isinstance(restored, GroupResult):
+            raise DecodeError(f"what is saved under the id {id!r} is no group")
         return restored
 
     def as_tuple(self) -> tuple[Any, Any]:

@@ -245,7 +245,7 @@ def from_text(text: str) -> BaseSchedule:
             return schedule(float(first))
     except ParseException:
         raise
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ParseException(f"{text!r} is no schedule: {error}") from None
     return crontab.from_string(text)
 

@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dbqueue.schedules import BaseSchedule, from_text
 from dbqueue.services.beats import job_of, new_row
@@ -128,7 +128,17 @@ class ScheduleBook:
         return self.app.database.store
 
 
+T = TypeVar("T", list[Any], dict[str, Any])
 _OF_SETTINGS = "the schedule {!r} belongs to the settings of an application: change it there, or pause it here"
+
+
+def _of(text: str, kind: type[T]) -> T:
+    """The JSON value of a column; an empty one where the row holds another, of which `problem` tells."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    return found if isinstance(found, kind) else kind()
 
 
 def _shown(row: ScheduleRow) -> Schedule:
@@ -140,9 +150,9 @@ def _shown(row: ScheduleRow) -> Schedule:
         name=row.name,
         task=row.task,
         schedule=schedule,
-        args=json.loads(row.args),
-        kwargs=json.loads(row.kwargs),
-        options=json.loads(row.options),
+        args=_of(row.args, list),
+        kwargs=_of(row.kwargs, dict),
+        options=_of(row.options, dict),
         timezone=row.timezone,
         enabled=row.enabled,
         misfire=row.misfire,

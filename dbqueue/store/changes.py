@@ -25,6 +25,7 @@ from dbqueue.jobs import (
     TERMINAL,
     WAITING,
     NewJob,
+    json_object,
     storable,
 )
 from dbqueue.store.base import Store
@@ -235,9 +236,10 @@ def record(
 
 
 def _counted(options: str | None) -> str:
-    values = json.loads(options) if options else {}
-    values = values if isinstance(values, dict) else {}
-    return json.dumps(values | {RETRIES_OPTION: values.get(RETRIES_OPTION, 0) + 1}, ensure_ascii=False)
+    values = json_object(options)
+    before = values.get(RETRIES_OPTION)
+    again = before + 1 if isinstance(before, int) else 1
+    return json.dumps(values | {RETRIES_OPTION: again}, ensure_ascii=False)
 
 
 def _json(text: str) -> sa.ColumnElement[str]:

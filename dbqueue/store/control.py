@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from dbqueue.jobs import new_job_id
+from dbqueue.jobs import json_object, new_job_id
 from dbqueue.store.base import Store
 from dbqueue.store.inserts import sqlite_time
 from dbqueue.store.queries import database_time, in_schema, reading
@@ -57,15 +57,16 @@ def addressed(destination: str | None, worker: str) -> bool:
     """Whether a command with this destination is for the worker of this name."""
     if destination is None:
         return True
-    wanted = json.loads(destination)
-    if wanted.get("pattern") is None:
-        return worker in wanted["workers"]
+    wanted = json_object(destination)
+    pattern, names = wanted.get("pattern"), wanted.get("workers")
+    if not isinstance(pattern, str):
+        return isinstance(names, list) and worker in names
     if wanted.get("matcher") in ("pcre", "regex"):
         try:
-            return re.search(wanted["pattern"], worker) is not None
+            return re.search(pattern, worker) is not None
         except re.error:
             return False  # the sender was told
-    return fnmatch.fnmatchcase(worker, wanted["pattern"])
+    return fnmatch.fnmatchcase(worker, pattern)
 
 
 # the sender's side

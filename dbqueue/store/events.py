@@ -19,6 +19,7 @@ from dbqueue.jobs import json_object
 from dbqueue.store.base import Store
 from dbqueue.store.inserts import Statement, pyformat
 from dbqueue.store.sessions import WatchSession
+from dbqueue.store.values import LAST
 
 KEPT_SECONDS: Final = 60.0
 """How long events are kept for readers that are slow."""
@@ -110,14 +111,26 @@ class Reader:
             self._seen = {seq for seq in self._seen if seq > self._last - OVERLAP}
         events = []
         for _, body in new:
-            event = json_object(body)  # whoever may write to the table may write anything
-            if isinstance(event.get("type"), str):
+            event = json_object(body)
+            if _is_sound(event):
                 events.append(event)
         return events
 
     def _run(self, template: str, parameters: Mapping[str, Any]) -> Sequence[Any]:
         with self._store.translating(), self._store.engine.connect() as connection:
             return connection.execute(sa.text(self._store.text(template)), dict(parameters)).fetchall()
+
+
+def _is_sound(event: Event) -> bool:
+    """Whether monitors can make something of it: whoever may write to the table may write anything."""
+    texts = (event.get(name, "") for name in ("hostname", "uuid", "name", "parent_id", "root_id"))
+    moment = event.get("timestamp", 0.0)
+    return (
+        isinstance(event.get("type"), str)
+        and all(isinstance(text, str | None) for text in texts)
+        and isinstance(moment, int | float)
+        and 0.0 <= moment <= LAST.timestamp()
+    )
 
 
 def _json(events: Sequence[Event]) -> str:

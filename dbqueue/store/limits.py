@@ -21,6 +21,7 @@ from dbqueue.limits import Limit, Policies, check_key
 from dbqueue.store.base import Store
 from dbqueue.store.queries import in_schema, reading
 from dbqueue.store.tables import database_now, jobs, limits
+from dbqueue.store.values import text_or_none
 
 SETTINGS: Final = "settings"
 CALL: Final = "call"
@@ -57,7 +58,7 @@ def rows(store: Store) -> list[LimitRow]:
 
 
 def _counts(connection: sa.Connection, query: sa.Select[Any]) -> dict[str, int]:
-    return {row[0]: row[1] for row in connection.execute(query)}
+    return {str(text_or_none(row[0])): row[1] for row in connection.execute(query)}
 
 
 def set_limit(store: Store, key: str, limit: Limit) -> None:

@@ -11,7 +11,7 @@ import contextlib
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from dbqueue.jobs import STARTED, WAITING, storable
 from dbqueue.store.base import Store
 from dbqueue.store.tables import claim_index, database_now, jobs, workers
+from dbqueue.store.values import moment, moment_or_none, text_or_none, whole_number
 
 MAX_LISTED: Final = 1000
 """Most ids that a report names."""
@@ -168,7 +169,7 @@ def queue_counts(store: Store) -> list[QueueCounts]:
     )
     with reading(store) as connection:
         return [
-            QueueCounts(row[0], row[1], row[2], row[3], row[4], _moment_or_none(row[5]))
+            QueueCounts(str(text_or_none(row[0])), row[1], row[2], row[3], row[4], moment_or_none(row[5]))
             for row in connection.execute(query)
         ]
 
@@ -223,6 +224,7 @@ def server_version(store: Store) -> tuple[int, ...]:
 
 # -- rows to values --------------------------------------------------------------------------------
 
+_NUMBERS: Final = frozenset({"priority", "retries", "losses"})
 _JSON_FIELDS: Final = frozenset({"args", "kwargs", "headers", "options", "result", "meta"})
 
 
@@ -236,31 +238,36 @@ def _job_row(row: Sequence[Any]) -> JobRow:
     values = dict(zip(JobRow.__dataclass_fields__, row, strict=True))
     for name, value in values.items():
         if name.endswith("_at") or name == "eta":
-            values[name] = _moment_or_none(value)
+            values[name] = moment_or_none(value)
+        else:
+            values[name] = whole_number(value) if name in _NUMBERS else text_or_none(value)
     return JobRow(**values)
 
 
 def _worker_row(row: Sequence[Any]) -> WorkerRow:
     started_at, heartbeat_at, now = moment(row[8]), moment(row[9]), moment(row[11])
     age = max(0.0, (now - heartbeat_at).total_seconds())
-    identity = dict(zip(("id", "name", "hostname", "pid", "pool", "concurrency"), row[:6], strict=True))
+    worker_id, name, hostname, pool, version = (str(text_or_none(row[column])) for column in (0, 1, 2, 4, 7))
     return WorkerRow(
-        **identity,
-        queues=tuple(json.loads(row[6])),
-        version=row[7],
+        id=worker_id,
+        name=name,
+        hostname=hostname,
+        pid=whole_number(row[3]),
+        pool=pool,
+        concurrency=whole_number(row[5]),
+        queues=_names(row[6]),
+        version=version,
         started_at=started_at,
         heartbeat_at=heartbeat_at,
         heartbeat_age_seconds=age,
-        alive=age <= row[10],
+        alive=isinstance(row[10], int | float) and age <= row[10],
     )
 
 
-def moment(value: Any) -> datetime:
-    """A time as the driver gives it: a datetime, or SQLite's text in UTC."""
-    if isinstance(value, datetime):
-        return value.astimezone(UTC)
-    return datetime.fromisoformat(value).replace(tzinfo=UTC)
-
-
-def _moment_or_none(value: Any) -> datetime | None:
-    return None if value is None else moment(value)
+def _names(text: Any) -> tuple[str, ...]:
+    """The names of a JSON list; none where it is no list."""
+    try:
+        found = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        found = None
+    return tuple(name for name in found if isinstance(name, str)) if isinstance(found, list) else ()

@@ -8,8 +8,9 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from dbqueue.store.base import Store
-from dbqueue.store.queries import in_schema, moment, reading
+from dbqueue.store.queries import in_schema, reading
 from dbqueue.store.tables import paused_queues
+from dbqueue.store.values import moment
 
 
 def pause(store: Store, names: Collection[str]) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -27,6 +27,7 @@ from dbqueue.store.inserts import run_steps, sqlite_time
 from dbqueue.store.queries import in_schema, reading
 from dbqueue.store.tables import Json, database_now, schedules
 from dbqueue.store.transactions.joining import JoinedConnection
+from dbqueue.store.values import moment, moment_or_none
 
 SETTINGS: Final = "settings"
 """The `source` of rows that follow the settings of an application; all others are `user`."""
@@ -228,7 +229,7 @@ def _stored(store: Store, moment: datetime | None) -> datetime | str | None:
 
 
 def _clock(connection: sa.Connection) -> datetime:
-    return _moment(connection.scalar(sa.select(sa.type_coerce(database_now(), schedules.c.next_due_at.type))))
+    return moment(connection.scalar(sa.select(sa.type_coerce(database_now(), schedules.c.next_due_at.type))))
 
 
 def _rows() -> sa.Select[Any]:
@@ -241,13 +242,5 @@ def _rows() -> sa.Select[Any]:
 def _row(row: Sequence[Any]) -> ScheduleRow:
     values = dict(zip(ScheduleRow.__dataclass_fields__, row, strict=True))
     for name in ("next_due_at", "last_due_at"):
-        values[name] = None if values[name] is None else _moment(values[name])
+        values[name] = moment_or_none(values[name])
     return ScheduleRow(**values)
-
-
-def _moment(value: Any) -> datetime:
-    """A time as the driver gives it: a datetime, or SQLite's text in UTC."""
-    if isinstance(value, datetime):
-        return value.astimezone(UTC)
-    moment = datetime.fromisoformat(value)
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

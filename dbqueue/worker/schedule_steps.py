@@ -54,11 +54,11 @@ class Steps:
             return Step(None, None)
         try:
             schedule, zone = from_text(row.schedule), _zone(row.timezone or self.zone)
-        except (ValueError, ImproperlyConfigured) as error:
+            if row.next_due_at is None or row.planned_from != origin(row):
+                return _plan(row, schedule, zone, now)
+            return self._fire(row, row.next_due_at, schedule, zone, now)
+        except (ValueError, OverflowError, ImproperlyConfigured) as error:
             return Step(None, origin(row), problem=str(error))
-        if row.next_due_at is None or row.planned_from != origin(row):
-            return _plan(row, schedule, zone, now)
-        return self._fire(row, row.next_due_at, schedule, zone, now)
 
     def _fire(self, row: ScheduleRow, first: datetime, schedule: BaseSchedule, zone: tzinfo, now: datetime) -> Step:
         fired = list(islice(_missed(row, first, schedule, zone, now), MAX_JOBS))

@@ -8,7 +8,6 @@ import math
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import UTC
 from operator import attrgetter
 from typing import Any, Final, TypeVar, cast
 
@@ -38,6 +37,7 @@ from dbqueue.store.tables import NAMES, PREFIX
 from dbqueue.store.transactions import completing
 from dbqueue.store.transactions.joining import JoinedPsycopg
 from dbqueue.store.trouble import Tries, Trouble, trouble_of
+from dbqueue.store.values import moment_or_none
 from dbqueue.store.workflows import lifecycle
 from dbqueue.store.workflows import sql as workflow_sql
 
@@ -276,5 +276,4 @@ def _wake_on(driver: PoolConnection) -> None:
 
 
 def _record(row: tuple[Any, ...]) -> JobRecord:
-    created_at, started_at, finished_at = (value and value.astimezone(UTC) for value in row[10:13])
-    return JobRecord(*(*row[:10], created_at, started_at, finished_at, *row[13:]))
+    return JobRecord(*row[:10], *map(moment_or_none, row[10:13]), *row[13:])

@@ -16,7 +16,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -39,6 +38,7 @@ from dbqueue.store.sqlite.work_session import SqliteWorkSession
 from dbqueue.store.tables import NAMES, PREFIX
 from dbqueue.store.transactions import completing
 from dbqueue.store.transactions.joining import JoinedSqlite
+from dbqueue.store.values import moment_or_none, text_or_none, whole_number
 from dbqueue.store.workflows import lifecycle
 from dbqueue.store.workflows import sql as workflow_sql
 
@@ -204,5 +204,8 @@ def _driver(connection: sa.Connection) -> sqlite3.Connection:
 
 
 def _record(row: tuple[Any, ...]) -> JobRecord:
-    times = [None if value is None else datetime.fromisoformat(value).replace(tzinfo=UTC) for value in row[10:13]]
-    return JobRecord(*(*row[:10], *times, *row[13:]))
+    values: list[Any] = [text_or_none(value) for value in row]
+    values[8] = whole_number(row[8])
+    values[10:13] = map(moment_or_none, row[10:13])
+    values[18:] = (value if isinstance(value, bytes) else None for value in row[18:])
+    return JobRecord(*values)

@@ -1,0 +1,51 @@
+"""Any time of PostgreSQL's as a datetime; psycopg fails of the whole answer where one is out of Python's calendar."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import psycopg
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
+from psycopg.pq import Format
+
+from dbqueue.store.values import FIRST, LAST
+
+_TYPE: Final = "timestamptz"
+
+
+def read_any_time(connection: psycopg.Connection[Any], record: object) -> None:
+    """Let the connection's cursors read such times as one of the ends (see `store.values`)."""
+    for each in (_Text, _Binary):
+        connection.adapters.register_loader(_TYPE, each)
+
+
+class _AnyTime(Loader):
+    def __init__(self, oid: int, context: Any = None) -> None:
+        super().__init__(oid, context)
+        quick = psycopg.adapters.get_loader(oid, self.format)  # in C, where psycopg has that
+        assert quick is not None
+        self._quick = quick(oid, context).load
+
+    def load(self, data: Buffer) -> Any:
+        try:
+            return self._quick(data)
+        except (psycopg.DataError, OverflowError):
+            return FIRST if self._is_early(bytes(data)) else LAST
+
+    def _is_early(self, data: bytes) -> bool:
+        raise NotImplementedError
+
+
+class _Text(_AnyTime):
+    format = Format.TEXT
+
+    def _is_early(self, data: bytes) -> bool:
+        return data.startswith((b"-", b"0001-")) or data.endswith(b"BC")  # -infinity; the first year in another zone
+
+
+class _Binary(_AnyTime):
+    format = Format.BINARY
+
+    def _is_early(self, data: bytes) -> bool:
+        return data[0] >= 0x80  # microseconds since 2000, with a sign
