@@ -11,11 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from dbqueue.errors import OperationalError
 from dbqueue.jobs import Outcome, Progress
 from dbqueue.store.records import Claim, HeldClaim, HeldRound, Rescued, Round, WorkerInfo
+
+ELDEST_SECONDS: Final = 3600.0
+"""How long a worker may be silent, whatever its lease, and be the eldest: nobody else does what the eldest does."""
 
 
 class Bell(Protocol):
@@ -182,7 +185,8 @@ class WorkSession(Session):
 
     @abstractmethod
     def eldest_worker(self) -> str | None:
-        """The id of the live worker that started first: the one that does the upkeep."""
+        """The id of the worker that started first, of those that live and have beaten within ELDEST_SECONDS: the one
+        that does the upkeep."""
 
     @abstractmethod
     def close_worker(self, worker_id: str) -> None:

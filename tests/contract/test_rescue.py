@@ -16,6 +16,7 @@ from dbqueue.store.base import Store
 from dbqueue.store.kept import Marks
 from dbqueue.store.queries import open_workers
 from dbqueue.store.records import WorkerInfo
+from dbqueue.store.sessions import ELDEST_SECONDS
 from dbqueue.store.sqlite import liveness
 from dbqueue.store.sqlite.store import SqliteStore
 from tests.stores import TestWorker, count, enqueued, moment, new_job, opened, row, run_sql
@@ -169,6 +170,24 @@ def test_the_eldest_lives(store: Store, new_worker: NewWorker, monkeypatch: pyte
     assert first.session.eldest_worker() == second.id
     second.session.close_worker(second.id)
     assert first.session.eldest_worker() is None
+
+
+@pytest.mark.parametrize("heartbeat", ["infinity", "2999-01-01 00:00:00.000", "2020-01-01 00:00:00.000"])
+def test_a_silent_worker_is_not_the_eldest_for_ever(
+    store: Store, new_worker: NewWorker, monkeypatch: pytest.MonkeyPatch, heartbeat: str
+) -> None:
+    """Whatever its row says of its lease and its heartbeats: nobody else would do what the eldest does."""
+    first, second = new_worker(), new_worker()
+    old = "started_at = '2000-01-01 00:00:00.000', lease_seconds = 1e20, heartbeat_at = :at"
+    run_sql(store, f"UPDATE dbqueue_workers SET {old} WHERE id = :id", id=first.id, at=heartbeat)
+    if store.dialect == "sqlite":  # where it has been seen to be silent for so long
+        assert second.session.eldest_worker() == first.id
+        pass_time(monkeypatch, ELDEST_SECONDS + 1)
+        watch = store.watch_session("test")
+        watch.heartbeat(second.id)
+        watch.close()
+    assert second.session.eldest_worker() == second.id
+    assert second.session.rescue(max_losses=3) == []
 
 
 def date_heartbeat(store: Store, worker: TestWorker, year: int) -> None:

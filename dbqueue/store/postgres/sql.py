@@ -13,6 +13,7 @@ from typing import Final
 from dbqueue.jobs import BLOCKED_BY_LIMIT
 from dbqueue.limits import TASK_KEYS
 from dbqueue.settings.kinds import MAX_SECONDS
+from dbqueue.store.sessions import ELDEST_SECONDS
 from dbqueue.store.trouble import LOCK_SECONDS
 
 MAX_COUNT: Final = 2**31 - 1
@@ -352,9 +353,11 @@ CLOSE_WORKER: Final = "UPDATE {workers} SET closed_at = now() WHERE id = %(worke
 # A row that somebody else has written may hold any number, and is not to keep others from being seen.
 _LEASE: Final = f"make_interval(secs => least(greatest(lease_seconds, 0), {MAX_SECONDS}))"
 
+# Such a row could be the eldest's for ever, and nobody would do what the eldest does: a heartbeat to come is none.
 ELDEST: Final = f"""
 SELECT id FROM {{workers}}
-WHERE closed_at IS NULL AND heartbeat_at >= now() - {_LEASE}
+WHERE closed_at IS NULL AND heartbeat_at <= clock_timestamp()
+  AND heartbeat_at >= now() - least({_LEASE}, make_interval(secs => {ELDEST_SECONDS}))
 ORDER BY started_at, id LIMIT 1"""
 
 # FOR UPDATE waits for a claim that the worker may have in flight (its KEY SHARE).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
@@ -19,7 +20,7 @@ from dbqueue.store.inserts import sqlite_time
 from dbqueue.store.readiness import wait_readable
 from dbqueue.store.records import Claim, HeldClaim, HeldRound, Rescued, Round, WorkerInfo
 from dbqueue.store.rows import LOST_ERROR, Finish, contents, part, replacements, split
-from dbqueue.store.sessions import Bell, WorkSession
+from dbqueue.store.sessions import ELDEST_SECONDS, Bell, WorkSession
 from dbqueue.store.sqlite import sql
 from dbqueue.store.sqlite.claimed_rows import claimed_job, refuse, rows_of, without_unnamed
 from dbqueue.store.sqlite.driver import immediate
@@ -212,13 +213,14 @@ class SqliteWorkSession(WorkSession):
     def _dead(self, at: str | None) -> list[str]:
         return [worker_id for worker_id, dead in self._workers(at).items() if dead]
 
-    def _workers(self, at: str | None) -> dict[str, bool]:
-        """Whether each is dead: its heartbeat is too old, or the kernel has released its lock. The eldest first."""
+    def _workers(self, at: str | None, *, longest: float = math.inf) -> dict[str, bool]:
+        """Whether each is dead: its heartbeat is older than its lease (than `longest` at most), or the kernel has
+        released its lock. The eldest first."""
         rows = self._execute(sql.WORKERS, {"now": at}).fetchall()
         ages = self._store.heartbeats.ages({row[0]: row[1] for row in rows})
         released = self._store.worker_locks.released
         return {
-            worker_id: bool(late) or ages[worker_id] > lease_seconds or released(worker_id)
+            worker_id: bool(late) or ages[worker_id] > min(lease_seconds, longest) or released(worker_id)
             for worker_id, _, lease_seconds, late in rows
         }
 
@@ -270,7 +272,8 @@ class SqliteWorkSession(WorkSession):
         return self._execute(sql.PRUNE_LIMITS, []).rowcount
 
     def eldest_worker(self) -> str | None:
-        return next((worker_id for worker_id, dead in self._workers(None).items() if not dead), None)
+        workers = self._workers(None, longest=ELDEST_SECONDS)
+        return next((worker_id for worker_id, dead in workers.items() if not dead), None)
 
     def close_worker(self, worker_id: str) -> None:
         self._execute(sql.CLOSE_WORKER, [worker_id])
