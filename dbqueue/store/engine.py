@@ -8,6 +8,7 @@ transaction by name.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 BUSY_TIMEOUT_SECONDS = 10.0
 """How long SQLite waits for another process's write lock before an operation fails."""
+
+GONE = "the SQLite file was deleted or replaced while it was open"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ def make_engine(access: Access) -> sa.Engine:
         engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", **options)
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "connect", _read_any_text)
+        _leave_files_that_are_gone(engine)
         return engine
     from dbqueue.store.postgres.any_time import read_any_time
     from dbqueue.store.postgres.quick_pool import QuickPool
@@ -69,6 +73,7 @@ def make_task_engine(access: Access) -> sa.Engine:
         url, options = _sqlite_options(url, access.pool_size)
         engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", pool_timeout=None, **options)
         sa.event.listen(engine, "connect", _prepare_sqlite)
+        _leave_files_that_are_gone(engine)
         return engine
     return sa.create_engine(url, isolation_level="READ COMMITTED", pool_timeout=None, **_postgres_options(access))
 
@@ -90,7 +95,38 @@ def make_async_task_engine(access: Access) -> AsyncEngine:
             f"transactional coroutines need the extra `async` (pip install 'dbqueue-sql[async]'): {error}"
         ) from error
     sa.event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    _leave_files_that_are_gone(engine.sync_engine)
     return engine
+
+
+def file_identity(path: str | None) -> tuple[int, int] | None:
+    """What tells a file from another of the same name; None where there is no file, or no path."""
+    if not path or path == ":memory:" or path.startswith("file:"):
+        return None
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _leave_files_that_are_gone(engine: sa.Engine) -> None:
+    """Let the pool give out no connection to a SQLite file that was deleted, or that another has taken the place of.
+
+    The operating system keeps such a file for whoever has opened it: a call would be written there, and nobody else
+    would ever see it.
+    """
+    path = engine.url.database
+
+    def note(connection: object, record: Any) -> None:
+        record.info["file"] = file_identity(path)
+
+    def compare(connection: object, record: Any, proxy: object) -> None:
+        if record.info["file"] != file_identity(path):
+            raise sa.exc.DisconnectionError(GONE)
+
+    sa.event.listen(engine, "connect", note)
+    sa.event.listen(engine, "checkout", compare)
 
 
 def _parsed(url: str) -> sa.URL:

@@ -490,6 +490,27 @@ def test_a_dead_process_is_seen_before_its_heartbeat_grows_old(sqlite_url: str) 
         rescuer.close()
 
 
+def test_a_lock_file_that_was_deleted(sqlite_url: str) -> None:
+    """Who makes it anew finds none of the locks in it: those who live have put them there with their next look."""
+    with opened(sqlite_url) as first, opened(sqlite_url) as second:
+        assert isinstance(first, SqliteStore)
+        if first.worker_locks._descriptor is None:
+            pytest.skip("this system has no locks of open files")
+        lives = TestWorker(first)
+        enqueued(first)
+        job = lives.claim_one()
+        first.worker_locks._path.unlink()
+        descriptors = len(os.listdir("/proc/self/fd"))
+        assert lives.session.rescue(max_losses=10) == []
+        assert len(os.listdir("/proc/self/fd")) == descriptors
+        other = TestWorker(second)
+        assert other.session.rescue(max_losses=10) == []
+        assert lives.settle(Succeeded(job.id, job.lease, "1", 0.0)).settled == {job.id}
+        lives.close()
+        other.close()
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
+
+
 def test_a_store_that_is_closed_has_living_workers_still(sqlite_url: str) -> None:
     """Its lock on the file beside the database is theirs, too: to let it go would be their death to others."""
     with opened(sqlite_url) as store, opened(sqlite_url) as its_own:

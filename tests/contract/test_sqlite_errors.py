@@ -12,7 +12,9 @@ import sqlalchemy as sa
 
 from dbqueue.errors import OperationalError
 from dbqueue.store.base import Store
-from tests.stores import count, enqueued, opened
+from tests.stores import TestWorker, count, enqueued, opened
+from tests.worker.sample import make_app
+from tests.workers import starting
 
 
 @pytest.fixture
@@ -24,6 +26,40 @@ def store(sqlite_url: str) -> Iterator[Store]:
 def with_pragma(store: Store, pragma: str) -> None:
     """Every connection of the store's begins with it."""
     sa.event.listen(store.engine, "connect", lambda connection, _: connection.execute(f"PRAGMA {pragma}").fetchall())
+
+
+def replaced(path: str, copy: Path) -> None:
+    """A backup is put in the place of the file."""
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    copy.replace(path)
+    for end in ("-wal", "-shm"):
+        Path(path + end).unlink(missing_ok=True)
+
+
+def test_a_file_that_was_replaced(store: Store, sqlite_url: str, tmp_path: Path) -> None:
+    """The system keeps it for whoever has it open; nobody else would ever see what is written there."""
+    worker = TestWorker(store)
+    before = enqueued(store)
+    replaced(sqlite_url.removeprefix("sqlite:///"), tmp_path / "backup")
+    after = enqueued(store)
+    with opened(sqlite_url) as fresh:
+        assert fresh.fetch([before, after]).keys() == {before, after}
+    for operation in (worker.claim, lambda: worker.session.rescue(max_losses=1)):
+        with pytest.raises(OperationalError, match="deleted or replaced"):
+            operation()
+    worker.close()
+
+
+def test_a_worker_goes_over_to_the_new_file(sqlite_url: str, tmp_path: Path) -> None:
+    with starting() as start, make_app(sqlite_url) as app:
+        worker = start(sqlite_url)
+        assert app.tasks["sample.add"].delay(1, 2).get(timeout=60) == 3
+        replaced(sqlite_url.removeprefix("sqlite:///"), tmp_path / "backup")
+        with make_app(sqlite_url) as fresh:
+            assert fresh.tasks["sample.add"].delay(2, 3).get(timeout=30) == 5
+        assert app.tasks["sample.add"].delay(3, 4).get(timeout=30) == 7
+        assert worker.stop() == 0
 
 
 def test_read_only(store: Store) -> None:

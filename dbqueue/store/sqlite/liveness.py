@@ -14,12 +14,15 @@ compared with the time: it is old when it has stayed the same for a lease, by th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
+
+from dbqueue.store.engine import file_identity
 
 try:
     import fcntl
@@ -57,11 +60,27 @@ class WorkerLocks:
         self._descriptor: int | None = None
         self._held: set[str] = set()
         if database is not None and hasattr(fcntl, "F_OFD_SETLK"):
-            path = database.with_name(database.name + "-workers")
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._path = database.with_name(database.name + "-workers")
+            self._open()
+
+    def _open(self) -> None:
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        found = os.fstat(self._descriptor)
+        self._file = found.st_dev, found.st_ino
+
+    def _renew(self) -> None:
+        """Hold the locks in the file that others open, where ours was deleted or replaced: to them we would be dead."""
+        if self._descriptor is not None and file_identity(str(self._path)) != self._file:
+            before = self._descriptor
+            with contextlib.suppress(OSError):  # its folder is gone, too
+                self._open()
+                for worker_id in self._held:
+                    self._try(worker_id, lock=True)
+                os.close(before)
 
     def hold(self, worker_id: str) -> None:
         """Lock this worker's byte, until `drop` or the end of the process."""
+        self._renew()
         if self._try(worker_id, lock=True):
             self._held.add(worker_id)
 
@@ -71,6 +90,7 @@ class WorkerLocks:
 
     def released(self, worker_id: str) -> bool:
         """Whether nobody holds this worker's lock: it is dead. False where it cannot be known."""
+        self._renew()
         # A lock never conflicts with others of the same open file: one's own would look free.
         if worker_id in self._held or not self._try(worker_id, lock=True):
             return False

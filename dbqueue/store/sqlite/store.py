@@ -23,10 +23,11 @@ import sqlalchemy as sa
 from sqlalchemy.pool import PoolProxiedConnection
 
 from dbqueue import failpoints
+from dbqueue.errors import OperationalError
 from dbqueue.jobs import Batch, storable
 from dbqueue.store import steps as operations
 from dbqueue.store.base import Store
-from dbqueue.store.engine import Access, make_engine
+from dbqueue.store.engine import GONE, Access, file_identity, make_engine
 from dbqueue.store.inserts import SQLITE_NOW, SqliteInserts, Statement, run_steps
 from dbqueue.store.records import JobRecord
 from dbqueue.store.rows import Finish
@@ -189,6 +190,20 @@ class SqliteStore(Store):
         except BaseException:
             connection.close()
             raise
+
+    def still_there(self) -> Callable[[], None]:
+        """What raises OperationalError once the file has been deleted or replaced, under a connection that stays open.
+
+        For those of workers: a connection of the pool is looked at when it is given out.
+        """
+        name = None if self.path is None else str(self.path)
+        opened = file_identity(name)
+
+        def check() -> None:
+            if file_identity(name) != opened:
+                raise OperationalError(GONE)
+
+        return check
 
     def _dedicated(self) -> PoolProxiedConnection:
         """A connection outside the pool; a database in memory has only the one."""

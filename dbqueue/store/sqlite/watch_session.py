@@ -31,9 +31,11 @@ class SqliteWatchSession(WatchSession):
     def __init__(self, store: SqliteStore, connection: PoolProxiedConnection) -> None:
         self._store, self._connection = store, connection
         self._driver = cast(sqlite3.Connection, connection.dbapi_connection)
+        self._check_file = store.still_there()
         self._seen = self._version()
 
     def wait(self, timeout: float) -> Sign:
+        self._check_file()
         deadline = time.monotonic() + timeout
         pause = FIRST_POLL_SECONDS
         while True:

@@ -40,6 +40,7 @@ class SqliteWorkSession(WorkSession):
     def __init__(self, store: SqliteStore, connection: PoolProxiedConnection) -> None:
         self._store, self._connection = store, connection
         self._driver = cast(sqlite3.Connection, connection.dbapi_connection)
+        self._check_file = store.still_there()
         self._finish, self._requeue = store.text(sql.FINISH), store.text(sql.REQUEUE)
         self._pruning = Pass(self._driver, store.text)
         self._unseen = range(0)
@@ -62,6 +63,7 @@ class SqliteWorkSession(WorkSession):
     ) -> Round:
         if meanwhile is not None:
             meanwhile()
+        self._check_file()
         at = sqlite_time(now)
         failpoints.hit("complete.before", when=bool(outcomes))
         with self._store.translating():
@@ -196,6 +198,7 @@ class SqliteWorkSession(WorkSession):
         return self._execute(sql.HAND_BACK, {"worker": worker_id, "held": json.dumps(list(held))}).rowcount
 
     def rescue(self, *, max_losses: int, now: datetime | None = None) -> list[Rescued]:
+        self._check_file()
         at = sqlite_time(now)
         if not self._dead(at):
             return []
