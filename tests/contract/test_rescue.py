@@ -62,6 +62,15 @@ def test_the_jobs_of_the_dead_wait_again_and_a_loss_is_counted(
     assert rescuer.claim_one().losses == 1
 
 
+def test_what_fails_with_its_worker_has_ended_when_the_rescue_says(
+    store: Store, dead: TestWorker, rescuer: TestWorker
+) -> None:
+    job_id, now = enqueued(store), later().replace(microsecond=0)
+    dead.claim_one(once=["shop.pack"])
+    rescuer.session.rescue(max_losses=3, now=now)
+    assert moment(row(store, job_id)["finished_at"]) == now
+
+
 def test_only_its_own_and_only_what_is_started(store: Store, dead: TestWorker, rescuer: TestWorker) -> None:
     for job_id in ("mine", "done", "waiting", "back"):
         enqueued(store, job_id, queue="q" if job_id == "waiting" else "celery")
@@ -321,6 +330,14 @@ class TestHandBack:
         assert moment(lost["ready_at"]) == moment(before)
         assert row(store, "known")["status"] == "STARTED"
         assert row(store, "ended")["status"] == "SUCCESS"
+
+    def test_nothing_is_left_of_what_the_run_has_shown_of_itself(self, store: Store, worker: TestWorker) -> None:
+        job_id = enqueued(store)
+        job = worker.claim_one()
+        worker.session.report([Progress(job_id, job.lease, "PACKING", "1")])
+        assert worker.session.hand_back(worker.id, {}) == 1
+        stored = row(store, job_id)
+        assert stored["state"] is stored["meta"] is None
 
     def test_other_workers_jobs_are_theirs(self, store: Store, worker: TestWorker, new_worker: NewWorker) -> None:
         other = new_worker()

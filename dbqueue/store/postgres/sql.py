@@ -390,7 +390,8 @@ SET losses = least(j.losses, {MAX_COUNT} - 1) + 1, state = NULL, meta = NULL,
     {_again("j.limit_key IS NOT NULL", "blocked_reason", f"'{BLOCKED_BY_LIMIT}'")}, permit = NULL,
     lease = CASE WHEN j.redeliver AND j.losses < %(max_losses)s THEN NULL ELSE j.lease END,
     started_at = CASE WHEN j.redeliver AND j.losses < %(max_losses)s THEN NULL ELSE j.started_at END,
-    finished_at = CASE WHEN j.redeliver AND j.losses < %(max_losses)s THEN NULL ELSE now() END,
+    finished_at = CASE WHEN j.redeliver AND j.losses < %(max_losses)s THEN NULL
+        ELSE coalesce(%(now)s::timestamptz, now()) END,
     result = CASE WHEN j.redeliver AND j.losses < %(max_losses)s THEN j.result ELSE %(error)s::json END
 FROM held h WHERE j.id = h.id
 RETURNING j.worker, j.status, j.id, j.successors"""
@@ -398,7 +399,7 @@ RETURNING j.worker, j.status, j.id, j.successors"""
 LEFT: Final = "SELECT DISTINCT worker FROM {jobs} WHERE worker = ANY(%(workers)s::text[]) AND status = 'STARTED'"
 
 HAND_BACK: Final = f"""
-UPDATE {{jobs}} j SET status = 'PENDING', lease = NULL, worker = NULL, started_at = NULL,
+UPDATE {{jobs}} j SET status = 'PENDING', lease = NULL, worker = NULL, started_at = NULL, state = NULL, meta = NULL,
     {_back(_CREATED_AT)}
 WHERE worker = %(worker)s AND status = 'STARTED' AND id <> ALL(%(held)s::text[])"""
 

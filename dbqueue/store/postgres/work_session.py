@@ -269,7 +269,7 @@ class PostgresWorkSession(WorkSession):
             dead = [row[0] for row in self._execute(sql.DEAD, {"now": now}).fetchall()]
             if not dead:
                 return []
-            parameters = {"workers": dead, "max_losses": max_losses, "error": LOST_ERROR}
+            parameters = {"workers": dead, "max_losses": max_losses, "error": LOST_ERROR, "now": now}
             found = self._execute(sql.RESCUE, parameters).fetchall()
             failpoints.hit("rescue.between", self._driver)
             self._perform(lifecycle.propagate(self._store, lifecycle.lost(found), now))

@@ -160,7 +160,7 @@ RETURNING worker, status, id, successors"""
 
 HAND_BACK: Final = f"""
 UPDATE {{jobs}}
-SET status = 'PENDING', lease = NULL, worker = NULL, started_at = NULL,
+SET status = 'PENDING', lease = NULL, worker = NULL, started_at = NULL, state = NULL, meta = NULL,
     {_back(f"max(coalesce(eta, ''), min(created_at, {_CLOCK}))")}
 WHERE status = 'STARTED' AND worker = :worker AND id NOT IN (SELECT value FROM json_each(:held))"""
 
