@@ -12,6 +12,9 @@ from dbqueue.shown import harmless
 
 _WORDS: Final = {"worker-online": "started", "worker-offline": "shutdown", "worker-heartbeat": "heartbeat"}
 
+MOST_CALLS: Final = 10_000
+"""How many jobs that have not ended are remembered, the latest, by their calls: the end of some is never told."""
+
 
 @click.command("events")
 @click.option("-d", "--dump", is_flag=True, help="Print each event as it comes, until Ctrl-C.")
@@ -59,6 +62,8 @@ class Dumper:
             uuid = event.pop("uuid", "?")
             if "name" in event:
                 name, args, kwargs = event.pop("name"), event.pop("args", "()"), event.pop("kwargs", "{}")
+                if len(self._calls) >= MOST_CALLS:
+                    del self._calls[next(iter(self._calls))]
                 self._calls[uuid] = f"{name}({uuid}) args={args} kwargs={kwargs}"
             call = self._calls.get(uuid, uuid)
             if kind in ("task-succeeded", "task-failed", "task-revoked"):

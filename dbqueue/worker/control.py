@@ -15,7 +15,6 @@ runs on the thread of the second connection. Names and options are Celery's
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 from dbqueue import codec
 from dbqueue.errors import EncodeError
 from dbqueue.worker import log
+from dbqueue.worker.by_task import Totals
 
 if TYPE_CHECKING:
     from dbqueue.store.base import Store
@@ -66,7 +66,7 @@ class WorkerState:
     """When the worker started, on the monotonic clock."""
     clock: int = 0
     """How many commands it has carried out."""
-    total: Counter[str] = field(default_factory=Counter)
+    total: Totals = field(default_factory=Totals)
     """How many jobs it has run of each task."""
 
     @property

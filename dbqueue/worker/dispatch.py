@@ -26,6 +26,7 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from dbqueue.jobs import ClaimedJob
+from dbqueue.worker.by_task import Averages
 from dbqueue.worker.children import Child
 
 BUFFER_SECONDS: Final = 0.1
@@ -55,7 +56,7 @@ class Dispatcher:
         self.waiting: deque[ClaimedJob] = deque()
         self.suspects: deque[ClaimedJob] = deque()
         """Jobs that are to run alone; none where each job has a process to itself anyway."""
-        self._seconds_by_task: dict[str, float] = {}
+        self._seconds_by_task = Averages()
         self._average: float | None = None
         self._share = 1.0
         self.progress_at = time.monotonic()
@@ -105,8 +106,7 @@ class Dispatcher:
         """Learn from a run."""
         if self._share < 1.0:
             self._share = min(1.0, self._share + REGROWTH)
-        old = self._seconds_by_task.get(task)
-        self._seconds_by_task[task] = seconds if old is None else old + _WEIGHT * (seconds - old)
+        self._seconds_by_task.add(task, seconds, _WEIGHT)
         average = self._average
         self._average = seconds if average is None else average + _WEIGHT * (seconds - average)
 

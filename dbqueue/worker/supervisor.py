@@ -299,7 +299,7 @@ class Supervisor:
             return
         job = child.held.pop(outcome.job_id, None)
         if job is not None:
-            self._control.total[job.task] += 1
+            self._control.total.add(job.task)
             seconds = getattr(outcome, "seconds", None)
             expected = self._dispatcher.expected_seconds(job.task)
             child.backlog_seconds = max(0.0, child.backlog_seconds - (expected or 0.0)) if child.held else 0.0
