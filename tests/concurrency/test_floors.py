@@ -85,14 +85,25 @@ def test_a_job_that_is_not_due_hides_none_of_lower_priority(store: PostgresStore
 def test_what_comes_below_is_found_by_the_next_look(store: PostgresStore, worker: TestWorker) -> None:
     """Late commits, and jobs that were handed back: for those the hint is wrong."""
     store.enqueue([new_job(f"job{n}") for n in range(3)])
-    jobs = worker.claim(3)
-    worker.settle(*(Released(job.id, job.lease, job.ready_at) for job in jobs[:2]))
+    jobs, another = worker.claim(3), TestWorker(store)
+    another.settle(*(Released(job.id, job.lease, job.ready_at) for job in jobs[:2]))
+    another.close()
     assert ids(worker) == []
     seconds, _ = worker.session.outlook(["celery"])
     assert seconds is not None  # the next look is told of, so that a worker does not sleep through it
     from_the_bottom(worker)
     assert ids(worker, 1) == ["job0"]
     assert ids(worker) == ["job1"]  # a look that found more than it took has moved the floor down
+
+
+def test_what_a_worker_hands_back_is_found_at_once(store: PostgresStore, worker: TestWorker) -> None:
+    """It would be passed over for a minute, where looks from the bottom are that slow."""
+    store.enqueue([new_job(f"job{n}", priority=n % 2) for n in range(6)])
+    jobs = worker.claim(6)
+    worker.settle(*(Released(job.id, job.lease, job.ready_at) for job in jobs[1:3]))
+    assert [job.id for job in jobs[1:3]] == ["job3", "job5"]
+    assert ids(worker) == ["job3", "job5"]
+    assert ids(worker) == []
 
 
 def test_a_worker_sleeps_no_longer_than_until_the_next_look(store: PostgresStore, worker: TestWorker) -> None:

@@ -5,9 +5,10 @@ each claim walks past all of it (140,000 jobs later a round took 90 ms in the pl
 twelfth). So a worker remembers, for each queue and priority, the last place from which it claimed, and begins
 there while the walk from the bottom is slow.
 
-It is a hint. A job may come below it: one whose enqueue was committed late, or that was handed back. A look from the
-bottom finds those, and is what every claim does unless it is measurably slow, twice in turn; then looks take at most
-a twentieth of the time. (One slow look alone may have waited for the disk or for a lock.)
+It is a hint. A job may come below it: one whose enqueue was committed late, or that another worker handed back (what
+this one hands back lowers it). A look from the bottom finds those, and is what every claim does unless it is measurably
+slow, twice in turn; then looks take at most a twentieth of the time. (One slow look alone may have waited for the disk
+or for a lock.)
 """
 
 from __future__ import annotations
@@ -82,3 +83,8 @@ class Floors:
                 self._floors[level] = max(place, self._floors.get(level, place))
         if len(self._floors) > MOST_LEVELS:
             self._floors.clear()
+
+    def lower(self, level: Level, place: tuple[str, str]) -> None:
+        """A job of this worker's is back at this place: it is not to wait for the next look from the bottom."""
+        if level in self._floors and self._floors[level] >= place:
+            self._floors[level] = (place[0], "")  # ids are not empty: this is right below it

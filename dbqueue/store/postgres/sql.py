@@ -259,7 +259,7 @@ FROM unnest(%(id)s::text[], %(lease)s::uuid[], %(status)s::text[], %(retried)s::
     AS d(id, lease, status, retried, lost, ready_at, eta, delay_seconds, error, traceback, args, kwargs,
          options, queue, priority, expires_at, content, hold)
 WHERE {{by_id_of_d}} AND j.lease = d.lease AND j.status = 'STARTED'
-RETURNING j.id"""
+RETURNING j.id, j.queue, j.priority, j.ready_at::text"""
 
 
 def seconds_until(moment: str) -> str:

@@ -171,9 +171,14 @@ class PostgresWorkSession(WorkSession):
 
     def _changed(self, cursors: dict[str, Cursor]) -> Iterator[str]:
         """The jobs for which these outcomes were written."""
-        for name in ("requeue", "finish one", "finish"):
+        for name in ("finish one", "finish"):
             if name in cursors:
                 yield from (row[0] for row in cursors[name].fetchall())
+        if "requeue" in cursors:
+            for job_id, queue, priority, ready_at in cursors["requeue"].fetchall():
+                if ready_at is not None:
+                    self._floors.lower((queue, priority), (ready_at, job_id))
+                yield job_id
 
     def prepare(self, outcomes: Sequence[Outcome]) -> None:
         self._ready = _ready(outcomes)
