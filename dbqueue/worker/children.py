@@ -74,6 +74,8 @@ class Child:
 
     def send_jobs(self, jobs: Iterable[ClaimedJob]) -> None:
         jobs = list(jobs)
+        if not jobs:  # none of a batch could be announced
+            return
         if not self.held:
             self.silence.began_at = time.monotonic()
         self.left -= len(jobs)

@@ -136,3 +136,13 @@ def test_the_buffer_shrinks_where_jobs_had_to_be_taken_back_and_grows_again_with
     for _ in range(10_000):
         dispatcher.measured("tiny", 1e-9)
     assert dispatcher.wanted(0, now) == whole
+
+
+def test_no_jobs_are_no_message() -> None:
+    """Of a batch none may be left, where none can be announced."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.setblocking(False)
+        Child(1, 1, ours).send_jobs([])
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1)
