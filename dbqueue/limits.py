@@ -21,6 +21,8 @@ BURST_SECONDS: Final = 0.1
 """How much of a fast rate may come at once."""
 _ROUNDING: Final = 1e-3
 """Share of a token that a time may be short of, for what floating point loses of it."""
+CLOCK_SECONDS: Final = 1.0
+"""How far a clock may be put back without a bucket's being taken for full: it only waits for as long."""
 TASK_KEYS: Final = "rate:"
 """Keys that begin with this are of the workers' own rates: `rate:` and the task's name."""
 
@@ -50,6 +52,10 @@ class Rate:
     def spend(self, full_at: float | None, now: float, count: int) -> float:
         """When the bucket is full again, after `count` tokens were taken."""
         return max(now, now if full_at is None else full_at) + count * self.seconds
+
+    def is_of_another_clock(self, full_at: float, now: float) -> bool:
+        """Whether it was noted before the clock was put back: an empty bucket of now is full before that."""
+        return full_at > now + self.burst * self.seconds + CLOCK_SECONDS
 
     def wait(self, full_at: float | None, now: float) -> float:
         """Seconds until there is a token."""

@@ -197,7 +197,7 @@ def _pick(
     picked = _Picked()
     keys = sorted({level.key for level in due if not level.key.startswith(TASK_KEYS)})
     states, known, picked.now = table.lock(keys) if keys else ([], set[str](), 0.0)
-    picked.states = {state.key: state for state in states}
+    picked.states = {state.key: _by_this_clock(state, picked.now) for state in states}
     missing = {
         level.key: (level.key, *policy)
         for level in reversed(due)
@@ -229,6 +229,14 @@ def _policy(claim: HeldClaim, level: Level) -> tuple[Limit, str] | None:
     if claim.policies is None or level.key.startswith(TASK_KEYS):
         return None
     return claim.policies.of(level.key, level.task)
+
+
+def _by_this_clock(state: LimitState, now: float) -> LimitState:
+    """The limit, which is not to let nothing start for an hour because the database's clock was put back by one."""
+    rate = parse_rate(state.rate)
+    if rate is None or state.full_at is None or not rate.is_of_another_clock(state.full_at, now):
+        return state
+    return state._replace(full_at=None)
 
 
 def _tokens(state: LimitState, picked: _Picked) -> int:

@@ -33,6 +33,18 @@ def test_a_rate_lets_so_many_start_in_its_time(store: Store, worker: TestWorker)
     assert count(store, "permit IS NOT NULL") == 0  # nothing is counted but the starts
 
 
+@pytest.mark.parametrize("rate", ["60/m", "100/s"])
+def test_a_clock_that_is_put_back_stops_nothing(store: Store, worker: TestWorker, rate: str) -> None:
+    limits.set_limit(store, "k", Limit(rate=rate))
+    for _ in range(60):
+        held(store, "k")
+    now = datetime.now(UTC) + timedelta(seconds=1)
+    before = len(worker.claim_held(now=now + timedelta(hours=1)).claimed)
+    assert len(worker.claim_held(now=now).claimed) == before
+    assert worker.claim_held(now=now).claimed == []
+    assert worker.claim_held(now=now - timedelta(seconds=0.5)).claimed == []  # what it waits for at the most
+
+
 def test_a_fast_rate_comes_in_small_batches(store: Store, worker: TestWorker) -> None:
     limits.set_limit(store, "k", Limit(rate="100/s", running=50))
     for _ in range(60):
