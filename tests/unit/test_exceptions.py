@@ -50,19 +50,11 @@ class Impostor(Exception):
         return "no exception"
 
 
-class Liar:
-    """Says that it is an exception, and cannot be raised."""
-
-    args: tuple[Any, ...] = ()
-
-    @property
-    def __class__(self) -> Any:  # type: ignore[misc] # it cannot be set
-        return MakesLiars
-
-
 class MakesLiars(Exception):
+    """Makes what says that it is an exception, and cannot be raised."""
+
     def __new__(cls, *args: Any) -> Any:
-        return Liar()
+        return type("Liar", (), {"args": (), "__class__": cls})()
 
 
 def raised(exc: BaseException) -> BaseException:
