@@ -100,6 +100,7 @@ def test_many_at_once_run(app: DBQueue) -> None:
 def test_retries_are_signed_anew(app: DBQueue) -> None:
     echo = app.tasks["s.echo"]
     changes: list[dict[str, Any]] = [{}, {"args": ["new"]}, {"args": ["new"], "queue": "other"}, {"kwargs": {}}]
+    changes.append({"expires": 900})
     for terms in changes:
         result = echo.apply_async(["old"], {"retry": {"countdown": 0, **terms}}, expires=600, countdown=-1)
         assert drained(app) == {"RETRY": 1, "SUCCESS": 1}, terms
@@ -410,3 +411,43 @@ def test_times_are_signed_to_the_millisecond(moment: datetime, more: int) -> Non
         signer.check(claimed(signed)._replace(eta=str(same)))
     with pytest.raises(BadSignature):
         signer.check(claimed(signed)._replace(eta=str(rounded + timedelta(milliseconds=more))))
+
+
+def with_inputs(job: NewJob, *places: str) -> Any:
+    """As it is claimed, with a result at each of these places."""
+    return claimed(job)._replace(inputs=tuple((f"of {place}", place, "1", None) for place in places))
+
+
+def test_results_come_in_any_order() -> None:
+    signer, places = Signer([NEW]), ("[0]", "[1]", "[2]")
+    signed = signer.sign(NewJob("id", "task", "queue"), [(f"of {place}", place) for place in places])
+    for order in (places, places[::-1]):
+        signer.check(with_inputs(signed, *order))
+    with pytest.raises(BadSignature):
+        signer.check(with_inputs(signed, *places[:2]))
+
+
+def test_a_retry_with_new_arguments_takes_no_results_from_then_on() -> None:
+    """What may be added to a signed list is not to be added to these."""
+    signer = Signer([NEW])
+    signed = signer.sign(NewJob("id", "task", "queue"), [("of [0]", "[0]")])
+    changes = signer.changed(with_inputs(signed, "[0]"), {"args": "[7]"})
+    again = signed._replace(args=changes["args"], options=changes["options"])
+    signer.check(claimed(again)._replace(inputs=False))
+    with pytest.raises(BadSignature):
+        signer.check(with_inputs(again, "[1]"))
+
+
+def test_no_part_goes_on_in_the_next_one() -> None:
+    signer = Signer([NEW])
+    signed = signer.sign(NewJob("id", "a+b", "c"))
+    with pytest.raises(BadSignature):
+        signer.check(claimed(signed._replace(task="a", queue="b+c")))
+
+
+def test_other_keys_are_used_at_once() -> None:
+    app = DBQueue("safe", set_as_current=False, task_signing_keys=[OLD])
+    job = NewJob("id", "task", "queue")
+    app.database.signed(job)
+    app.conf.task_signing_keys = [NEW]
+    Signer([NEW]).check(claimed(app.database.signed(job)))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from dbqueue.pools import nursery as nurseries
 from dbqueue.worker import crew as module
 from dbqueue.worker.children import Child
 from dbqueue.worker.config import WorkerConfig
@@ -31,14 +34,17 @@ def alone(crew: Crew) -> list[Child]:
     return [child for child in crew if child.alone]
 
 
-def kill(crew: Crew, child: Child) -> None:
-    """As the supervisor sees to a child that is dead."""
-
+def born(crew: Crew, child: Child) -> None:
     def is_born() -> bool:
         crew.nursery_events()
         return child.pid is not None
 
     wait_until(is_born, what="the child's birth")
+
+
+def kill(crew: Crew, child: Child) -> None:
+    """As the supervisor sees to a child that is dead."""
+    born(crew, child)
     assert child.pid is not None
     os.kill(child.pid, signal.SIGKILL)
     wait_until(crew.nursery_events, what="its death")
@@ -86,3 +92,66 @@ def test_one_that_is_to_run_alone_and_dies_at_its_start(
     kill(crew, child)
     crew.provide_alone(1)
     assert len(alone(crew)) == ready
+
+
+@pytest.fixture
+def crowded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A file: while it is there, the system has no room for another process."""
+    path, here = tmp_path / "crowded", os.getpid()
+
+    def fork() -> int:
+        if os.getpid() != here and path.exists():
+            raise OSError(errno.EAGAIN, "no room")
+        return os.fork()
+
+    monkeypatch.setattr(nurseries, "os", SimpleNamespace(**{**vars(os), "fork": fork}))
+    monkeypatch.setattr(module, "CROWDED_SECONDS", 600.0)
+    return path
+
+
+def test_no_room_is_told_once_and_anew_after_a_birth(
+    crowded: Path, crew: Crew, caplog: pytest.LogCaptureFixture
+) -> None:
+    (child,) = crew
+    kill(crew, child)
+    crowded.touch()
+    for _ in range(2):
+        crew._missing = {1: 0.0}
+        crew.bear_missing()
+        wait_until(lambda: crew.nursery_events() == [] and not crew.children, what="no birth")
+        assert list(crew._missing) == [1]
+        assert [record.message.partition(" (")[0] for record in caplog.records] == ["No pool process can be started"]
+    crowded.unlink()
+    crew._missing = {1: 0.0}
+    crew.bear_missing()
+    kill(crew, crew.children[1])
+    crowded.touch()
+    crew._missing = {1: 0.0}
+    crew.bear_missing()
+    wait_until(lambda: crew.nursery_events() == [] and not crew.children, what="no birth")
+    assert len(caplog.records) == 2
+
+
+def test_no_room_for_one_that_is_to_run_alone(crowded: Path, crew: Crew) -> None:
+    """It is tried again as long as such a job waits, and no longer."""
+    born(crew, crew.children[1])
+    crowded.touch()
+    crew.provide_alone(1)
+    wait_until(lambda: crew.nursery_events() == [] and not alone(crew), what="no birth")
+    crew.provide_alone(1)
+    assert (alone(crew), crew._missing) == ([], {})
+    crowded.unlink()
+    crew._alone_not_before = 0.0
+    crew.provide_alone(1)
+    assert len(alone(crew)) == 1
+
+
+def test_who_was_killed_before_its_birth_dies_of_it(crew: Crew) -> None:
+    assert crew._nursery is not None
+    os.kill(crew._nursery.pid, signal.SIGSTOP)
+    crew.provide_alone(1)
+    (child,) = alone(crew)
+    child.kill()
+    os.kill(crew._nursery.pid, signal.SIGCONT)
+    (death,) = wait_until(crew.nursery_events, what="its death")
+    assert death.pid == child.pid

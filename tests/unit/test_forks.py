@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 from tests.workers import ROOT
@@ -45,8 +44,8 @@ if pid == 0:
     print(json.dumps(seen), flush=True)
     os._exit(0)
 os.waitpid(pid, 0)
-task.delay()
 assert app.database.store is before
+task.delay()  # on the connection of before the fork, which the copy has not ended
 from dbqueue.store import queries
 print(json.dumps(len(queries.find_jobs(before))))
 app.close()
@@ -56,7 +55,7 @@ app.close()
 def said(script: str, *arguments: str) -> list[Any]:
     """In a process without threads: a fork of any other is warned of."""
     command = [sys.executable, "-c", script, *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -68,7 +67,34 @@ def test_ids_are_drawn_anew() -> None:
     assert len(set(drawn)) == len(drawn) == 20
 
 
-def test_the_database_is_opened_anew(tmp_path: Path) -> None:
-    of_the_copy, jobs = said(STORES, f"sqlite:///{tmp_path / 'jobs.db'}")
-    assert of_the_copy == [True, True, "sqlite"]
+def test_the_database_is_opened_anew(database_url: str) -> None:
+    of_the_copy, jobs = said(STORES, database_url)
+    assert of_the_copy == [True, True, database_url.partition(":")[0].partition("+")[0]]
     assert jobs == 3
+
+
+IN_MEMORY = """
+import json, os, sys
+from dbqueue import DBQueue
+from dbqueue.errors import ImproperlyConfigured
+from dbqueue.store import queries
+
+app = DBQueue("forked", broker="sqlite://", set_as_current=False)
+task = app.task(name="work")(lambda: None)
+task.delay()
+app.database.before_fork()
+if os.fork() == 0:
+    try:
+        task.delay()
+    except ImproperlyConfigured as error:
+        print(json.dumps(str(error).partition(":")[0]), flush=True)
+    os._exit(0)
+os.wait()
+print(json.dumps(len(queries.find_jobs(app.database.store))))
+"""
+
+
+def test_a_database_in_memory_stays_in_its_process() -> None:
+    refusal, jobs = said(IN_MEMORY)
+    assert refusal == "the database is in the memory of another process"
+    assert jobs == 1

@@ -26,10 +26,20 @@ def ended() -> list[Outcome]:
 
 
 @pytest.fixture
-def reception(ended: list[Outcome]) -> Reception:
+def refused() -> list[tuple[str, str]]:
+    return []
+
+
+@pytest.fixture
+def jobs() -> list[ClaimedJob]:
+    return list(CLAIMED)
+
+
+@pytest.fixture
+def reception(ended: list[Outcome], refused: list[tuple[str, str]], jobs: list[ClaimedJob]) -> Reception:
     config: Any = SimpleNamespace(name="w@test")
-    rounds: Any = SimpleNamespace(take_claimed=lambda: CLAIMED)
-    revoker: Any = SimpleNamespace(refuses=stumble)
+    rounds: Any = SimpleNamespace(take_claimed=lambda: jobs)
+    revoker: Any = SimpleNamespace(refuses=stumble, refuse=lambda job, why: refused.append((job.id, why)))
     events: Any = SimpleNamespace(received=lambda jobs: [stumble(job) for job in jobs])
     return Reception(config, rounds, revoker, events, ended.append)
 
@@ -45,3 +55,17 @@ def test_one_job_is_not_the_end_of_the_others(
     assert (outcome.job_id, "RecursionError" in outcome.error) == ("bad", True)
     (told,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert told.exc_info is not None
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_what_may_not_run_is_refused_by_a_worker_that_ends_as_well(
+    reception: Reception, refused: list[tuple[str, str]], jobs: list[ClaimedJob], *, ends: bool
+) -> None:
+    """There may be no other worker that would do so. A job that was revoked is that, however late it is."""
+    late, off = claimed_job("late", expired=True), claimed_job("off", expired=True, revoked=True)
+    jobs[:] = [late, claimed_job("a"), off]
+    given_back: list[ClaimedJob] = []
+    kept = reception.take(given_back.append if ends else None)
+    assert [job.id for job in (given_back if ends else kept)] == ["a"]
+    assert len(kept) + len(given_back) == 1
+    assert refused == [("late", "expired"), ("off", "revoked")]

@@ -8,9 +8,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from dbqueue.worker import silence as module
 from dbqueue.worker.silence import (
     FROM_SECONDS,
     LONGEST_SECONDS,
@@ -62,9 +64,11 @@ def process(code: str) -> Iterator[int]:
     command = [sys.executable, "-c", f"import time; print('begun', flush=True)\n{code}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as started:
         assert started.stdout is not None
-        assert started.stdout.readline() == b"begun\n"
-        yield started.pid
-        started.kill()
+        try:
+            assert started.stdout.readline() == b"begun\n"
+            yield started.pid
+        finally:
+            started.kill()
 
 
 def watched(pid: int | None, seconds: float) -> tuple[Silence, float]:
@@ -115,6 +119,20 @@ def test_a_process_of_many_threads_is_not_asked() -> None:
         with process(f"{code.format(others)}\nprint('begun', flush=True)\ntime.sleep(600)") as pid:
             wait_until(lambda pid=pid, all_=others + 1: len(os.listdir(f"/proc/{pid}/task")) == all_)  # type: ignore[misc]
             assert (threads_of(pid) is not None) == told
+
+
+@tells
+def test_a_name_tells_of_no_state() -> None:
+    """A process gives itself whatever name it likes."""
+    code = "open('/proc/self/comm', 'w').write('a) R b')\nprint('begun', flush=True)\ntime.sleep(600)"
+    with process(code) as pid:
+        wait_until(lambda: Path(f"/proc/{pid}/comm").read_text() == "a) R b\n", what="its name")
+        wait_until(lambda: not any(thread.able for thread in (threads_of(pid) or {}).values()), what="its sleep")
+
+
+def test_a_kernel_that_counts_nothing_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_thread", lambda folder: Thread(0.0, 0.0, able=True))
+    assert threads_of(os.getppid()) is None
 
 
 @tells
