@@ -7,6 +7,7 @@
     tables.py, migrate.py, compatibility.py   the tables, how they are made, which code may use them
     engine.py, trouble.py, readiness.py       connections, what may befall them, waiting for them
     inserts.py, rows.py, steps.py      jobs and outcomes as rows; operations of several statements
+    heartbeats.py                      how old those of workers are before the eyes of who looks
     kept.py                            how many finished jobs are kept
     held.py, limits.py                 jobs that wait for permits; the table of what limits them
     changes.py, revoking.py, queues.py            what people do to jobs and queues

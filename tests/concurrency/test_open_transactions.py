@@ -16,13 +16,12 @@ import sqlalchemy as sa
 
 from dbqueue.jobs import ClaimedJob, Failed, Succeeded
 from dbqueue.limits import Limit
-from dbqueue.store import limits, revoking
+from dbqueue.store import heartbeats, limits, revoking
 from dbqueue.store.base import Store
 from dbqueue.store.held import BUSY_SECONDS
 from dbqueue.store.postgres.watch_session import PostgresWatchSession
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.records import Claim
-from dbqueue.store.sqlite import liveness
 from dbqueue.store.sqlite.work_session import SqliteWorkSession
 from dbqueue.store.transactions.completing import recorded_at_last, recorded_now
 from dbqueue.workflows import Edge, Workflow
@@ -369,7 +368,7 @@ def test_a_heartbeat_just_before_the_rescue_on_one_file(sqlite_url: str, monkeyp
         )
         assert session.rescue(max_losses=3) == []  # it has seen this heartbeat
         later = time.monotonic() + 6
-        monkeypatch.setattr(liveness, "monotonic", lambda: later)
+        monkeypatch.setattr(heartbeats, "monotonic", lambda: later)
         beats: list[bool] = []
 
         def beat(statement: str) -> None:

@@ -8,17 +8,20 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
 from dbqueue.jobs import Failed, Progress, Released, Succeeded
+from dbqueue.store import heartbeats
 from dbqueue.store.base import Store
 from dbqueue.store.kept import Marks
+from dbqueue.store.postgres import liveness
 from dbqueue.store.queries import open_workers
 from dbqueue.store.records import WorkerInfo
 from dbqueue.store.sessions import ELDEST_SECONDS
-from dbqueue.store.sqlite import liveness
 from dbqueue.store.sqlite.store import SqliteStore
+from tests.servers import libpq_url
 from tests.stores import TestWorker, count, enqueued, moment, new_job, opened, row, run_sql
 
 NewWorker = Callable[..., TestWorker]
@@ -205,9 +208,10 @@ def date_heartbeat(store: Store, worker: TestWorker, year: int) -> None:
 
 
 def pass_time(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """On the steady clock of who looks at heartbeats on SQLite."""
-    at = vars(liveness)["monotonic"]() + seconds
-    monkeypatch.setattr(liveness, "monotonic", lambda: at)
+    """On the steady clock of who looks at heartbeats."""
+    at = vars(heartbeats)["monotonic"]() + seconds
+    for module in (heartbeats, liveness):
+        monkeypatch.setattr(module, "monotonic", lambda: at)
 
 
 @pytest.mark.parametrize("year", [2001, 2099])
@@ -228,6 +232,60 @@ def test_a_heartbeat_is_not_compared_with_the_clock_on_the_wall(
         assert [(each.worker_id, each.requeued) for each in rescuer.session.rescue(max_losses=3)] == [(worker.id, 1)]
         assert row(store, job_id)["losses"] == 1
         for each in (worker, rescuer):
+            each.close()
+
+
+CLOCK = """
+CREATE SCHEMA clock;
+CREATE TABLE clock.step (by interval);
+INSERT INTO clock.step VALUES ('0');
+CREATE FUNCTION clock.now() RETURNS timestamptz LANGUAGE sql STABLE AS
+    'SELECT pg_catalog.now() + by FROM clock.step';
+CREATE FUNCTION clock.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS
+    'SELECT pg_catalog.clock_timestamp() + by FROM clock.step';
+"""
+"""A clock of the server's that can be put forward and back, for who has its schema before the system's own."""
+
+
+def test_the_servers_clock_is_put_forward_and_back(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is dead for that, and who is dead does not live on."""
+    with psycopg.connect(libpq_url(postgres_url), autocommit=True) as admin:
+        admin.execute(CLOCK)
+        admin.execute(f"ALTER DATABASE {admin.info.dbname} SET search_path = clock, pg_catalog, public".encode())
+        with opened(postgres_url) as store:
+            rescuer, watch = TestWorker(store, lease_seconds=1e6), store.watch_session("test")
+            for step in ("1 hour", "0"):
+                worker = TestWorker(store, lease_seconds=30)
+                job_id = enqueued(store)
+                worker.claim_one()
+                assert rescuer.session.rescue(max_losses=3) == []
+                admin.execute("UPDATE clock.step SET by = %s", [step])
+                assert rescuer.session.rescue(max_losses=3) == []
+                assert watch.heartbeat(worker.id)
+                assert rescuer.session.rescue(max_losses=3) == []
+                pass_time(monkeypatch, 29)
+                assert rescuer.session.rescue(max_losses=3) == []
+                pass_time(monkeypatch, 2)
+                dead = rescuer.session.rescue(max_losses=3)
+                assert [(each.worker_id, each.requeued) for each in dead] == [(worker.id, 1)]
+                assert row(store, job_id)["losses"] == 1
+                run_sql(store, "DELETE FROM dbqueue_jobs")
+                worker.close()
+            for each in (watch, rescuer):
+                each.close()
+
+
+def test_a_worker_that_dies_just_before_the_clock_is_put_back(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its heartbeat is of the future then."""
+    with opened(postgres_url) as store:
+        rescuer, dead = TestWorker(store, lease_seconds=1e6), TestWorker(store, lease_seconds=30)
+        run_sql(store, "UPDATE dbqueue_workers SET heartbeat_at = now() + interval '1 hour' WHERE id = :id", id=dead.id)
+        assert rescuer.session.rescue(max_losses=3) == []
+        pass_time(monkeypatch, 31)
+        assert [each.worker_id for each in rescuer.session.rescue(max_losses=3)] == [dead.id]
+        for each in (dead, rescuer):
             each.close()
 
 

@@ -6,6 +6,7 @@
     held.py       jobs that wait for permits
     arrays.py     columns as text, for `unnest`
     copying.py    many jobs at once, by COPY
+    liveness.py   who is dead, where the server's clock may step
     floors.py     where claims begin to look while dead entries stand at the head of the index
     plans.py      plans that have gone bad
     pruning.py    deleting what has ended, some pages at a time

@@ -360,11 +360,16 @@ WHERE closed_at IS NULL AND heartbeat_at <= clock_timestamp()
   AND heartbeat_at >= now() - least({_LEASE}, make_interval(secs => {ELDEST_SECONDS}))
 ORDER BY started_at, id LIMIT 1"""
 
-# FOR UPDATE waits for a claim that the worker may have in flight (its KEY SHARE).
-DEAD: Final = f"""
-SELECT id FROM {{workers}}
-WHERE closed_at IS NULL AND heartbeat_at < coalesce(%(now)s::timestamptz, now()) - {_LEASE}
-ORDER BY id FOR UPDATE SKIP LOCKED"""
+OPEN_WORKERS: Final = f"""
+SELECT id, heartbeat_at::text, least(greatest(lease_seconds, 0), {MAX_SECONDS})::float8,
+    heartbeat_at < coalesce(%(now)s::timestamptz, now()) - {_LEASE}, extract(epoch FROM clock_timestamp())::float8
+FROM {{workers}} WHERE closed_at IS NULL ORDER BY id"""
+
+# FOR UPDATE waits for a claim that the worker may have in flight (its KEY SHARE). One that has beaten since lives.
+LOCK_DEAD: Final = """
+SELECT w.id FROM unnest(%(ids)s::text[], %(heartbeats)s::timestamptz[]) AS d(id, heartbeat_at)
+JOIN {workers} w ON w.id = d.id COLLATE "C"
+WHERE w.closed_at IS NULL AND w.heartbeat_at = d.heartbeat_at ORDER BY w.id FOR UPDATE OF w SKIP LOCKED"""
 
 
 # A dead worker's jobs are found by reading the table: an index on (worker, status) would cost

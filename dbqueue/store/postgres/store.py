@@ -25,6 +25,7 @@ from dbqueue.store.engine import Access, make_engine
 from dbqueue.store.inserts import PostgresInserts, Statement, numbered, pyformat, refuse_other_content, run_steps
 from dbqueue.store.postgres import copying, sql
 from dbqueue.store.postgres.driver import UNFIT, Driver, translated
+from dbqueue.store.postgres.liveness import Liveness
 from dbqueue.store.postgres.partitions.catalog import row_words
 from dbqueue.store.postgres.pool_connection import PoolConnection, closed_unless_opened
 from dbqueue.store.postgres.pooler import PoolerConnection
@@ -90,6 +91,7 @@ class PostgresStore(Store):
         self._insert_one, names = numbered(self.inserts.one)
         self._values_of_one = attrgetter(*names)
         self._pooler = pooler
+        self.liveness = Liveness()
         self.identity = self.text(sql.IDENTITY)
 
     def listed(self, values: Collection[str]) -> list[str]:

@@ -270,23 +270,35 @@ class PostgresWorkSession(WorkSession):
             return self._execute(sql.HAND_BACK, {"worker": worker_id, "held": list(held)}).rowcount
 
     def rescue(self, *, max_losses: int, now: datetime | None = None) -> list[Rescued]:
+        late = self._dead(now)
+        if not late:
+            return []
         with translated(), self._reading_the_table():
-            dead = [row[0] for row in self._execute(sql.DEAD, {"now": now}).fetchall()]
+            found = {"ids": list(late), "heartbeats": list(late.values())}
+            dead = [row[0] for row in self._execute(sql.LOCK_DEAD, found).fetchall()]
             if not dead:
                 return []
             parameters = {"workers": dead, "max_losses": max_losses, "error": LOST_ERROR, "now": now}
-            found = self._execute(sql.RESCUE, parameters).fetchall()
+            rescued = self._execute(sql.RESCUE, parameters).fetchall()
             failpoints.hit("rescue.between", self._driver)
-            self._perform(lifecycle.propagate(self._store, lifecycle.lost(found), now))
+            self._perform(lifecycle.propagate(self._store, lifecycle.lost(rescued), now))
             left = {row[0] for row in self._execute(sql.LEFT, {"workers": dead}).fetchall()}
             for worker in dead:
                 if worker not in left:
                     self._execute(sql.CLOSE_WORKER, {"worker": worker})
-        rows = [row[:2] for row in found]
+        rows = [row[:2] for row in rescued]
         if rows:
             self._execute(sql.NOTIFY, {})
         counts = [Rescued(worker, rows.count((worker, "PENDING")), rows.count((worker, "FAILURE"))) for worker in dead]
         return [each for each in counts if each.requeued or each.failed or each.worker_id not in left]
+
+    def _dead(self, now: datetime | None) -> dict[str, str]:
+        """The workers that are dead, with the heartbeats that tell it; with `now` by that time alone."""
+
+        def look() -> list[tuple[Any, ...]]:
+            return self._execute(sql.OPEN_WORKERS, {"now": now}).fetchall()
+
+        return {row[0]: row[1] for row in look() if row[3]} if now else self._store.liveness.dead(look)
 
     def lost_workers(self) -> tuple[list[str], bool]:
         with translated():

@@ -9,7 +9,7 @@ in one process do not see each other's as free. Elsewhere heartbeats alone decid
 
 A process that lives and does nothing, for it was stopped, keeps its lock: its heartbeat tells. There is no server
 whose clock would be everybody's, and the clocks on the wall of processes jump, and may differ. So a heartbeat is not
-compared with the time: it is old when it has stayed the same for a lease, by the observer's own steady clock.
+compared with the time: see `heartbeats`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ import contextlib
 import hashlib
 import os
 import struct
-from collections.abc import Mapping
 from pathlib import Path
-from time import monotonic
 
 from dbqueue.store.engine import file_identity
 
@@ -31,26 +29,6 @@ except ImportError:  # Windows: heartbeats alone decide
 
 _FLOCK = "hhqqi4x"
 """struct flock of Linux on 64 bits: l_type, l_whence, l_start, l_len, l_pid."""
-
-
-class Heartbeats:
-    """How long each worker's heartbeat has stayed the same before the eyes of this process.
-
-    Never longer than its lease has run for the worker itself: who looks for the first time knows of no age. The clock
-    stops while the machine is suspended, and all of its workers with it.
-    """
-
-    def __init__(self) -> None:
-        self._first_seen: dict[str, tuple[str, float]] = {}
-
-    def ages(self, heartbeats: Mapping[str, str]) -> dict[str, float]:
-        """Seconds since these were seen first; those of all workers that there are, as they are written now."""
-        now, before = monotonic(), self._first_seen
-        self._first_seen = {
-            worker_id: before[worker_id] if before.get(worker_id, ("",))[0] == heartbeat else (heartbeat, now)
-            for worker_id, heartbeat in heartbeats.items()
-        }
-        return {worker_id: now - seen_at for worker_id, (_, seen_at) in self._first_seen.items()}
 
 
 class WorkerLocks:

@@ -28,12 +28,13 @@ from dbqueue.jobs import Batch, storable
 from dbqueue.store import steps as operations
 from dbqueue.store.base import Store
 from dbqueue.store.engine import GONE, Access, file_identity, make_engine
+from dbqueue.store.heartbeats import Heartbeats
 from dbqueue.store.inserts import SQLITE_NOW, SqliteInserts, Statement, run_steps
 from dbqueue.store.records import JobRecord
 from dbqueue.store.rows import Finish
 from dbqueue.store.sqlite import sql
 from dbqueue.store.sqlite.driver import immediate, translated
-from dbqueue.store.sqlite.liveness import Heartbeats, WorkerLocks
+from dbqueue.store.sqlite.liveness import WorkerLocks
 from dbqueue.store.sqlite.watch_session import SqliteWatchSession
 from dbqueue.store.sqlite.work_session import SqliteWorkSession
 from dbqueue.store.tables import NAMES, PREFIX
