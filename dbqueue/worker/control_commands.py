@@ -50,9 +50,9 @@ def revoke_by_stamped_headers(
     """Revoke tasks by their stamps, those too that are sent later."""
     wanted = stamped.wanted(headers)
     state.revoker.revoke_stamped(wanted)
-    running = stamps.find(state.store, wanted)
-    revoking.revoke(state.store, running)
-    state.revoker.revoke(running, signal_number(signal) if terminate else None)
+    found = stamps.find(state.store, wanted)
+    revoking.revoke(state.store, found)
+    state.revoker.revoke({*found, *state.revoker.having(wanted)}, signal_number(signal) if terminate else None)
     return {"ok": f"headers {wanted} flagged as revoked" + ("" if terminate else ", but not terminated")}
 
 

@@ -51,8 +51,10 @@ class Revoker:
         self._late: dict[str, float] = {}
         self._stamps: dict[str, list[Any]] = {}
         """Stamps by name whose jobs are not to run, as long as this worker lives."""
-        self._ended: dict[str, Child] = {}
-        """Where runs were told to end, for a second and harder signal."""
+        self._ended: dict[str, tuple[Child, ClaimedJob]] = {}
+        """Where runs were told to end whose rows have, for a second and harder signal."""
+        self._told: dict[tuple[str, str], Child] = {}
+        """Runs, by job and lease, whose end others know of though they go on in their processes."""
 
     def revoke(self, job_ids: Collection[str], signum: int | None = None) -> None:
         """See to these jobs; with a signal, to those that run as well."""
@@ -64,6 +66,12 @@ class Revoker:
             known = self._stamps.setdefault(name, [])
             known.extend(value for value in values if value not in known)
             del known[:-MAX_STAMPS]
+
+    def having(self, wanted: stamped.Wanted) -> set[str]:
+        """Ids of the jobs here that have one of these stamps, those too whose rows have ended and that run on."""
+        here = [job for child in self._crew for job in child.held.values()]
+        here += [job for _, job in self._ended.values()]
+        return {job.id for job in here if stamped.matches(job.headers, wanted)}
 
     def refuses(self, job: ClaimedJob) -> bool:
         """Whether a job that was just claimed is not to run."""
@@ -79,7 +87,9 @@ class Revoker:
             now = time.monotonic()
             self._late = {job_id: until for job_id, until in self._late.items() if until > now}
         if self._ended:
-            self._ended = {job_id: child for job_id, child in self._ended.items() if not child.closed}
+            self._ended = {job_id: run for job_id, run in self._ended.items() if not run[0].closed}
+        if self._told:
+            self._told = {run: child for run, child in self._told.items() if not child.closed and run[0] in child.held}
         if self._orders:
             for job in self._dispatcher.take(self._orders.keys()):
                 del self._orders[job.id]
@@ -109,7 +119,7 @@ class Revoker:
         if ended is None:
             self._late[job_id] = time.monotonic() + LATE_SECONDS
         elif signum is not None:
-            ended.doom(signum)
+            ended[0].doom(signum)
         return True
 
     def _terminate(self, child: Child, job: ClaimedJob, signum: int) -> None:
@@ -120,12 +130,14 @@ class Revoker:
                 job.id,
             )
             return
-        log.terminated(job, signal.Signals(signum).name)
-        self._end(job, "terminated", self._limits.ran_seconds(child, job), signum=signum)
+        if (job.id, job.lease) not in self._told:
+            self._told[job.id, job.lease] = child
+            log.terminated(job, signal.Signals(signum).name)
+            self._end(job, "terminated", self._limits.ran_seconds(child, job), signum=signum)
         if self._pool == "prefork" and signum != interrupts.SIGNAL:
             child.write_off(job)
             child.doom(signum)
-            self._ended[job.id] = child
+            self._ended[job.id] = child, job
         else:
             child.send(wire.frame(wire.INTERRUPT, job.id))
             self._crew.watch(child)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from dbqueue.jobs import ClaimedJob, Outcome
+from dbqueue.pools import wire
 from dbqueue.worker import revoker as revoking
+from dbqueue.worker.children import Child
 from dbqueue.worker.dispatch import Dispatcher
 from dbqueue.worker.limits import Limits, TimeLimits
 from dbqueue.worker.revoker import LATE_SECONDS, MAX_STAMPS, Revoker
@@ -67,6 +71,41 @@ def test_what_waits_here_is_taken_out_and_ended(revoker: Revoker, dispatcher: Di
     revoker.keep()
     assert len(ended) == 1
     assert not revoker.refuses(job("goes"))
+
+
+class Crew(list[Child]):
+    """Of children that are looked after by nobody."""
+
+    def watch(self, child: Child) -> None:
+        pass
+
+
+@pytest.mark.parametrize("pool", ["threads", "asyncio", "prefork"])
+def test_a_run_that_goes_on_is_told_of_once(dispatcher: Dispatcher, ended: list[Outcome], pool: str) -> None:
+    """However often it is terminated: one that takes no notice of the exception in it, as in a pool of one process."""
+    told: list[str] = []
+    monitors: Any = SimpleNamespace(revoked=lambda job_id, **_: told.append(job_id))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        child = Child(1, 2, ours)
+        child.ready = True
+        crew: Any = Crew([child])
+        revoker = Revoker(pool, crew, dispatcher, TimeLimits({}, Limits()), ended.append, {}, monitors)
+        child.send_jobs([job("a"), job("b")])
+        for job_id in ("a", "a", "b", "a"):
+            revoker.revoke([job_id], signal.SIGUSR1)
+            revoker.keep()
+        assert [each.job_id for each in ended] == told == ["a", "b"]
+        messages = wire.Reader(theirs).receive()
+        assert messages is not None
+        interrupted = [message[1] for message in messages if message[0] == wire.INTERRUPT]
+        assert interrupted == ["a", "a", "b", "a"]  # the exception is raised in it again
+        del child.held["a"]
+        revoker.keep()
+        child.send_jobs([job("a")._replace(lease="another run")])
+        revoker.revoke(["a"], signal.SIGUSR1)
+        revoker.keep()
+        assert told == ["a", "b", "a"]
 
 
 def test_what_the_row_says(revoker: Revoker) -> None:

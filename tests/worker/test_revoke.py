@@ -142,15 +142,21 @@ def test_terminate_ends_the_run(
     assert worker.stop() == 0
 
 
+@pytest.mark.parametrize("by", ["id", "stamp"])
 def test_a_second_and_harder_signal(
-    app: DBQueue, send: Send, path: NewPath, database_url: str, start_worker: Start
+    app: DBQueue, send: Send, path: NewPath, database_url: str, start_worker: Start, by: str
 ) -> None:
+    """Also where the job is named by its stamp: its row has ended with the first one."""
     worker = start_worker(database_url, concurrency=1)
-    result, pid = holding(send, path, "hold_on")
+    result = send("hold_on", path("started"), path("release"), stamped_headers=["customer"], customer="acme")
+    pid = runs_in(path("started"))
     result.revoke(terminate=True)
     refused(result, "^terminated$")
     worker.says("Terminating sample.hold_on")
-    app.control.revoke(result.id, terminate=True, signal="KILL")
+    if by == "id":
+        app.control.revoke(result.id, terminate=True, signal="KILL")
+    else:
+        app.control.revoke_by_stamped_headers({"customer": "acme"}, terminate=True, signal="KILL")
     wait_until(lambda: pid not in worker.family(), TIMEOUT, "the end of the pool process")
     assert send("add", 1, 2).get(timeout=TIMEOUT) == 3
     assert len(Path(path("started")).read_text().split()) == 1
