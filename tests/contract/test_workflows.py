@@ -597,6 +597,18 @@ class TestOtherEnds:
         store.enqueue_workflow(chain("a", "b", "c"))
         assert statuses(store, "a", "b", "c") == ["PENDING", "REVOKED", "REVOKED"]
 
+    def test_what_was_revoked_before_it_was_enqueued_is_deleted_with_its_workflow(
+        self, store: Store, worker: TestWorker
+    ) -> None:
+        revoke(store, ["b"])
+        store.enqueue_workflow(chain("a", "b", "c"))
+        later = datetime.now(UTC) + timedelta(seconds=60)
+        worker.session.prune(older_than_seconds=0, limit=100, now=later)
+        assert statuses(store, "a", "b", "c") == ["PENDING", "REVOKED", "REVOKED"]
+        worker.settle(done(worker.claim_one()))
+        worker.session.prune(older_than_seconds=0, limit=100, now=later)
+        assert (count(store), edges(store)) == (0, 0)
+
     def test_cancel(self, store: Store) -> None:
         self.chord_with_errback(store)
         assert changes.cancel(store, ["a"]) == {"a"}

@@ -56,9 +56,12 @@ def write(store: Store, workflow: Workflow) -> Steps[None]:
             yield from _unwrite(store, workflow)
         raise
     if count:
-        # Some of its ids were revoked before anybody enqueued them: what waits for these can never run.
+        # Some of its ids were revoked before anybody enqueued them: what waits for these can never run. They are of the
+        # workflow now, and are deleted with it: without their rows, nobody would ever delete their edges.
+        revoked = [row[0] for row in found if row[1] == NOT_ENQUEUED]
+        yield statement(store, sql.ADOPT, ids=revoked, workflow=first.id)
         error, _ = describe_exception(TaskRevokedError("revoked"), max_bytes=4096)
-        yield from propagate(store, [Ended(row[0], REVOKED, error) for row in found if row[1] == NOT_ENQUEUED])
+        yield from propagate(store, [Ended(job_id, REVOKED, error) for job_id in revoked])
 
 
 def _refuse_part(workflow: Workflow, count: int, found: Sequence[Sequence[Any]]) -> None:

@@ -217,6 +217,8 @@ DELETE_OF_WORKFLOW: Final = "DELETE FROM {jobs} WHERE id {among} AND workflow_id
 
 DELETE: Final = "DELETE FROM {jobs} WHERE id {among}"
 
+ADOPT: Final = "UPDATE {jobs} SET workflow_id = :workflow WHERE id {among} AND workflow_id IS NULL"
+
 # -- jobs that change their own workflow --------------------------------------------------------------
 
 # A replacement begins anew, as Celery's does: no retries and no losses count.
