@@ -93,6 +93,8 @@ def test_an_old_snapshot(campaign: Judge, tries: Tries, fresh_postgres: Callable
             while time.monotonic() < deadline:
                 it.enqueue_many(JOBS * 5, 0.0)
                 during += waits(it, 3)
+                if tries.full:  # a hundred thousand jobs: all that they do is written down, and read at the end
+                    time.sleep(2)
             if tries.full:
                 assert statistics.quantiles(during, n=100)[98] <= 10 * max(before)
             held.rollback()
