@@ -50,9 +50,9 @@ test: $(VENV)/.dev
 chaos: $(VENV)/.dev
 	$(PY) -m pytest --numprocesses 2 -m chaos tests/chaos $(ARGS)
 
-# Random rows and random content, by the ten thousand.
+# Random rows and random content, by the ten thousand; and random steps of many jobs, by the thousand.
 fuzz: $(VENV)/.dev
-	$(PY) -m pytest --hypothesis-profile=fuzz tests/security/test_rows.py tests/security/test_signing.py tests/unit/test_codec.py tests/unit/test_exceptions.py $(ARGS)
+	$(PY) -m pytest --hypothesis-profile=fuzz tests/security/test_rows.py tests/security/test_signing.py tests/unit/test_codec.py tests/unit/test_exceptions.py tests/stateful $(ARGS)
 
 # Bytes that find their way into the branches of the code that reads rows: ARGS='-max_total_time=3600' for longer.
 # atheris has wheels for few versions of Python only (3.11 is one): where it has none this says so, and does nothing.

@@ -1,96 +1,93 @@
-"""What a store is to do, as a dictionary: no SQL, no locks, no time but what it is told."""
+"""What a store is to do, as dictionaries. `rows` has the tables, `graph` workflows, and `permits` limits."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from datetime import timedelta
 
-from dbqueue.jobs import FAILURE, PENDING, RETRY, REVOKED, STARTED, SUCCESS, NewJob
+from dbqueue.jobs import FAILURE, PENDING, RETRY, REVOKED, STARTED, TERMINAL, NewJob
+from dbqueue.workflows import Workflow
+from tests.stateful.graph import Graph
+from tests.stateful.permits import Permits
+from tests.stateful.rows import Row, Token
 
 MAX_LOSSES = 2
-WAITING = (PENDING, RETRY)
+PAUSE_SECONDS = 5.0
+"""Of a job that its task gives back."""
+ONCE = "shop.charge"
+"""A task that is never run again once it was started."""
+HOLD = "rate:shop.pack"
+"""A worker's own limit, under which it lets a job wait that it has claimed."""
+RELEASES = ("release", "lost", "pause", "hold")
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A job; `ready_at` is None unless it waits, `finished_at` unless it has ended."""
+class Model(Graph, Permits):
+    # callers
 
-    job: NewJob
-    eta: datetime
-    status: str = PENDING
-    ready_at: datetime | None = None
-    lease: str | None = None
-    worker: str | None = None
-    retries: int = 0
-    losses: int = 0
-    revoked: bool = False
-    finished_at: datetime | None = None
+    def enqueue(self, job: NewJob) -> None:
+        at = self.real()
+        row = Row(job, job.queue, job.priority, job.eta, at, due=job.eta or at, limit_key=job.limit_key)
+        self.rows.setdefault(job.id, row)
 
+    # workers
 
-class Token(NamedTuple):
-    """What a claim gave: the right to complete, for as long as nobody else has been given it."""
-
-    job_id: str
-    lease: str
-    ready_at: datetime
-
-
-class Seen(NamedTuple):
-    """As much of a row as model and stores are compared by."""
-
-    status: str
-    lease: str | None
-    worker: str | None
-    retries: int
-    losses: int
-    revoked: bool
-
-
-@dataclass
-class Model:
-    """The queue. Its clock is moved by hand."""
-
-    now: datetime
-    real: datetime
-    """Before `now` by far: the time of what no caller may date."""
-    lease_seconds: float
-    rows: dict[str, Row] = field(default_factory=dict)
-    workers: dict[str, datetime | None] = field(default_factory=dict)
-    """Heartbeats; None: declared dead."""
-
-    def enqueue(self, job: NewJob, eta: datetime) -> None:
-        self.rows.setdefault(job.id, Row(job, eta, ready_at=eta))
-
-    def claim(self, worker: str, lease: str, limit: int) -> list[Token]:
+    def claim(self, worker: str, lease: str, queues: Sequence[str], limit: int) -> list[Token]:
         if self.workers[worker] is None:
             return []
-        due = [row for row in self.rows.values() if row.ready_at is not None and row.ready_at <= self.now]
-        due.sort(key=lambda row: (-row.job.priority, row.ready_at, row.job.id))
-        tokens = []
-        for row in due[:limit]:
-            assert row.ready_at is not None
-            tokens.append(Token(row.job.id, lease, row.ready_at))
-            self._set(row, status=STARTED, ready_at=None, lease=lease, worker=worker)
-        return tokens
+        return [self.start_run(row, worker, lease) for row in self.due(queues, held=False)[:limit]]
+
+    def start_run(self, row: Row, worker: str, lease: str, *, permit: str | None = None) -> Token:
+        return super().start_run(replace(row, redeliver=row.job.task != ONCE), worker, lease, permit=permit)
 
     def opens(self, token: Token) -> bool:
         row = self.rows.get(token.job_id)
         return row is not None and row.status == STARTED and row.lease == token.lease
 
-    def settle(self, token: Token, how: str, delay: float) -> bool:
-        """Whether the outcome was taken."""
-        if not self.opens(token):
-            return False
-        row = self.rows[token.job_id]
-        if how in (SUCCESS, FAILURE):
-            self._set(row, status=how, finished_at=self.now)
-        elif how == RETRY:
-            again_at = max(row.eta, self.now + timedelta(seconds=delay))
-            self._wait(row, again_at, status=RETRY, retries=row.retries + 1)
-        else:
-            self._wait(row, max(row.eta, token.ready_at), losses=row.losses + (how == "lost"))
-        return True
+    def settle(
+        self, pairs: Sequence[tuple[Token, str]], delay: float, queue: str | None = None, priority: int | None = None
+    ) -> set[str]:
+        """Outcomes of one round: for which jobs they were taken. `queue` and `priority` are what a retry asks for."""
+        taken = {token.job_id: how for token, how in sorted(pairs) if self.opens(token)}
+        for token, how in pairs:
+            if token.job_id not in taken:
+                continue
+            row = self.rows[token.job_id]
+            if how in TERMINAL:
+                self.end(row, how, self.now)
+            elif how == RETRY:
+                row = self.wait(row, self.now + timedelta(seconds=delay), status=RETRY)
+                moved = row.priority if priority is None else priority
+                self.change(row, retries=row.retries + 1, queue=queue or row.queue, priority=moved)
+            else:
+                row = self.wait(row, self.now + timedelta(seconds=PAUSE_SECONDS) if how == "pause" else token.due)
+                limit_key = row.limit_key or (HOLD if how == "hold" else None)
+                self.change(row, losses=row.losses + (how == "lost"), limit_key=limit_key)
+        self.ended({job_id: how for job_id, how in taken.items() if how in TERMINAL}, self.now)
+        return set(taken)
+
+    def replace(self, token: Token, workflow: Workflow) -> bool:
+        if self.opens(token):
+            self.put_in_place(self.rows[token.job_id], workflow)
+            return True
+        return False
+
+    def report(self, token: Token, state: str) -> None:
+        if self.opens(token):
+            self.change(self.rows[token.job_id], state=state)
+
+    def hand_back(self, worker: str, held: Collection[str]) -> int:
+        """What this worker was given and does not know of waits again."""
+        unknown = [row for row in self.running(worker) if row.job.id not in held]
+        for row in unknown:
+            self.wait(row, row.created_at)
+        return len(unknown)
+
+    def running(self, worker: str) -> list[Row]:
+        return [row for row in self.rows.values() if row.status == STARTED and row.worker == worker]
+
+    # who is alive
 
     def heartbeat(self, worker: str) -> bool:
         if self.workers[worker] is None:
@@ -98,44 +95,89 @@ class Model:
         self.workers[worker] = self.now
         return True
 
-    def rescue(self) -> set[str]:
-        """The workers that are dead now."""
+    def rescue(self) -> dict[str, tuple[int, int]]:
+        """The workers that are dead now; how many of their jobs run again, and how many have failed."""
         oldest = self.now - timedelta(seconds=self.lease_seconds)
         dead = {worker for worker, beat in self.workers.items() if beat is not None and beat < oldest}
-        for row in list(self.rows.values()):
-            if row.status == STARTED and row.worker in dead:
-                if row.losses < MAX_LOSSES:
+        found: dict[str, tuple[int, int]] = {}
+        failed: list[str] = []
+        for worker in dead:
+            rows = self.running(worker)
+            for row in rows:
+                lost = replace(row, losses=row.losses + 1)
+                if row.redeliver and row.losses < MAX_LOSSES:
                     # It keeps the worker's name: who had it last.
-                    self._wait(row, row.eta, losses=row.losses + 1, worker=row.worker)
+                    self.wait(lost, row.created_at, worker=worker)
                 else:
-                    self._set(row, status=FAILURE, losses=row.losses + 1, finished_at=self.now)
-        self.workers.update(dict.fromkeys(dead))
-        return dead
+                    failed.append(self.end(lost, FAILURE, self.now).job.id)
+            ends = Counter(self.rows[row.job.id].status for row in rows)
+            found[worker] = ends[PENDING], ends[FAILURE]
+            self.workers[worker] = None
+        self.ended(dict.fromkeys(sorted(failed), FAILURE), self.now)
+        return found
+
+    def lost_workers(self) -> set[str]:
+        return {row.worker for row in self.rows.values() if row.worker and self.is_orphan(row)}
+
+    # operators, and what is dated by the databases' own clocks
 
     def revoke(self, job_id: str) -> None:
-        row = self.rows[job_id]
-        if row.status in WAITING:
-            self._set(row, status=REVOKED, revoked=True, ready_at=None, finished_at=self.real)
-        elif row.status == STARTED:
-            self._set(row, revoked=True)
+        if job_id not in self.rows:
+            self.remember_revoked(job_id)
+        elif self.rows[job_id].waits:
+            self.cancel(job_id, revoked=True)
+        elif self.rows[job_id].status == STARTED:
+            self.change(self.rows[job_id], revoked=True)
+
+    def cancel(self, job_id: str, *, revoked: bool = False) -> bool:
+        row = self.rows.get(job_id)
+        if row is None or not row.waits:
+            return False
+        at = self.real()
+        self.end(replace(row, revoked=row.revoked or revoked), REVOKED, at)
+        self.ended({job_id: REVOKED}, at)
+        return True
+
+    def cancel_workflow(self, workflow: str) -> None:
+        """Nothing of it is told to errbacks, for they end as well."""
+        at = self.real()
+        for row in list(self.rows.values()):
+            if row.workflow == workflow and row.waits:
+                self.end(replace(row, revoked=True), REVOKED, at)
+            elif row.workflow == workflow and row.status == STARTED:
+                self.change(row, revoked=True)
+
+    def retry(self, job_id: str) -> set[str]:
+        """Which jobs begin again: those to be repeated that have ended, or are with a worker that is gone."""
+        at = self.real()
+        again = {
+            each for each in self.to_repeat(job_id)
+            if each in self.rows and (self.rows[each].finished_at or self.is_orphan(self.rows[each]))
+        }  # fmt: skip
+        for each in again:
+            row = self.wait(self.rows[each], at)
+            self.change(row, retries=0, losses=0, revoked=False, finished_at=None)
+        self.recount(again)
+        return again
+
+    def forget(self, job_id: str) -> bool:
+        row = self.rows.get(job_id)
+        if row is None or row.finished_at is None or self.is_needed(job_id):
+            return False
+        self._delete({job_id})
+        return True
 
     def prune(self, older_than: float) -> int:
+        """What ended long ago is deleted, the jobs of a workflow together."""
         oldest = self.now - timedelta(seconds=older_than)
-        old = [job_id for job_id, row in self.rows.items() if row.finished_at is not None and row.finished_at < oldest]
-        for job_id in old:
-            del self.rows[job_id]
+        young = {row.workflow for row in self.rows.values() if row.finished_at is None or row.finished_at >= oldest}
+        old = {
+            job_id for job_id, row in self.rows.items()
+            if row.finished_at and row.finished_at < oldest and (row.workflow is None or row.workflow not in young)
+        }  # fmt: skip
+        self._delete(old)
         return len(old)
 
-    def seen(self) -> dict[str, Seen]:
-        return {
-            job_id: Seen(row.status, row.lease, row.worker, row.retries, row.losses, row.revoked)
-            for job_id, row in self.rows.items()
-        }
-
-    def _wait(
-        self, row: Row, ready_at: datetime, *, status: str = PENDING, worker: str | None = None, **values: int
-    ) -> None:
-        self._set(row, status=status, ready_at=ready_at, lease=None, worker=worker, **values)
-
-    def _set(self, row: Row, **values: object) -> None:
-        self.rows[row.job.id] = replace(row, **values)  # type: ignore[arg-type]
+    def _delete(self, job_ids: set[str]) -> None:
+        self.rows = {job_id: row for job_id, row in self.rows.items() if job_id not in job_ids}
+        self.edges = {edge for edge in self.edges if edge.predecessor not in job_ids}
