@@ -10,7 +10,7 @@ from dbqueue.jobs import Progress, Released, Retried, Succeeded
 from dbqueue.store import changes
 from dbqueue.store.base import Store
 from dbqueue.workflows import ERRBACK, Edge, Workflow
-from tests.stores import TestWorker, count, enqueued, moment, new_job, row
+from tests.stores import TestWorker, count, enqueued, moment, new_job, row, run_sql
 
 EXPIRES_AT = datetime(2050, 1, 1, tzinfo=UTC)
 
@@ -32,6 +32,14 @@ def test_a_job_that_is_to_run_again_begins_anew(store: Store, worker: TestWorker
     emptied = ("state", "meta", "worker", "lease", "started_at", "result", "traceback")
     assert {after[name] for name in emptied} == {None}
     assert moment(after["expires_at"]) == EXPIRES_AT
+
+
+def test_an_expiry_that_has_passed_goes_too(store: Store, worker: TestWorker) -> None:
+    job_id = enqueued(store)
+    worker.settle(Succeeded(job_id, worker.claim_one().lease, "1", 0.0))
+    run_sql(store, "UPDATE dbqueue_jobs SET expires_at = '2020-01-01 00:00:00.000'")
+    assert changes.retry(store, [job_id]) == {job_id}
+    assert row(store, job_id)["expires_at"] is None
 
 
 def test_a_result_in_another_serializer_goes_too(store: Store, worker: TestWorker) -> None:

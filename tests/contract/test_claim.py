@@ -249,3 +249,16 @@ def test_what_a_claim_reads_has_the_types_of_its_columns(sqlite_url: str) -> Non
         run_sql(store, "UPDATE dbqueue_jobs SET retries = 'abc', losses = x'00', task = CAST(x'61ff' AS text)")
         job = worker.claim_one()
         assert (job.id, job.retries, job.losses, job.task) == (job_id, 0, 0, "a\ufffd")
+
+
+def test_an_id_may_hold_the_mark_of_what_is_no_text(sqlite_url: str) -> None:
+    with opened(sqlite_url) as store, closing(TestWorker(store)) as worker:
+        job_id = enqueued(store, "a\ufffd")
+        assert [job.id for job in worker.claim()] == [job_id]
+
+
+def test_words_in_the_place_of_a_content_are_bytes(sqlite_url: str) -> None:
+    with opened(sqlite_url) as store, closing(TestWorker(store)) as worker:
+        enqueued(store)
+        run_sql(store, "UPDATE dbqueue_jobs SET content_type = 'x', content = 'words'")
+        assert worker.claim_one().content == b"words"

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
 
 from dbqueue.store import events
 from dbqueue.store.base import Store
 from dbqueue.store.sessions import WatchSession
+from tests.servers import libpq_url
+from tests.stores import opened
 
 
 @pytest.fixture
@@ -48,3 +51,16 @@ def test_more_than_one_look_reads(store: Store) -> None:
         assert len(found) <= events.BATCH
         read += numbers(found)
     assert read == list(range(number))
+
+
+def test_what_is_committed_late_is_read_all_the_same(postgres_url: str) -> None:
+    """Its number was given out before that of what was read already."""
+    with opened(postgres_url) as store, psycopg.connect(libpq_url(postgres_url)) as late:
+        reader = events.Reader(store)
+        reader.start()
+        late.execute('INSERT INTO dbqueue_events (body) VALUES (\'{"type": "test", "number": 1}\')')
+        events.send(store, [event(2)])
+        assert numbers(reader.read()) == [2]
+        late.commit()
+        assert numbers(reader.read()) == [1]
+        assert reader.read() == []

@@ -146,3 +146,12 @@ def test_no_jobs_are_no_message() -> None:
         Child(1, 1, ours).send_jobs([])
         with pytest.raises(BlockingIOError):
             theirs.recv(1)
+
+
+def test_what_is_void_is_dropped_under_its_lease_alone() -> None:
+    """Also among those that are to run alone. A job may have been claimed anew meanwhile."""
+    dispatcher = Dispatcher(2, shared=True)
+    again = job(1)._replace(lease="another")
+    dispatcher.add([job(0), again, job(2, losses=1), job(3, losses=1)])
+    dispatcher.drop({(f"job-{number}", "lease") for number in range(3)})
+    assert (list(dispatcher.waiting), list(dispatcher.suspects)) == ([again], [job(3, losses=1)])

@@ -35,6 +35,7 @@ class Worker:
         self.child = Child(1, slots, ours)
         self.child.ready, self.child.pid = True, os.getpid() if pool == "solo" else PID
         self.clock = 0.0
+        self.claiming: list[bool] = []
         self.ended: list[Outcome] = []
         self.dispatcher = Dispatcher(slots)
         config = WorkerConfig("w@test", ("celery",), pool, slots, embedded=embedded)
@@ -44,8 +45,8 @@ class Worker:
             registering=False,
             registrations=0,
             register_anew=self._register,
-            stop_claiming=lambda: None,
-            resume_claiming=lambda: None,
+            stop_claiming=lambda: self.claiming.append(False),
+            resume_claiming=lambda: self.claiming.append(True),
         )
         self.ending = SimpleNamespace(
             state=State.RUNNING, claims=True, end_process=self._end_process, end=lambda: self.said_end.append(True)
@@ -225,6 +226,33 @@ def test_a_heartbeat_that_is_back_in_time(start: Any, killed: list[int], caplog:
     away, back = [record.message for record in caplog.records]
     assert ": its pool processes are killed, others may take its jobs, and no job is claimed until" in away
     assert back == "The heartbeat is back: claiming again"
+    assert worker.claiming == [False, True]
+
+
+def test_nothing_is_claimed_before_the_last_run_is_over(start: Any, killed: list[int]) -> None:
+    """Its process was killed, and is not dead yet."""
+    worker = start()
+    worker.child.send_jobs([job(0)])
+    worker.clock = 2.0
+    worker.turn()
+    worker.clock = 0.5
+    worker.turn()
+    assert (worker.ending.state, worker.claiming) == (State.FENCED, [False])
+    worker.bury()
+    worker.turn()
+    assert (worker.ending.state, worker.claiming) == (State.RUNNING, [False, True])
+
+
+def test_a_new_identity_has_a_lease_as_well(start: Any, killed: list[int]) -> None:
+    worker = start()
+    worker.watch.declared_dead = True
+    states = []
+    worker.turn()
+    states.append(worker.ending.state)
+    worker.watch.declared_dead, worker.rounds.registering, worker.clock = False, False, 2.0
+    worker.turn()
+    states.append(worker.ending.state)
+    assert states == [State.REGISTERING, State.FENCED]
 
 
 @pytest.mark.parametrize("event", ["declared_dead", "late"])
