@@ -76,8 +76,8 @@ WHERE {{by_id_of_d}} AND""",
         (
             Edit(
                 "store/postgres/sql.py",
-                " AND heartbeat_at < coalesce(%(now)s::timestamptz, now()) - {_LEASE}\nORDER",
-                " AND (%(now)s::timestamptz IS NULL OR true)\nORDER",
+                "    heartbeat_at < coalesce(%(now)s::timestamptz, now()) - {_LEASE}, extract",
+                "    (%(now)s::timestamptz IS NULL OR true), extract",
             ),
         ),
         f"{P2}[postgres-prefork]",
@@ -87,7 +87,7 @@ WHERE {{by_id_of_d}} AND""",
         (
             Edit(
                 "store/sqlite/work_session.py",
-                "worker_id: bool(late) or ages[worker_id] > lease_seconds or released(worker_id)",
+                "worker_id: bool(late) or ages[worker_id] > min(lease_seconds, longest) or released(worker_id)",
                 "worker_id: True",
             ),
         ),

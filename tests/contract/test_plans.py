@@ -377,7 +377,7 @@ def test_plans_of_a_callers_statements(postgres_url: str, session: PostgresWorkS
 def test_a_rescue_reads_the_table_once(postgres_url: str, session: PostgresWorkSession, statistics: str) -> None:
     """It is rare, and has no index: it must not read the table for each job that it finds."""
     prepare(postgres_url, statistics)
-    parameters = {"workers": ["w#1", "w#2"], "max_losses": 3, "error": "{}"}
+    parameters = {"workers": ["w#1", "w#2"], "max_losses": 3, "error": "{}", "now": None}
     with session._reading_the_table():
         found = explain(session, postgres_sql.RESCUE, parameters)
     assert sorted(node["Node Type"] for node in found if node["Node Type"] not in ("ModifyTable", "LockRows")) in (
