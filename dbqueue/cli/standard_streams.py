@@ -17,8 +17,9 @@ def open_missing() -> None:
             os.fstat(number)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
-    for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 - for as long as the process
+            # Not the number that it should have: what the program has opened since may have that.
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115 - for as long as the process
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)

@@ -8,7 +8,8 @@ What has only met a conflict is tried again on the same connection. It leaves th
 several transactions, of which the claim was the first.
 
 Tables that are missing, or rights, are a mistake of whoever has set this up, as long as nothing has worked yet. Later
-somebody is at work on the database (restores a backup, grants anew), and all workers are not to end for that.
+somebody is at work on the database (restores a backup, grants anew), and all workers are not to end for that. Not for
+ever, for nobody rescues the jobs of a worker that beats: one right may be missing, and others not.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ T = TypeVar("T")
 
 FIRST_RETRY_SECONDS: Final = 0.1
 LAST_RETRY_SECONDS: Final = 5.0
+AWAY_SECONDS: Final = 120.0
+"""How long tables or rights may be away."""
 LATE_COMMIT_SECONDS: Final = 120.0
 """How long after a broken connection its last claim may still commit: a statement's time-out, and some."""
 
@@ -61,9 +64,10 @@ class LastingSession:
     def surely(self, operation: Callable[[WorkSession], T]) -> T:
         """Run an operation until the database has answered, over new connections if need be.
 
-        Raises SchemaError and AccessDenied where none has worked before.
+        Raises SchemaError and AccessDenied where none has worked before, or after AWAY_SECONDS of them.
         """
         pause, said = FIRST_RETRY_SECONDS, ""
+        began = time.monotonic()
         handed_back, in_doubt = 0, self.current is None
         while True:
             try:
@@ -72,7 +76,8 @@ class LastingSession:
                     handed_back += self._put_right(session)
                 result = operation(session)
             except (OperationalError, SchemaError, AccessDenied) as error:
-                if not (self._has_worked or isinstance(error, OperationalError)):
+                away = self._has_worked and time.monotonic() - began < AWAY_SECONDS
+                if not (away or isinstance(error, OperationalError)):
                     raise
                 if str(error) != said:
                     said = str(error)

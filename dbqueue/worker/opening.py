@@ -52,7 +52,9 @@ def open_worker(store: Store, config: WorkerConfig, *, stopping: Callable[[], bo
             if left == 0 or config.embedded or stopping():
                 raise
             log.logger.warning("The worker cannot be registered: %s. Trying again.", error)
-        time.sleep(pause * random.uniform(0.5, 1.0))
+        until = time.monotonic() + pause * random.uniform(0.5, 1.0)
+        while not stopping() and (rest := until - time.monotonic()) > 0:
+            time.sleep(min(rest, 0.1))
         pause = min(pause * 2, LAST_RETRY_SECONDS)
     raise AssertionError("the last try returns or raises")
 

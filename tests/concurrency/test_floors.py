@@ -106,6 +106,13 @@ def test_what_a_worker_hands_back_is_found_at_once(store: PostgresStore, worker:
     assert ids(worker) == []
 
 
+def test_what_a_worker_takes_back_of_lost_claims_is_found_at_once(store: PostgresStore, worker: TestWorker) -> None:
+    store.enqueue([new_job(f"job{n}") for n in range(3)])
+    assert ids(worker) == ["job0", "job1", "job2"]
+    assert worker.session.hand_back(worker.id, ["job2"]) == 2
+    assert ids(worker) == ["job0", "job1"]
+
+
 def test_a_worker_sleeps_no_longer_than_until_the_next_look(store: PostgresStore, worker: TestWorker) -> None:
     store.enqueue([new_job(delay_seconds=3600.0)])
     seconds, _ = worker.session.outlook(["celery"])

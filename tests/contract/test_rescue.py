@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -20,6 +22,7 @@ from dbqueue.store.postgres import liveness
 from dbqueue.store.queries import open_workers
 from dbqueue.store.records import WorkerInfo
 from dbqueue.store.sessions import ELDEST_SECONDS
+from dbqueue.store.sqlite import liveness as sqlite_liveness
 from dbqueue.store.sqlite.store import SqliteStore
 from tests.servers import libpq_url
 from tests.stores import TestWorker, count, enqueued, moment, new_job, opened, row, run_sql
@@ -546,6 +549,7 @@ def test_marks_that_stand_for_more_than_may_be_kept() -> None:
 
 def test_a_dead_process_is_seen_before_its_heartbeat_grows_old(sqlite_url: str) -> None:
     """On SQLite, where the kernel tells: it has let go of the lock of a worker that is gone, however it went."""
+    old_lock_file(sqlite_url)
     with opened(sqlite_url) as store, opened(sqlite_url) as its_own:
         assert isinstance(its_own, SqliteStore)
         rescuer, dead = TestWorker(store, lease_seconds=3600), TestWorker(its_own, lease_seconds=3600)
@@ -563,6 +567,46 @@ def test_a_dead_process_is_seen_before_its_heartbeat_grows_old(sqlite_url: str) 
         assert row(store, job_id)["losses"] == 1
         dead.close()
         rescuer.close()
+
+
+def lock_file(sqlite_url: str) -> Path:
+    return Path(f"{sa.make_url(sqlite_url).database}-workers")
+
+
+def old_lock_file(sqlite_url: str) -> None:
+    """By one that is new nobody is dead."""
+    lock_file(sqlite_url).touch()
+    os.utime(lock_file(sqlite_url), (0, 0))
+
+
+def test_who_lives_is_not_dead_by_a_new_lock_file(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who live hold their locks in it with their next look, and until then it tells of no death."""
+    steady = time.monotonic()
+    monkeypatch.setattr(sqlite_liveness, "monotonic", lambda: steady)
+    old_lock_file(sqlite_url)
+    with opened(sqlite_url) as first, opened(sqlite_url) as second:
+        assert isinstance(first, SqliteStore) and isinstance(second, SqliteStore)  # noqa: PT018
+        if first.worker_locks._descriptor is None:
+            pytest.skip("this system has no locks of open files")
+        first.worker_locks.hold("first")
+        second.worker_locks.hold("second")
+        assert first.worker_locks.released("nobody")
+        lock_file(sqlite_url).unlink()
+        assert not first.worker_locks.released("second")
+        with opened(sqlite_url) as third:
+            assert isinstance(third, SqliteStore)
+            assert not third.worker_locks.released("second")
+        assert not second.worker_locks.released("first")
+        steady += sqlite_liveness.SETTLE_SECONDS
+        assert not first.worker_locks.released("second")
+        assert not second.worker_locks.released("first")
+        assert first.worker_locks.released("nobody")
+        lock_file(sqlite_url).unlink()
+        with opened(sqlite_url) as third:  # which makes it
+            assert isinstance(third, SqliteStore)
+            assert not third.worker_locks.released("second")
+        first.worker_locks.drop("first")
+        second.worker_locks.drop("second")
 
 
 def test_a_lock_file_that_was_deleted(sqlite_url: str) -> None:

@@ -110,4 +110,5 @@ class TestSqliteLocks:
             store.worker_locks.drop("somebody#1")
             store.close()
             assert not is_open()
+            os.utime(path, (0, 0))  # by one that is new nobody is dead
             assert store.worker_is_gone("nobody#1")

@@ -258,3 +258,23 @@ def test_what_has_worked_is_tried_again_until_it_does(store: Store, error: Excep
     assert session.surely(ask) == 5
     assert len(set(map(id, used))) == 3
     session.close()
+
+
+@pytest.mark.parametrize("error", [SchemaError("no tables"), AccessDenied("no right")])
+def test_what_is_away_for_long_is_no_passing_trouble(
+    store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """A worker that waited for ever would beat, and nobody would rescue its jobs."""
+    monkeypatch.setattr("dbqueue.worker.lasting_session.AWAY_SECONDS", 0.3)
+    session = LastingSession(store, LABEL, Holding(), restored=lambda lost: None)
+    session.surely(lambda current: current.anything_held())
+    tries = []
+
+    def ask(current: WorkSession) -> None:
+        tries.append(current)
+        raise error
+
+    with pytest.raises(type(error)):
+        session.surely(ask)
+    assert len(tries) > 1
+    session.close()

@@ -84,6 +84,10 @@ class Floors:
         if len(self._floors) > MOST_LEVELS:
             self._floors.clear()
 
+    def forget(self) -> None:
+        """Jobs are back at places that nobody has told: the next claim looks from the bottom."""
+        self._bottom_at = 0.0
+
     def lower(self, level: Level, place: tuple[str, str]) -> None:
         """A job of this worker's is back at this place: it is not to wait for the next look from the bottom."""
         if level in self._floors and self._floors[level] >= place:

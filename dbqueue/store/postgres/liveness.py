@@ -5,7 +5,8 @@ clock is ahead: all workers would be dead to each other, and run each other's jo
 back, one that has died would live for as long. So each look compares how far both clocks have come since the last one.
 
 The server's clock is asked at all because it knows the age of a heartbeat at the first look: after a crash of all
-workers those that come up need not wait for a lease.
+workers those that come up need not wait for a lease. So one that comes up right after a step, before the others have
+beaten again, takes its word.
 """
 
 from __future__ import annotations

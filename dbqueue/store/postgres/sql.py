@@ -53,6 +53,7 @@ SESSION: Final = {
     "jit": "off",
     "default_transaction_isolation": "read committed",
     "TimeZone": "UTC",
+    "DateStyle": "ISO",  # times are compared as text (`floors`)
     # No round may hang on an application's lock; the round is tried again.
     "lock_timeout": f"{LOCK_SECONDS}s",
     "statement_timeout": "60s",
@@ -365,7 +366,7 @@ SELECT id, heartbeat_at::text, least(greatest(lease_seconds, 0), {MAX_SECONDS}):
     heartbeat_at < coalesce(%(now)s::timestamptz, now()) - {_LEASE}, extract(epoch FROM clock_timestamp())::float8
 FROM {{workers}} WHERE closed_at IS NULL ORDER BY id"""
 
-# FOR UPDATE waits for a claim that the worker may have in flight (its KEY SHARE). One that has beaten since lives.
+# Who has a claim in flight (its KEY SHARE) is passed over until the next look, and who has beaten since lives.
 LOCK_DEAD: Final = """
 SELECT w.id FROM unnest(%(ids)s::text[], %(heartbeats)s::timestamptz[]) AS d(id, heartbeat_at)
 JOIN {workers} w ON w.id = d.id COLLATE "C"

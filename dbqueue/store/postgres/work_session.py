@@ -267,7 +267,10 @@ class PostgresWorkSession(WorkSession):
         # Locked and let go: a heartbeat would wait for as long as the table is read.
         self._execute(sql.LOCK_WORKER, {"worker": worker_id})
         with translated(), self._reading_the_table():
-            return self._execute(sql.HAND_BACK, {"worker": worker_id, "held": list(held)}).rowcount
+            count = self._execute(sql.HAND_BACK, {"worker": worker_id, "held": list(held)}).rowcount
+        if count:
+            self._floors.forget()
+        return count
 
     def rescue(self, *, max_losses: int, now: datetime | None = None) -> list[Rescued]:
         late = self._dead(now)
@@ -288,6 +291,7 @@ class PostgresWorkSession(WorkSession):
                     self._execute(sql.CLOSE_WORKER, {"worker": worker})
         rows = [row[:2] for row in rescued]
         if rows:
+            self._floors.forget()
             self._execute(sql.NOTIFY, {})
         counts = [Rescued(worker, rows.count((worker, "PENDING")), rows.count((worker, "FAILURE"))) for worker in dead]
         return [each for each in counts if each.requeued or each.failed or each.worker_id not in left]

@@ -18,7 +18,10 @@ import contextlib
 import hashlib
 import os
 import struct
+import threading
 from pathlib import Path
+from time import monotonic, time
+from typing import Final
 
 from dbqueue.store.engine import file_identity
 
@@ -31,12 +34,19 @@ _FLOCK = "hhqqi4x"
 """struct flock of Linux on 64 bits: l_type, l_whence, l_start, l_len, l_pid."""
 
 
+SETTLE_SECONDS: Final = 5.0
+"""How long nobody is dead by a new lock file: workers look once a second, and hold their locks there when they have."""
+
+
 class WorkerLocks:
     """The lock file of one database; does nothing for a database in memory or without such locks."""
 
     def __init__(self, database: Path | None) -> None:
         self._descriptor: int | None = None
         self._held: set[str] = set()
+        self._renewing = threading.Lock()
+        self._trusted_at = 0.0
+        """From when on a lock that nobody holds tells of a death, on the monotonic clock."""
         if database is not None and hasattr(fcntl, "F_OFD_SETLK"):
             self._path = database.with_name(database.name + "-workers")
             self._open()
@@ -45,12 +55,17 @@ class WorkerLocks:
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         found = os.fstat(self._descriptor)
         self._file = found.st_dev, found.st_ino
+        # One that is new may be in the place of another that was deleted, which who lives has yet to see.
+        age = max(0.0, time() - found.st_mtime)  # nobody writes to it
+        self._trusted_at = monotonic() + SETTLE_SECONDS - age
 
     def _renew(self) -> None:
         """Hold the locks in the file that others open, where ours was deleted or replaced: to them we would be dead."""
-        if self._descriptor is not None and file_identity(str(self._path)) != self._file:
-            before = self._descriptor
-            with contextlib.suppress(OSError):  # its folder is gone, too
+        if self._descriptor is None or file_identity(str(self._path)) == self._file:
+            return
+        with self._renewing, contextlib.suppress(OSError):  # its folder is gone, too
+            if file_identity(str(self._path)) != self._file:
+                before = self._descriptor
                 self._open()
                 for worker_id in self._held:
                     self._try(worker_id, lock=True)
@@ -70,7 +85,7 @@ class WorkerLocks:
         """Whether nobody holds this worker's lock: it is dead. False where it cannot be known."""
         self._renew()
         # A lock never conflicts with others of the same open file: one's own would look free.
-        if worker_id in self._held or not self._try(worker_id, lock=True):
+        if worker_id in self._held or monotonic() < self._trusted_at or not self._try(worker_id, lock=True):
             return False
         self._try(worker_id, lock=False)
         return True
