@@ -110,7 +110,7 @@ def test_multi_shows_it_nowhere(tmp_path: Path) -> None:
     given = ("1", "-c", "1", f"--executable={recorder}")
     try:
         shown = [multi("show", *given), multi("get", "celery1", *given), multi("start", *given)]
-        assert database.exists()  # the node had it as it was typed
+        wait_until(database.exists, what="the database of a node that had it as it was typed")
     finally:
         shown.append(multi("stopwait", *given))
     shown.append((tmp_path / "started").read_text())
