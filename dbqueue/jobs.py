@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from dbqueue.workflows import Workflow
 
 T = TypeVar("T")
+K = TypeVar("K", list[Any], dict[str, Any])
 
 PENDING: Final = "PENDING"
 STARTED: Final = "STARTED"
@@ -192,15 +193,20 @@ def _shadow(options: str | None) -> str | None:
 
 
 def json_object(text: str | None) -> dict[str, Any]:
-    """The JSON object of a row; an empty one where the row holds anything else, which its run will tell.
+    """The JSON object of a row; an empty one where the row holds anything else, which its run will tell."""
+    return json_value(text, dict)
+
+
+def json_value(text: Any, kind: type[K]) -> K:
+    """The JSON value of a row, a list or an object; an empty one where the row holds anything else.
 
     Never raises: what stands in a row is not to end whoever only looks at it.
     """
     try:
         found = json.loads(text) if text else None
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    except (TypeError, ValueError, RecursionError):
+        found = None
+    return found if isinstance(found, kind) else kind()
 
 
 @contextlib.contextmanager

@@ -10,12 +10,12 @@ A beat sees each change within its `max_interval`. What the settings of an appli
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from dbqueue.jobs import json_object, json_value
 from dbqueue.schedules import BaseSchedule, from_text
 from dbqueue.services.beats import job_of, new_row
 from dbqueue.store import schedules
@@ -128,17 +128,7 @@ class ScheduleBook:
         return self.app.database.store
 
 
-T = TypeVar("T", list[Any], dict[str, Any])
 _OF_SETTINGS = "the schedule {!r} belongs to the settings of an application: change it there, or pause it here"
-
-
-def _of(text: str, kind: type[T]) -> T:
-    """The JSON value of a column; an empty one where the row holds another, of which `problem` tells."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        found = None
-    return found if isinstance(found, kind) else kind()
 
 
 def _shown(row: ScheduleRow) -> Schedule:
@@ -150,9 +140,10 @@ def _shown(row: ScheduleRow) -> Schedule:
         name=row.name,
         task=row.task,
         schedule=schedule,
-        args=_of(row.args, list),
-        kwargs=_of(row.kwargs, dict),
-        options=_of(row.options, dict),
+        # Empty where the row holds something else, of which `problem` tells.
+        args=json_value(row.args, list),
+        kwargs=json_object(row.kwargs),
+        options=json_object(row.options),
         timezone=row.timezone,
         enabled=row.enabled,
         misfire=row.misfire,

@@ -8,7 +8,6 @@ take a fraction of a second. Times come back as aware datetimes in UTC.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,7 +15,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from dbqueue.jobs import STARTED, WAITING, storable
+from dbqueue.jobs import STARTED, WAITING, json_value, storable
 from dbqueue.store.base import Store
 from dbqueue.store.tables import claim_index, database_now, jobs, workers
 from dbqueue.store.values import moment, moment_or_none, text_or_none, whole_number
@@ -266,8 +265,4 @@ def _worker_row(row: Sequence[Any]) -> WorkerRow:
 
 def _names(text: Any) -> tuple[str, ...]:
     """The names of a JSON list; none where it is no list."""
-    try:
-        found = json.loads(text)
-    except (TypeError, ValueError, RecursionError):
-        found = None
-    return tuple(name for name in found if isinstance(name, str)) if isinstance(found, list) else ()
+    return tuple(name for name in json_value(text, list) if isinstance(name, str))

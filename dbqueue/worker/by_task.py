@@ -21,7 +21,10 @@ class Totals(Counter[str]):
 
 
 class Averages(dict[str, float]):
-    """How long the jobs of each task take, as moving averages in seconds; of the MOST_TASKS that were met last."""
+    """How long the jobs of each task take, as moving averages in seconds.
+
+    Beyond MOST_TASKS the one that was met first is forgotten.
+    """
 
     def add(self, task: str, seconds: float, weight: float) -> None:
         """Learn from a run; `weight` is its share of the average."""

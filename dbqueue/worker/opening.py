@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from dbqueue.errors import OperationalError
+from dbqueue.retry import backoff_seconds
 from dbqueue.store.base import Store
 from dbqueue.store.limits import declare
 from dbqueue.store.sessions import WatchSession, WorkSession
@@ -44,18 +45,17 @@ def open_worker(store: Store, config: WorkerConfig, *, stopping: Callable[[], bo
 
     A worker inside another program has one try, and so has one that is `stopping`.
     """
-    pause = FIRST_RETRY_SECONDS
-    for left in reversed(range(TRIES)):
+    for tried in range(TRIES):
         try:
             return _open(store, config)
         except OperationalError as error:
-            if left == 0 or config.embedded or stopping():
+            if tried == TRIES - 1 or config.embedded or stopping():
                 raise
             log.logger.warning("The worker cannot be registered: %s. Trying again.", error)
+        pause = backoff_seconds(tried, factor=FIRST_RETRY_SECONDS, maximum=LAST_RETRY_SECONDS, jitter=None)
         until = time.monotonic() + pause * random.uniform(0.5, 1.0)
         while not stopping() and (rest := until - time.monotonic()) > 0:
             time.sleep(min(rest, 0.1))
-        pause = min(pause * 2, LAST_RETRY_SECONDS)
     raise AssertionError("the last try returns or raises")
 
 

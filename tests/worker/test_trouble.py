@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -106,16 +107,20 @@ def beat_of(app: DBQueue) -> object:
         return connection.execute(sa.text("SELECT max(heartbeat_at) FROM dbqueue_workers")).scalar_one()
 
 
+def limited_role(admin: psycopg.Connection[Any], url: str, *, connections: int) -> tuple[str, str]:
+    """A new role that may do all with the tables over so many connections, and the database's URL for it."""
+    user = f"role_{sa.make_url(url).database}"
+    admin.execute(f"CREATE ROLE {user} LOGIN CONNECTION LIMIT {connections}".encode())
+    admin.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {user}".encode())
+    admin.execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {user}".encode())
+    return user, sa.make_url(url).set(username=user).render_as_string(hide_password=False)
+
+
 def test_no_connection_is_left_for_others(postgres_url: str, tmp_path: Path, start_worker: Start) -> None:
     """The worker's two are open: it goes on past its lease. Who needs one more is told of the limit."""
     started, release = tmp_path / "started", tmp_path / "release"
-    name = sa.make_url(postgres_url).database
-    user = f"role_{name}"
     with psycopg.connect(libpq_url(postgres_url), autocommit=True) as admin, make_app(postgres_url) as app:
-        admin.execute(f"CREATE ROLE {user} LOGIN CONNECTION LIMIT 2".encode())
-        admin.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {user}".encode())
-        admin.execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {user}".encode())
-        url = sa.make_url(postgres_url).set(username=user).render_as_string(hide_password=False)
+        user, url = limited_role(admin, postgres_url, connections=2)
         worker = start_worker(url, settings=LEASE, ready=False)
         admin.execute(f"ALTER ROLE {user} CONNECTION LIMIT 3".encode())  # for its look at the tables at the start
         worker.wait_ready()
@@ -139,13 +144,8 @@ def test_no_connection_is_left_for_others(postgres_url: str, tmp_path: Path, sta
 
 def test_no_connection_is_left_at_the_start(postgres_url: str, start_worker: Start) -> None:
     """The database has answered, and does not when the worker opens its own connections: it tries again."""
-    name = sa.make_url(postgres_url).database
-    user = f"role_{name}"
     with psycopg.connect(libpq_url(postgres_url), autocommit=True) as admin, make_app(postgres_url) as app:
-        admin.execute(f"CREATE ROLE {user} LOGIN CONNECTION LIMIT 1".encode())
-        admin.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {user}".encode())
-        admin.execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {user}".encode())
-        url = sa.make_url(postgres_url).set(username=user).render_as_string(hide_password=False)
+        user, url = limited_role(admin, postgres_url, connections=1)
         worker = start_worker(url, ready=False)
         worker.says("The worker cannot be registered")
         count = "SELECT count(*) FROM pg_stat_activity WHERE usename = %s"
