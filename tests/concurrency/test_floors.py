@@ -14,7 +14,7 @@ import pytest
 from dbqueue.jobs import Released, Succeeded
 from dbqueue.store import open_store
 from dbqueue.store.postgres import sql
-from dbqueue.store.postgres.floors import LONGEST_SECONDS
+from dbqueue.store.postgres.floors import FIRST_LONGEST_SECONDS, LONGEST_SECONDS, Floors
 from dbqueue.store.postgres.store import PostgresStore
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.records import Claim
@@ -32,6 +32,7 @@ def store(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Postgr
     monkeypatch.setattr("dbqueue.store.postgres.floors.SLOW_SECONDS", 0.0)
     monkeypatch.setattr("dbqueue.store.postgres.floors.SLOW_SECONDS_A_ROW", 0.0)
     monkeypatch.setattr(LOOKS_AGAIN, 1e9)
+    monkeypatch.setattr("dbqueue.store.postgres.floors.FIRST_PATIENCE", 1e9)
     store = open_store(postgres_url, shown_url="")
     assert isinstance(store, PostgresStore)
     yield store
@@ -41,7 +42,9 @@ def store(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Postgr
 @pytest.fixture
 def worker(store: PostgresStore) -> Iterator[TestWorker]:
     worker = TestWorker(store, queues=("celery", "mail"))
-    assert ids(worker) + ids(worker) == []  # two slow looks
+    for _ in range(2):  # slow looks
+        from_the_bottom(worker)
+        assert ids(worker) == []
     yield worker
     worker.close()
 
@@ -156,21 +159,36 @@ def test_dead_entries_are_not_read_again_and_again(postgres_url: str, store: Pos
     assert read[0] < 100
 
 
-def test_one_slow_look_may_be_a_chance(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_slow_look_may_be_a_chance(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk was slow, or a lock was waited for: no reason not to see late commits for a minute."""
-    store = open_store(postgres_url, shown_url="")
     worker = TestWorker(store)
+    assert isinstance(worker.session, PostgresWorkSession)
+    floors = worker.session._floors
     store.enqueue([new_job(f"job{n}") for n in range(3)])
-    with monkeypatch.context() as patch:
-        patch.setattr("dbqueue.store.postgres.floors.SLOW_SECONDS", -1e9)
-        patch.setattr(LOOKS_AGAIN, 1e9)
-        (job,) = worker.claim(1)
-    with monkeypatch.context() as patch:
-        patch.setattr("dbqueue.store.postgres.floors.SLOW_SECONDS", 1e9)
-        worker.settle(Released(job.id, job.lease, job.ready_at))
-        assert ids(worker) == ["job0", "job1", "job2"]
+    (job,) = worker.claim(1)
+    assert 0 < floors.seconds_to_bottom <= FIRST_LONGEST_SECONDS
+    another = TestWorker(store)
+    another.settle(Released(job.id, job.lease, job.ready_at))
+    another.close()
+    assert ids(worker) == ["job1", "job2"]
+    from_the_bottom(worker)
+    monkeypatch.setattr("dbqueue.store.postgres.floors.SLOW_SECONDS", 1e9)
+    assert ids(worker) == ["job0"]
+    assert floors.seconds_to_bottom == 0
     worker.close()
-    store.close()
+
+
+def test_one_slow_look_is_believed_for_twice_its_time() -> None:
+    """A worker that starts beside millions of dead entries walks past them once, and then has work to do."""
+    floors = Floors()
+    claim = Claim("worker", str(uuid4()), ("celery",), 1)
+    floors.learn(claim, (), hinted=False, seconds=2.0, rows=1)
+    assert 3 < floors.seconds_to_bottom <= 4
+    floors.learn(claim, (), hinted=True, seconds=0.001, rows=1)  # a quick claim behind the floor says nothing of it
+    floors.learn(claim, (), hinted=False, seconds=2.0, rows=1)
+    assert 39 < floors.seconds_to_bottom <= 40
+    floors.learn(claim, (), hinted=False, seconds=0.001, rows=1)
+    assert floors.seconds_to_bottom == 0
 
 
 @contextmanager

@@ -7,8 +7,9 @@ there while the walk from the bottom is slow.
 
 It is a hint. A job may come below it: one whose enqueue was committed late, or that another worker handed back (what
 this one hands back lowers it). A look from the bottom finds those, and is what every claim does unless it is measurably
-slow, twice in turn; then looks take at most a twentieth of the time. (One slow look alone may have waited for the disk
-or for a lock.)
+slow: after two slow ones in turn looks take at most a twentieth of the time. One alone may have waited for the disk or
+for a lock, and is believed for seconds only: a worker that starts beside millions of dead entries, where a look takes
+two seconds, need not take two of them to begin.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ SLOW_SECONDS_A_ROW: Final = 0.0003
 PATIENCE: Final = 20
 """How much longer than a slow look from the bottom the time until the next one is."""
 LONGEST_SECONDS: Final = 60.0
+FIRST_PATIENCE: Final = 2
+"""After one slow look that followed a quick one."""
+FIRST_LONGEST_SECONDS: Final = 5.0
 MOST_LEVELS: Final = 1000
 LOWEST, HIGHEST = -(2**15) - 1, 2**15
 """Beside the priorities of a smallint."""
@@ -70,11 +74,12 @@ class Floors:
         """What came of a claim; with it the round took so long, for so many rows."""
         if not hinted:
             slow = seconds > SLOW_SECONDS + SLOW_SECONDS_A_ROW * rows
-            again = slow and self.slow
-            self._bottom_at = time.monotonic() + min(PATIENCE * seconds, LONGEST_SECONDS) if again else 0.0
-            self.slow = slow
+            again, self.slow = self.slow, slow
             if not slow:
-                return  # the hints are not used, and will not be before there were two slow looks
+                self._bottom_at = 0.0
+                return  # the hints are not used, and will not be before there was a slow look
+            patience, longest = (PATIENCE, LONGEST_SECONDS) if again else (FIRST_PATIENCE, FIRST_LONGEST_SECONDS)
+            self._bottom_at = time.monotonic() + min(patience * seconds, longest)
         last = {(job.queue, job.priority): (job.ready_at, job.id) for job in claimed}
         if hinted or len(claimed) >= claim.limit:  # there may be more right behind it
             self._floors.update(last)
