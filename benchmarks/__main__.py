@@ -12,20 +12,23 @@ from benchmarks import contestants, machine, plots, report, servers
 from benchmarks.contestants import Contestant
 from benchmarks.environments import Environments
 from benchmarks.results import Result
-from benchmarks.rows import ROWS, Row
+from benchmarks.rows import OURS_ON_HOSTS, ROWS, Row
 
 
 def main() -> int:
     options = _options()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the servers are ended
     names = options.rows or list(ROWS)
-    with servers.start(brokers=options.peers) as started:
+    with servers.start(brokers=options.peers, hosts="hosts" in names) as started:
         taking_part, missing, versions = contestants.ours(started), list[str](), dict[str, str]()
         if options.peers:
             environments = Environments.make()
             others, missing = contestants.peers(started, environments)
             taking_part += others
             versions = environments.versions()
+        if started.no_hosts:
+            missing.append(f"{OURS_ON_HOSTS}: {started.no_hosts}")
+            names.remove("hosts")
         about = machine.describe(started, versions)
         print(about["summary"])
         for each in missing:

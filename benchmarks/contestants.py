@@ -14,7 +14,18 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.environments import Environments
-from benchmarks.rows import BARE_LOOP, BARE_SQL, CELERY, GRAPHILE, HUEY, OURS, OURS_SQLITE, PGQUEUER, ROWS
+from benchmarks.rows import (
+    BARE_LOOP,
+    BARE_SQL,
+    CELERY,
+    GRAPHILE,
+    HUEY,
+    OURS,
+    OURS_ON_HOSTS,
+    OURS_SQLITE,
+    PGQUEUER,
+    ROWS,
+)
 from benchmarks.servers import Servers
 
 HERE: Final = Path(__file__).parent
@@ -59,11 +70,13 @@ class Contestant:
 
 
 def ours(servers: Servers) -> list[Contestant]:
-    """dbqueue and the limits: they need nothing that `make bench` does not install anyway."""
+    """dbqueue and the limits: they need nothing that `make bench` does not install anyway, but for the row of hosts."""
     python = sys.executable
     program = (python, "-m", "benchmarks.ours")
-    rows = {name: 1.0 for name in ROWS if not name.endswith("_sqlite")}
+    rows = {name: 1.0 for name in ROWS if name != "hosts" and not name.endswith("_sqlite")}
+    hosts = [Contestant(OURS_ON_HOSTS, program, servers.hosts, {"hosts": 1.0})] if servers.hosts else []
     return [
+        *hosts,
         Contestant(OURS, program, (servers.postgres,), rows),
         Contestant(OURS_SQLITE, program, (servers.sqlite,), dict.fromkeys(("drain_sqlite", "round_trip_sqlite"), 1.0)),
         Contestant(BARE_LOOP, (python, "-m", "benchmarks.limits.bare_loop"), (servers.postgres,), {"drain": 1.0}),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results import Result, Rounds
-from benchmarks.rows import OURS, OURS_SQLITE, ROWS
+from benchmarks.rows import OURS, OURS_ON_HOSTS, OURS_SQLITE, ROWS
 
 
 def table(result: Result) -> str:
@@ -37,7 +37,7 @@ def table(result: Result) -> str:
 
 def own(result: Result) -> str:
     """The name under which dbqueue takes part in this row."""
-    return OURS_SQLITE if OURS_SQLITE in result.rounds else OURS
+    return next((each for each in (OURS_SQLITE, OURS_ON_HOSTS) if each in result.rounds), OURS)
 
 
 def number(value: float | None) -> str:

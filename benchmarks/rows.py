@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 OURS = "dbqueue, PostgreSQL"
 OURS_SQLITE = "dbqueue, SQLite"
+OURS_ON_HOSTS = "dbqueue, several hosts"
 BARE_LOOP = "bare supervisor loop"
 BARE_SQL = "bare batched SQL"
 GRAPHILE = "graphile-worker"
@@ -163,6 +164,17 @@ ROWS = {
         jobs=60_000,
         short=3_000,
         bars=(Bar("many_to_few", 1.0, at_least=True),),
+    ),
+    "hosts": Row(
+        "no-op jobs through 4 workers with a process each, on one host, and on four, the database on another",
+        "jobs/s, more is better",
+        jobs=100_000,
+        short=2_000,
+        figure="four_hosts_rate",
+        bars=(
+            Bar("four_to_one", 0.9, at_least=True, own=OURS_ON_HOSTS),
+            Bar("connections_a_host", 2, at_least=False, own=OURS_ON_HOSTS),
+        ),
     ),
     "memory": Row(
         "supervisor and one child, idle (proportional set size), and their growth over this many jobs",

@@ -25,6 +25,7 @@ import sqlalchemy as sa
 from dbqueue.urls import normalise_url
 
 START_SECONDS = 60.0
+HOSTS = 4
 RABBITMQ_PROGRAMS = (Path("/usr/lib/rabbitmq/bin/rabbitmq-server"),)
 """Debian's own program, which does not insist on its system user."""
 
@@ -39,6 +40,10 @@ class Servers:
     redis: str | None = None
     """Without a number of a database."""
     rabbitmq: str | None = None
+    hosts: tuple[str, ...] = ()
+    """Another PostgreSQL, on a host of its own, as this program and each of the other hosts reach it; see `_hosts`."""
+    no_hosts: str = ""
+    """Why there are none."""
     made: list[str] = field(default_factory=list)
     """The databases of peers."""
 
@@ -57,15 +62,16 @@ def libpq(url: str) -> str:
 
 
 @contextlib.contextmanager
-def start(*, brokers: bool) -> Iterator[Servers]:
-    """`brokers`: Redis and RabbitMQ too."""
+def start(*, brokers: bool, hosts: bool) -> Iterator[Servers]:
+    """`brokers`: Redis and RabbitMQ too; `hosts`: several hosts with a PostgreSQL as well."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dbqueue-bench-")))
         postgres = stack.enter_context(_postgres())
         sqlite = f"sqlite:///{folder}/bench.sqlite3"
         redis = stack.enter_context(_redis(folder)) if brokers else None
         rabbitmq = stack.enter_context(_rabbitmq(folder)) if brokers else None
-        servers = Servers(folder, postgres, sqlite, redis, rabbitmq)
+        reached, why = stack.enter_context(_hosts()) if hosts else ((), "")
+        servers = Servers(folder, postgres, sqlite, redis, rabbitmq, reached, why)
         stack.callback(_drop, servers)
         yield servers
 
@@ -79,16 +85,48 @@ def _drop(servers: Servers) -> None:
 @contextlib.contextmanager
 def _postgres() -> Iterator[str]:
     """A fresh, migrated database."""
-    from dbqueue.store import migrate, open_store
     from tests.servers import OwnServer, PostgresServer
 
     given = os.environ.get("DBQUEUE_BENCH_POSTGRES_URL")
     server = PostgresServer(normalise_url(given)) if given else OwnServer(durable=True)
     with contextlib.closing(server), server.database() as url:
-        store = open_store(url, shown_url=url)
-        migrate.upgrade(store.engine)
-        store.close()  # the idle row counts who is connected
+        _migrate(url)
         yield url
+
+
+def _migrate(url: str) -> None:
+    from dbqueue.store import migrate, open_store
+
+    store = open_store(url, shown_url=url)
+    migrate.upgrade(store.engine)
+    store.close()  # the idle row counts who is connected
+
+
+@contextlib.contextmanager
+def _hosts() -> Iterator[tuple[tuple[str, ...], str]]:
+    """Network namespaces: a migrated database's URL for this program, and for each other host its name and the URL
+    there; or why none can be made."""
+    from tests.namespaces import NoNamespaces, linked_hosts
+    from tests.servers import OwnServer
+
+    with contextlib.ExitStack() as stack:
+        try:
+            links = stack.enter_context(linked_hosts(*(f"host{number}" for number in range(HOSTS))))
+        except NoNamespaces as reason:
+            yield (), str(reason)
+            return
+        addresses = [link.address for link in links]
+        server = OwnServer(durable=True, inside=links[0].database.command, listen=addresses)
+        stack.enter_context(contextlib.closing(server))
+        here = stack.enter_context(server.database())
+        _migrate(here)
+        url = sa.make_url(here)
+        there = [url.set(host=address, port=int(str(url.query["port"])), query={}) for address in addresses]
+        named = [
+            f"{link.host.name}={each.render_as_string(hide_password=False)}"
+            for link, each in zip(links, there, strict=True)
+        ]
+        yield (here, *named), ""
 
 
 @contextlib.contextmanager

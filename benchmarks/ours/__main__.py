@@ -8,7 +8,7 @@ import sys
 os.environ["DBQUEUE_BENCH_URL"] = sys.argv[3]
 
 from benchmarks.measuring import main
-from benchmarks.ours import scale, small, throughput, waiting
+from benchmarks.ours import hosts, scale, small, throughput, waiting
 from benchmarks.ours.app import app
 
 app.database.store.ensure_schema()
@@ -29,5 +29,6 @@ main(
         "huge": scale.huge,
         "xmin": scale.xmin,
         "workers": scale.workers,
+        "hosts": hosts.hosts,
     }
 )

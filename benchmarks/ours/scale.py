@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from benchmarks.measuring import LIMIT_SECONDS, Figures
+from benchmarks.measuring import Figures
 from benchmarks.ours import table
-from benchmarks.ours.app import app
 from benchmarks.ours.worker import worker
 from benchmarks.ours.worker import workers as start_workers
 
 DRAINED = 40_000
 """Jobs in each drain: a second or two."""
-POLL_SECONDS = 0.2
-"""Seldom, for a look at the head of a bloated index is slow, and slows the worker as well."""
 FEW_WORKERS, MANY_WORKERS = 4, 64
 RATE = 2_000
 """Jobs a second while the snapshot is held."""
@@ -79,17 +76,9 @@ def _drain(jobs: int) -> float:
     mark, first = table.clock(), table.head()
     end = table.scalar(f"SELECT ('{first}'::timestamptz + {jobs} * interval '1 microsecond')::text")
     with worker():
-        _wait(lambda: (head := table.head()) is None or head >= end)
-        _wait(lambda: table.finished_since(mark) >= jobs)
+        table.wait(lambda: (head := table.head()) is None or head >= end)
+        table.wait(lambda: table.finished_since(mark) >= jobs)
     return table.rate_since(mark, jobs)
-
-
-def _wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LIMIT_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError("the worker does not get on")
-        time.sleep(POLL_SECONDS)
 
 
 @contextlib.contextmanager
@@ -108,7 +97,7 @@ def _steady(seconds: int) -> None:
         for tick in range(seconds * 10):
             table.fill(RATE // 10)
             time.sleep(max(0.0, began + (tick + 1) / 10 - time.monotonic()))
-        _wait(lambda: not table.waiting() and not table.running())
+        table.wait_until_idle()
 
 
 def _with_workers(count: int, jobs: int) -> float:
@@ -118,6 +107,6 @@ def _with_workers(count: int, jobs: int) -> float:
         table.wait_for_workers(count)
         mark = table.clock()
         table.insert_pending(jobs)
-        app.database.store.wake()
-        _wait(lambda: not table.waiting() and not table.running())
+        table.wake()
+        table.wait_until_idle()
     return table.rate_since(mark, jobs)

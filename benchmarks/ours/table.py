@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
 
-from benchmarks.measuring import wait_for
+from benchmarks.measuring import LIMIT_SECONDS, wait_for
 from benchmarks.ours.app import add, app
 
 BATCH = 10_000
+POLL_SECONDS = 0.2
+"""Seldom, for a look at the head of a bloated index is slow, and slows the worker as well."""
 
 
 def connection() -> sa.Connection:
@@ -127,6 +130,24 @@ def rate_since(mark: str, jobs: int) -> float:
         if done >= jobs:
             return float((done - first) / (at - rounds[0][0]))
     raise RuntimeError(f"only {done} of {jobs} jobs have finished")
+
+
+def wake() -> None:
+    """Tell the workers that there are jobs."""
+    app.database.store.wake()
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError("the worker does not get on")
+        time.sleep(POLL_SECONDS)
+
+
+def wait_until_idle() -> None:
+    """No job waits or runs."""
+    wait(lambda: not waiting() and not running())
 
 
 def wait_for_workers(count: int) -> None:

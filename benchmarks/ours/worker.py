@@ -20,7 +20,13 @@ def worker(*options: str) -> Iterator[subprocess.Popen[bytes]]:
 
 @contextmanager
 def workers(each_options: Iterable[tuple[str, ...]]) -> Iterator[list[subprocess.Popen[bytes]]]:
-    processes = [subprocess.Popen([*COMMAND, *options], stdout=subprocess.DEVNULL) for options in each_options]
+    with started([*COMMAND, *options] for options in each_options) as processes:
+        yield processes
+
+
+@contextmanager
+def started(commands: Iterable[list[str]]) -> Iterator[list[subprocess.Popen[bytes]]]:
+    processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for command in commands]
     try:
         yield processes
     finally:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +12,7 @@ import sqlalchemy as sa
 
 from dbqueue.store import migrate
 from tests.crash.test_kills import LEASE, ended
+from tests.namespaces import Link, NoNamespaces, linked_hosts
 from tests.servers import GIVEN_URL, NoServer, OwnServer
 from tests.waiting import wait_until
 from tests.worker.sample import make_app
@@ -30,73 +28,15 @@ BUSY = 100
 """What is noted on each host before the link is cut."""
 
 
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=30)
-
-
-class Host:
-    """A network namespace."""
-
-    def __init__(self, name: str) -> None:
-        self.name = f"dbq{os.getpid()}{name}"
-
-    @property
-    def command(self) -> list[str]:
-        """Begins a command that runs there."""
-        return ["ip", "netns", "exec", self.name]
-
-    def make(self) -> None:
-        ip("netns", "add", self.name)
-        ip("-n", self.name, "link", "set", "lo", "up")
-
-    def remove(self) -> None:
-        with contextlib.suppress(subprocess.CalledProcessError):
-            ip("netns", "del", self.name)
-
-
-class Link:
-    """Leads from a host to the database's, on a network of its own (RFC 5737 has the addresses)."""
-
-    def __init__(self, number: int, host: Host, database: Host) -> None:
-        self.host, self.database, self._device = host, database, f"db{number}"
-        self.address, self._near = f"192.0.2.{4 * number + 1}", f"192.0.2.{4 * number + 2}"
-
-    def make(self) -> None:
-        far, near = self.database.name, self.host.name
-        ip("-n", far, "link", "add", self._device, "type", "veth", "peer", "name", self._device, "netns", near)
-        for name, address in ((far, self.address), (near, self._near)):
-            ip("-n", name, "addr", "add", f"{address}/30", "dev", self._device)
-            ip("-n", name, "link", "set", self._device, "up")
-
-    @contextlib.contextmanager
-    def cut(self) -> Iterator[None]:
-        """It is down in this block: nothing passes, and neither end is told."""
-        ip("-n", self.database.name, "link", "set", self._device, "down")
-        try:
-            yield
-        finally:
-            ip("-n", self.database.name, "link", "set", self._device, "up")
-
-
 @pytest.fixture
 def links() -> Iterator[list[Link]]:
     """Of the two workers' hosts to that of the database."""
-    if os.geteuid() != 0 or any(shutil.which(program) is None for program in ("ip", "setpriv")):
-        pytest.skip("network namespaces need root, iproute2 and setpriv")
-    database, *hosts = (Host(name) for name in ("database", *PLACES))
-    links = [Link(number, host, database) for number, host in enumerate(hosts)]
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            for host in (database, *hosts):
-                host.make()
-            for link in links:
-                link.make()
-        except subprocess.CalledProcessError as error:
-            pytest.skip(f"no network namespace can be made here: {error.stderr.decode().strip()}")
+            links = stack.enter_context(linked_hosts(*PLACES))
+        except NoNamespaces as reason:
+            pytest.skip(str(reason))
         yield links
-    finally:
-        for host in (database, *hosts):
-            host.remove()
 
 
 @pytest.fixture
