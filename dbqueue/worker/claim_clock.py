@@ -11,11 +11,11 @@ from dbqueue.worker.config import WorkerConfig
 
 SETTLE_SECONDS: Final = 0.005
 """How long after a round to wait for its jobs' outcomes before asking when the next job is due."""
-REFUSED_SECONDS: Final = 0.02
+REFUSED_SECONDS: Final = 0.05
 """Half of the first pause of a worker whose turn to claim has not come."""
-LONGEST_REFUSED_SECONDS: Final = 0.3
-MOST_REFUSALS: Final = 20
-"""Some five seconds in turn: with 64 workers on two processors six are usual. One that was stopped, or cut off, in the
+LONGEST_REFUSED_SECONDS: Final = 1.0
+MOST_REFUSALS: Final = 10
+"""Some five seconds in turn: with 64 workers on two processors four are usual. One that was stopped, or cut off, in the
 middle of its claim keeps the turn for as long as the server waits for it; then the others claim without."""
 
 

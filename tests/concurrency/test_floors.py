@@ -199,18 +199,37 @@ def another_claims(store: PostgresStore, url: str, *, table: str | None = None) 
         yield
 
 
+@pytest.mark.parametrize("just_taken", [False, True])
 def test_where_claims_are_slow_one_worker_at_a_time_claims(
-    postgres_url: str, store: PostgresStore, worker: TestWorker
+    postgres_url: str, store: PostgresStore, worker: TestWorker, monkeypatch: pytest.MonkeyPatch, just_taken: bool
 ) -> None:
-    """What has ended is written all the same."""
+    """What has ended is written all the same; also where the other took the turn between the question and the claim."""
     store.enqueue([new_job(f"job{n}") for n in range(2)])
     (job,) = worker.claim(1)
-    with another_claims(store, postgres_url):
+    with another_claims(store, postgres_url), monkeypatch.context() as patch:
+        if just_taken:
+            patch.setattr(PostgresWorkSession, "_turn_is_free", lambda session: True)
         found = worker.settle_and_claim([Succeeded(job.id, job.lease, "1", 0.0)], 1)
         assert found.refused
         assert (list(found.claimed), set(found.settled)) == ([], {job.id})
     found = worker.settle_and_claim([], 1)
     assert (found.refused, [each.id for each in found.claimed]) == (False, ["job1"])
+
+
+def test_a_claim_that_is_refused_is_not_sent(postgres_url: str, store: PostgresStore, worker: TestWorker) -> None:
+    """Most are, where many workers wait for their turns: each would cost four times as much."""
+    assert isinstance(worker.session, PostgresWorkSession)
+    driver = worker.session._driver
+
+    def has_claimed_behind() -> bool:
+        texts = driver.execute("SELECT statement FROM pg_prepared_statements").fetchall()
+        return any("AS k(position, queue" in text for (text,) in texts)
+
+    with another_claims(store, postgres_url):
+        assert worker.settle_and_claim([], 1).refused
+        assert not has_claimed_behind()
+    assert ids(worker) == []
+    assert has_claimed_behind()
 
 
 def test_who_was_refused_too_often_claims_all_the_same(

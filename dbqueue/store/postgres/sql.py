@@ -106,9 +106,12 @@ _ME: Final = """me AS MATERIALIZED (
 # backends share two processors each claim lasts for seconds, and what was claimed meanwhile cannot be forgotten: each
 # walked past 110 entries of the claim index for every job that it got, and past 30 with turns. The lock goes with the
 # transaction. Who waited for it would hold back, with its snapshot, what it waits for; so a worker tries again.
-TURN: Final = """
-SELECT set_config(
-    'dbqueue.turn', pg_try_advisory_xact_lock(hashtext('dbqueue.turn'), hashtext(%(table)s))::text, true)"""
+_TAKE_TURN: Final = "pg_try_advisory_xact_lock(hashtext('dbqueue.turn'), hashtext(%(table)s))"
+TURN: Final = f"SELECT set_config('dbqueue.turn', {_TAKE_TURN}::text, true)"
+
+# Asked by itself before that, for most tries are refused: with the claim it cost the worker four times as much, and the
+# server too. It is free again at once.
+TURN_IS_FREE: Final = f"SELECT {_TAKE_TURN}"
 
 _LEVELS: Final = """levels(position, queue, priority) AS (
     SELECT q.position, q.queue, (

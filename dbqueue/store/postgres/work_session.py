@@ -110,9 +110,17 @@ class PostgresWorkSession(WorkSession):
         settled, released = self._fail(failed, now) if failed else (set[str](), False)
         for replaced in replacements(outcomes):
             settled, released = settled | self._replace(replaced), True
+        takes_turn = bool(claim and not claim.keys and claim.yielding and now is None and self._floors.slow)
+        refused = takes_turn and not self._turn_is_free()
+        if refused:
+            claim = None
+            if not outcomes:
+                return Round(refused=True)
         hints = self._floors.hints(claim.queues) if claim and not claim.keys and now is None else None
         statements = self._outcome_statements(rows, finish, complete, now)
         if claim:
+            if takes_turn:
+                statements["turn"] = sql.TURN, {"table": self._store.names["jobs"]}
             statements |= self._claim_statements(claim, hints, now, durable=bool(outcomes or claim.once))
         with translated():
             self._plans.look()
@@ -120,9 +128,8 @@ class PostgresWorkSession(WorkSession):
             cursors = dict(zip(statements, self._send([*statements.values()], meanwhile), strict=True))
             seconds = time.monotonic() - began
             self._plans.took(seconds, len(outcomes))
-        refused = "turn" in cursors and cursors["turn"].fetchone() == ("false",)
-        if refused:
-            claim = None
+        if "turn" in cursors and cursors["turn"].fetchone() == ("false",):
+            claim, refused = None, True
         claimed = ClaimedRows(cursors["claim"], claim.lease) if claim else ()
         if claim and not claim.keys and now is None:
             rows_of_both = len(outcomes) + len(claimed)
@@ -165,9 +172,11 @@ class PostgresWorkSession(WorkSession):
         if claim.keys:
             keys = {"keys": list(claim.keys)}
             return {"lock keys": (self._lock_keys, keys), "claim": (self._claim_keys, parameters | keys)}
-        takes_turns = self._floors.slow and claim.yielding and now is None
-        turn = {"turn": (sql.TURN, {"table": self._store.names["jobs"]})} if takes_turns else {}
-        return turn | {"claim": (self._claim_behind, parameters | hints) if hints else (self._claim, parameters)}
+        return {"claim": (self._claim_behind, parameters | hints) if hints else (self._claim, parameters)}
+
+    def _turn_is_free(self) -> bool:
+        row = self._execute(sql.TURN_IS_FREE, {"table": self._store.names["jobs"]}).fetchone()
+        return row is not None and bool(row[0])
 
     def _changed(self, cursors: dict[str, Cursor]) -> Iterator[str]:
         """The jobs for which these outcomes were written."""
