@@ -208,13 +208,15 @@ class Database:
     def before_fork(self) -> None:
         """Close what is open and unused: a forked process would hold the same sockets until its own end.
 
-        A database in memory is nowhere else. What the database needs is imported now, for all processes to come.
+        A database in memory is nowhere else. What the database needs is imported now, for all processes to come; a
+        store that was opened stays, for this one: another would copy some megabytes of pages that they share.
         """
         from dbqueue.store import load_store
 
-        if self._store is not None and not self._store.in_memory:
-            self.close()
-        load_store(urls.normalise_url(database_url(self._conf)))
+        if self.opened is None:
+            load_store(urls.normalise_url(database_url(self._conf)))
+        elif not self.opened.in_memory:
+            self.opened.close()
 
     def enqueue(self, jobs: Batch, connection: Any = None) -> list[str]:
         """Write the jobs: in the caller's transaction where there is one, else durably and at once.

@@ -176,13 +176,16 @@ def _run(target: Target, options: Options, daemon: Daemon, note: str | None, *, 
         if note:
             logger.warning("%s", note)
         ready()
-        # Before any connection and any thread: pool processes must inherit neither.
-        worker.prepare()
-        held.callback(worker.close)
-        try:
+
+        def wait() -> None:
             with stopping_at_once():
                 wait_for_database(app.database)
-                logger.info("Connected to %s", app.database.url)
+            logger.info("Connected to %s", app.database.url)
+
+        try:
+            worker.prepare(wait)
+            held.callback(worker.close)
+            with stopping_at_once():
                 if options.purge:
                     _purge(target, worker)
                 return worker.run()

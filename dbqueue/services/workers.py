@@ -166,9 +166,13 @@ class Worker:
 
     consumer = controller
 
-    def prepare(self) -> None:
-        """Fork the process that children come from; before this process has threads or connections."""
+    def prepare(self, before_fork: Callable[[], None] = lambda: None) -> None:
+        """Fork the process that children come from; before this process has threads or lasting connections.
+
+        `before_fork` may use the database: the pages that are written meanwhile are shared afterwards.
+        """
         signals.worker_init.send(self)
+        before_fork()
         if self.config.pool != "solo":
             self.app.database.before_fork()
             django_connections.before_fork()

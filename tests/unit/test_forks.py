@@ -51,6 +51,23 @@ print(json.dumps(len(queries.find_jobs(before))))
 app.close()
 """
 
+KEPT = """
+import json, os, sys
+from dbqueue import DBQueue
+
+app = DBQueue("forked", broker=sys.argv[1], set_as_current=False)
+app.database.store.ensure_schema()
+before = app.database.store
+app.database.before_fork()
+print(json.dumps([before.engine.pool.checkedin(), app.database.store is before]), flush=True)
+if os.fork() == 0:
+    print(json.dumps(app.database.store is before), flush=True)
+    app.close()
+    os._exit(0)
+os.wait()
+app.close()
+"""
+
 
 def said(script: str, *arguments: str) -> list[Any]:
     """In a process without threads: a fork of any other is warned of."""
@@ -71,6 +88,13 @@ def test_the_database_is_opened_anew(database_url: str) -> None:
     of_the_copy, jobs = said(STORES, database_url)
     assert of_the_copy == [True, True, database_url.partition(":")[0].partition("+")[0]]
     assert jobs == 3
+
+
+def test_who_forks_keeps_its_store_without_a_connection(database_url: str) -> None:
+    (connections, is_kept), is_shared = said(KEPT, database_url)
+    assert connections == 0
+    assert is_kept
+    assert not is_shared
 
 
 IN_MEMORY = """
