@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import context
 from alembic.operations import Operations
 
-from dbqueue.store import compatibility, tables
+from dbqueue.store import compatibility, indexes, tables
 
 
 def include_only_ours(name: str | None, kind: str, parents: object) -> bool:
@@ -25,7 +25,7 @@ def run() -> None:
     with engine.connect() as connection:
         context.configure(
             connection=connection,
-            target_metadata=tables.metadata,
+            target_metadata=indexes.metadata,
             version_table=compatibility.VERSION_TABLE,
             include_name=include_only_ours,
         )

@@ -4,7 +4,7 @@
     postgres/, sqlite/                 the databases, each in what only it has
     workflows/                         jobs that wait for others
     transactions/                      in callers' transactions, and in those of transactional tasks
-    tables.py, migrate.py, compatibility.py   the tables, how they are made, which code may use them
+    tables.py, indexes.py, migrate.py, compatibility.py   the tables, how they are made, which code may use them
     engine.py, trouble.py, readiness.py       connections, what may befall them, waiting for them
     inserts.py, rows.py, steps.py      jobs and outcomes as rows; operations of several statements
     heartbeats.py                      how old those of workers are before the eyes of who looks

@@ -26,7 +26,7 @@ from dbqueue.store.steps import Steps
 from dbqueue.workflows import Workflow
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection, Engine, Table
 
     from dbqueue.store.engine import Access
     from dbqueue.store.inserts import Inserts, Statement
@@ -69,6 +69,10 @@ class Store(ABC):
     def text(self, template: str) -> str:
         """A statement with this database's names of tables, and its words, in the place of {names}."""
         return template.format(**self.names)
+
+    @abstractmethod
+    def insert(self, table: Table) -> Any:
+        """SQLAlchemy's INSERT with ON CONFLICT, which is in the dialects and has one meaning in both."""
 
     @abstractmethod
     def translating(self) -> AbstractContextManager[None]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,8 @@ from dbqueue.errors import ImproperlyConfigured
 from dbqueue.store.trouble import LOCK_SECONDS
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 BUSY_TIMEOUT_SECONDS = 10.0
@@ -221,6 +222,8 @@ def readable(text: bytes) -> str:
 
 def _prepare_sqlite(connection: Any, record: object) -> None:
     """`connection` is sqlite3's, or the one that stands for it where a coroutine waits."""
+    import sqlite3
+
     # The driver must not open transactions by itself: it would begin them DEFERRED, and a read
     # that turns into a write fails at once with BUSY_SNAPSHOT, whatever the time-out.
     connection.isolation_level = None

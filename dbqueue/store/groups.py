@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from dbqueue.jobs import storable
 from dbqueue.store.base import Store
@@ -13,7 +12,7 @@ from dbqueue.store.tables import Json, groups
 
 def save(store: Store, group_id: str, text: str) -> None:
     """Write down the group, as JSON text; in the place of what was saved under the id before."""
-    insert = (sqlite if store.dialect == "sqlite" else postgresql).insert(groups)
+    insert = store.insert(groups)
     value = sa.cast(sa.bindparam("value", text, type_=sa.Text), Json)
     statement = insert.values(id=group_id, result=value).on_conflict_do_update(
         index_elements=[groups.c.id], set_={"result": insert.excluded.result}

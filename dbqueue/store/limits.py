@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from dbqueue.limits import Limit, Policies, check_key
 from dbqueue.store.base import Store
@@ -68,7 +67,7 @@ def set_limit(store: Store, key: str, limit: Limit) -> None:
     """
     values = {**_numbers(limit), "source": USER, "full_at": sa.null(), "updated_at": database_now()}
     with _changing(store) as connection:
-        insert = _insert(store).values(key=check_key(key), **values)
+        insert = store.insert(limits).values(key=check_key(key), **values)
         connection.execute(insert.on_conflict_do_update(index_elements=["key"], set_=values))
     store.wake()
 
@@ -87,7 +86,7 @@ def declare(store: Store, policies: Policies) -> None:
     for key, (limit, task) in policies.fixed.items():
         values = {**_numbers(limit), "task": task, "source": SETTINGS, "updated_at": database_now()}
         differs = sa.and_(limits.c.source != USER, sa.or_(limits.c.source != SETTINGS, _differs(limit)))
-        insert = _insert(store).values(key=key, **values)
+        insert = store.insert(limits).values(key=key, **values)
         values["full_at"] = sa.null()
         changes.append(insert.on_conflict_do_update(index_elements=["key"], set_=values, where=differs))
     for task, limit in policies.by_task.items():
@@ -106,10 +105,6 @@ def _numbers(limit: Limit) -> dict[str, Any]:
 def _differs(limit: Limit) -> sa.ColumnElement[bool]:
     numbers = _numbers(limit)
     return sa.or_(*(limits.c[name].is_distinct_from(value) for name, value in numbers.items()))
-
-
-def _insert(store: Store) -> Any:
-    return (sqlite if store.dialect == "sqlite" else postgresql).insert(limits)
 
 
 @contextlib.contextmanager

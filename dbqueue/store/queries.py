@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from dbqueue.jobs import STARTED, WAITING, json_value, storable
 from dbqueue.store.base import Store
-from dbqueue.store.tables import claim_index, database_now, jobs, workers
+from dbqueue.store.tables import CLAIM_INDEX, database_now, jobs, workers
 from dbqueue.store.values import moment, moment_or_none, text_or_none, whole_number
 
 MAX_LISTED: Final = 1000
@@ -212,7 +212,7 @@ def has_claim_index(store: Store) -> bool:
     """Whether the index that every claim reads is there."""
     with reading(store) as connection:
         indexes = sa.inspect(connection).get_indexes(jobs.name, schema=store.schema)
-    return any(index["name"] == claim_index.name for index in indexes)
+    return any(index["name"] == CLAIM_INDEX for index in indexes)
 
 
 def server_version(store: Store) -> tuple[int, ...]:

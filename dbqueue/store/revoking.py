@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from dbqueue.codec import describe_exception
 from dbqueue.errors import TaskRevokedError
@@ -75,8 +74,11 @@ def revoked_ids(store: Store) -> list[str]:
 
 def _remembered(connection: sa.Connection, store: Store, job_id: str) -> bool:
     """Write a row for an id that has none; False if somebody enqueued it meanwhile."""
-    insert = (sqlite if store.dialect == "sqlite" else postgresql).insert(jobs)
-    row = insert.values(id=job_id, task=NOT_ENQUEUED, queue=NOT_ENQUEUED, **_values()).on_conflict_do_nothing()
+    row = (
+        store.insert(jobs)
+        .values(id=job_id, task=NOT_ENQUEUED, queue=NOT_ENQUEUED, **_values())
+        .on_conflict_do_nothing()
+    )
     # Not by `rowcount`, which SQLAlchemy does not tell of an INSERT on PostgreSQL.
     return connection.execute(row.returning(jobs.c.id)).first() is not None
 

@@ -18,7 +18,6 @@ from datetime import datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from dbqueue import failpoints
 from dbqueue.jobs import NewJob
@@ -139,7 +138,9 @@ def synchronise(store: Store, app: str, entries: Collection[NewSchedule]) -> lis
         for entry in sorted(entries, key=lambda each: each.name):
             values = {name: _value(name, getattr(entry, name)) for name in _FOLLOWED}
             connection.execute(
-                _insert(store).values(name=entry.name, app=app, source=SETTINGS, **values).on_conflict_do_nothing()
+                store.insert(schedules)
+                .values(name=entry.name, app=app, source=SETTINGS, **values)
+                .on_conflict_do_nothing()
             )
             found = connection.execute(_rows().where(schedules.c.name == entry.name).where(ours)).one_or_none()
             if found is None:
@@ -160,7 +161,7 @@ def put(store: Store, entry: NewSchedule, *, enabled: bool) -> bool:
     values = {name: _value(name, getattr(entry, name)) for name in _FOLLOWED} | {"enabled": enabled}
     theirs = sa.and_(schedules.c.name == entry.name, schedules.c.source != SETTINGS)
     with _changing(store) as connection:
-        insert = _insert(store).values(name=entry.name, **values).on_conflict_do_nothing()
+        insert = store.insert(schedules).values(name=entry.name, **values).on_conflict_do_nothing()
         # Not by `rowcount`, which SQLAlchemy does not tell of an INSERT on PostgreSQL.
         if connection.execute(insert.returning(schedules.c.name)).first() is not None:
             return True
@@ -199,11 +200,6 @@ def set_enabled(store: Store, names: Collection[str], *, enabled: bool) -> set[s
 def _changing(store: Store) -> Iterator[sa.Connection]:
     with store.connect() as connection:
         yield in_schema(connection, store)
-
-
-def _insert(store: Store) -> Any:
-    """ON CONFLICT is in both databases' own INSERT, with one meaning."""
-    return (sqlite if store.dialect == "sqlite" else postgresql).insert(schedules)
 
 
 def _changes(store: Store, step: Step) -> dict[str, Any]:

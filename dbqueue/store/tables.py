@@ -20,16 +20,18 @@ from __future__ import annotations
 from typing import Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 PREFIX: Final = "dbqueue_"
 """Every table of dbqueue begins with this, which keeps it apart from the application's."""
+CLAIM_INDEX: Final = f"{PREFIX}jobs_claim"
+"""What every claim reads."""
 
 # "C" compares bytes: faster than a locale's rules, and the same on every server.
-Name = sa.String().with_variant(postgresql.TEXT(collation="C"), "postgresql").with_variant(sqlite.TEXT(), "sqlite")
+Name = sa.String().with_variant(postgresql.TEXT(collation="C"), "postgresql").with_variant(sa.TEXT(), "sqlite")
 Json = sa.Text().with_variant(postgresql.JSON(), "postgresql")
 Time = sa.Text().with_variant(postgresql.TIMESTAMP(timezone=True), "postgresql")
 Lease = sa.Text().with_variant(postgresql.UUID(as_uuid=False), "postgresql")
@@ -138,49 +140,6 @@ jobs = sa.Table(
     sa.CheckConstraint("eta IS NULL OR ready_at IS NULL OR ready_at >= eta", name=f"{PREFIX}jobs_not_before_eta"),
 )
 
-claim_index = sa.Index(
-    f"{PREFIX}jobs_claim",
-    jobs.c.queue,
-    jobs.c.priority.desc(),
-    jobs.c.ready_at,
-    jobs.c.id,
-    postgresql_where=jobs.c.ready_at.is_not(None),
-    sqlite_where=jobs.c.ready_at.is_not(None),
-)
-
-# Of the jobs that wait for permits, and of the permits in use. Jobs without a limit are in neither; and a
-# completion changes neither column of theirs, so that it stays a heap-only update.
-held_index = sa.Index(
-    f"{PREFIX}jobs_held",
-    jobs.c.limit_key,
-    jobs.c.queue,
-    jobs.c.priority,
-    jobs.c.held_at,
-    jobs.c.id,
-    postgresql_where=jobs.c.held_at.is_not(None),
-    sqlite_where=jobs.c.held_at.is_not(None),
-)
-permit_index = sa.Index(
-    f"{PREFIX}jobs_permit",
-    jobs.c.permit,
-    postgresql_where=jobs.c.permit.is_not(None),
-    sqlite_where=jobs.c.permit.is_not(None),
-)
-
-# Both hold what most rows have not, and what no completion changes.
-workflow_index = sa.Index(
-    f"{PREFIX}jobs_workflow",
-    jobs.c.workflow_id,
-    postgresql_where=jobs.c.workflow_id.is_not(None),
-    sqlite_where=jobs.c.workflow_id.is_not(None),
-)
-parent_index = sa.Index(
-    f"{PREFIX}jobs_parent",
-    jobs.c.parent_id,
-    postgresql_where=jobs.c.parent_id.is_not(None),
-    sqlite_where=jobs.c.parent_id.is_not(None),
-)
-
 JOBS_STORAGE: Final = {
     # Room on each page for the next version of its rows: completions stay heap-only updates.
     "fillfactor": "70",
@@ -214,8 +173,6 @@ edges = sa.Table(
     sa.CheckConstraint("event IN ('success', 'error', 'end')", name=f"{PREFIX}edges_event"),
 )
 """Which job waits for which; see `workflows`. No foreign keys: each edge would cost two more probes, and locks."""
-
-successor_index = sa.Index(f"{PREFIX}edges_successor", edges.c.successor)
 
 groups = sa.Table(
     f"{PREFIX}groups",
@@ -268,7 +225,6 @@ events = sa.Table(
     sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), sa.Identity(), primary_key=True),
     sa.Column("body", Json, nullable=False, comment="type, hostname, timestamp, uuid, ..."),
     sa.Column("created_at", Time, nullable=False, server_default=database_now()),
-    sqlite_autoincrement=True,  # a number is not given out twice, though its row was deleted: readers count on
 )
 """What happens to jobs and workers, for monitors; see `store.events`. No index: it holds a minute."""
 

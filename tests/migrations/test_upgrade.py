@@ -20,7 +20,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from dbqueue.errors import ImproperlyConfigured, OperationalError, SchemaError
-from dbqueue.store import compatibility, migrate, tables
+from dbqueue.store import compatibility, indexes, migrate, tables
 from tests.servers import libpq_url
 from tests.waiting import wait_until
 
@@ -92,10 +92,10 @@ def test_upgraded_database_is_what_the_tables_say(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         # Defaults are left to `description`: alembic compares them by `=`, which type json has not.
         context = MigrationContext.configure(connection, opts={"version_table": compatibility.VERSION_TABLE})
-        assert compare_metadata(context, tables.metadata) == []
+        assert compare_metadata(context, indexes.metadata) == []
     migrate.downgrade(engine)
     with engine.begin() as connection:
-        tables.metadata.create_all(connection)
+        indexes.metadata.create_all(connection)
     assert migrated == description(engine)
     assert migrated
 
@@ -477,7 +477,7 @@ def test_a_schema_of_any_name(postgres: sa.Engine, schema: str) -> None:
 def test_tables_can_be_created_in_a_schema(postgres: sa.Engine) -> None:
     with postgres.begin() as connection:
         connection.execute(sa.schema.CreateSchema(SCHEMA))
-        tables.metadata.create_all(connection.execution_options(schema_translate_map={None: SCHEMA}))
+        indexes.metadata.create_all(connection.execution_options(schema_translate_map={None: SCHEMA}))
     assert our_tables(postgres, SCHEMA) == set(tables.metadata.tables)
 
 

@@ -21,6 +21,10 @@ import pytest
             ),
             "sqlalchemy.orm sqlalchemy.ext.asyncio alembic greenlet pydantic yaml msgpack",
         ),
+        (
+            "dbqueue.services.workers, dbqueue.store.postgres.store, dbqueue.store.transactions.tasks",
+            "sqlite3 sqlalchemy.dialects.sqlite dbqueue.store.sqlite.store",
+        ),
     ],
 )
 def test_imports_leave_out_what_they_may_not_need(modules: str, absent: str) -> None:

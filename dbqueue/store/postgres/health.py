@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from dbqueue.store import tables
 from dbqueue.store.base import Store
+from dbqueue.store.indexes import OF_JOBS
 from dbqueue.store.postgres.partitions import catalog, making, periods
 from dbqueue.store.queries import reading
 
@@ -115,7 +116,7 @@ def examine(store: Store) -> Health:
         all(row["analysed"] for row in rows),
         any(row["thought_empty"] for row in rows),
         snapshots,
-        sorted({str(index.name) for index in tables.jobs.indexes} - indexes),
+        sorted(OF_JOBS - indexes),
         storage,
         settings,
         connections,

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar, cast
 import psycopg
 import sqlalchemy as sa
 from psycopg.pq import TransactionStatus
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.pool import PoolProxiedConnection
 
 from dbqueue import failpoints
@@ -102,6 +103,9 @@ class PostgresStore(Store):
 
     def content_of(self, job_id: str, lease: str, content: bytes) -> Statement:
         return completing.content_postgres(self, job_id, lease, content)
+
+    def insert(self, table: sa.Table) -> postgresql.Insert:
+        return postgresql.insert(table)
 
     def in_transaction(self, driver: Any) -> bool:
         return bool(driver.info.transaction_status != TransactionStatus.IDLE)

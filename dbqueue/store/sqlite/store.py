@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.pool import PoolProxiedConnection
 
 from dbqueue import failpoints
@@ -105,6 +106,9 @@ class SqliteStore(Store):
 
     def content_of(self, job_id: str, lease: str, content: bytes) -> Statement:
         return completing.content_sqlite(self, job_id, lease, content)
+
+    def insert(self, table: sa.Table) -> sqlite.Insert:
+        return sqlite.insert(table)
 
     def in_transaction(self, driver: Any) -> bool:
         return bool(driver.in_transaction)

@@ -9,7 +9,6 @@ sends it at the commit, at the price of a lock that such commits wait for in tur
 
 from __future__ import annotations
 
-import sqlite3
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,8 @@ from dbqueue.store.workflows.lifecycle import write
 from dbqueue.workflows import Workflow
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from sqlalchemy import orm
 
 T = TypeVar("T")
@@ -209,7 +210,7 @@ def join(connection: Any) -> Joined:
         return JoinedConnection(connection)
     if _is(connection, "psycopg", "Connection"):
         return JoinedPsycopg(connection)
-    if isinstance(connection, sqlite3.Connection):
+    if _is(connection, "sqlite3", "Connection"):
         return JoinedSqlite(connection)
     if is_async(connection):
         raise ForeignConnection(
