@@ -69,7 +69,8 @@ def run_on(connection: sa.Connection, *, schema: str | None = None, revision: st
 
     Made for an application that migrates everything in one go, also from within a revision of its own
     (`run_on(op.get_bind())`). The connection must not be in the driver's autocommit mode. Takes and
-    raises what `upgrade` does; after an OperationalError the caller must roll back.
+    raises what `upgrade` does; after an OperationalError the caller must roll back. What has failed leaves
+    nothing behind, on SQLite too, where the rest of the transaction may still be committed.
     """
     with locked(connection, schema):
         state = check(connection, schema=schema)
@@ -314,16 +315,24 @@ def _sqlite_lock(connection: sa.Connection) -> Iterator[None]:
     The driver begins a transaction by itself only before data changes, not before DDL, and begins it
     DEFERRED: one that read first cannot wait for the lock any more.
     """
-    if _driver(connection).in_transaction:
-        yield
-        return
-    before = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
-    connection.exec_driver_sql(f"PRAGMA busy_timeout = {MIGRATION_WAIT_SECONDS * 1000}")
+    if not _driver(connection).in_transaction:
+        before = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {MIGRATION_WAIT_SECONDS * 1000}")
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        finally:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {before}")
+    # An error does not abort a transaction here, as it does on PostgreSQL: a caller that goes on after one, and
+    # commits, would keep half of the tables.
+    connection.exec_driver_sql("SAVEPOINT dbqueue_migration")
     try:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-    finally:
-        connection.exec_driver_sql(f"PRAGMA busy_timeout = {before}")
-    yield
+        yield
+    except BaseException:
+        if _driver(connection).in_transaction:  # a full disk may have ended it
+            connection.exec_driver_sql("ROLLBACK TO dbqueue_migration")
+            connection.exec_driver_sql("RELEASE dbqueue_migration")
+        raise
+    connection.exec_driver_sql("RELEASE dbqueue_migration")
 
 
 @contextmanager

@@ -294,6 +294,57 @@ def test_run_on_joins_the_callers_transaction(engine: sa.Engine) -> None:
     assert migrate.check(engine).is_current
 
 
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_run_on_in_a_transaction_that_has_written(engine: sa.Engine, end: str) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE mine (id INT)")
+    with engine.connect() as connection:
+        connection.exec_driver_sql("INSERT INTO mine VALUES (1)")
+        migrate.run_on(connection)
+        getattr(connection, end)()
+    assert our_tables(engine) == (ALL if end == "commit" else set())
+    with engine.connect() as connection:
+        assert len(connection.exec_driver_sql("SELECT * FROM mine").all()) == (end == "commit")
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_caller_that_goes_on_after_an_error_commits_nothing_of_ours(engine: sa.Engine, written: bool) -> None:
+    """PostgreSQL aborts the transaction; on SQLite what was made before the error would be committed."""
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE mine (id INT)")
+        connection.exec_driver_sql("CREATE TABLE dbqueue_workers (id INT)")  # in the way, after dbqueue_jobs
+    with engine.begin() as connection:
+        if written:
+            connection.exec_driver_sql("INSERT INTO mine VALUES (1)")
+        with pytest.raises((sa.exc.ProgrammingError, sa.exc.OperationalError), match="already exists"):
+            migrate.run_on(connection)
+    assert our_tables(engine) == {"dbqueue_workers"}
+    with engine.begin() as connection:
+        kept = written and engine.dialect.name == "sqlite"
+        assert len(connection.exec_driver_sql("SELECT * FROM mine").all()) == kept
+        connection.exec_driver_sql("DROP TABLE dbqueue_workers")
+        migrate.run_on(connection)
+    assert migrate.check(engine).is_current
+
+
+def test_a_sqlite_transaction_that_has_read_what_is_old_by_now(sqlite: sa.Engine) -> None:
+    """It can never have the lock: that is said at once, and another transaction may."""
+    with sqlite.begin() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+        connection.exec_driver_sql("CREATE TABLE mine (id INT)")
+    with sqlite.connect() as connection:
+        connection.exec_driver_sql("BEGIN")
+        connection.exec_driver_sql("SELECT * FROM mine")
+        with sqlite.begin() as other:
+            other.exec_driver_sql("INSERT INTO mine VALUES (1)")
+        with pytest.raises(OperationalError, match="run it again"):
+            migrate.run_on(connection)
+        connection.rollback()
+        migrate.run_on(connection)
+        connection.commit()
+    assert migrate.check(sqlite).is_current
+
+
 def test_run_on_gives_the_callers_lock_timeout_back(postgres: sa.Engine) -> None:
     with postgres.begin() as connection:
         connection.exec_driver_sql("SET lock_timeout = '1234ms'")
