@@ -158,6 +158,15 @@ def test_what_has_begun_before_it_was_recalled_is_ended(start: Any, killed: list
     assert worker.waiting == ["job-2"]
 
 
+def test_a_run_under_a_later_lease_goes_on(start: Any, killed: list[int]) -> None:
+    """The job was claimed anew before the loss of its first lease was heard of."""
+    worker = start()
+    worker.child.send_jobs([job(0, "another")])
+    worker.forget(job(0))
+    assert not worker.child.recalling
+    assert killed == []
+
+
 def test_what_waits_in_a_child_that_dies_is_dropped(start: Any, killed: list[int]) -> None:
     worker, jobs = start(), [job(number) for number in range(3)]
     worker.child.send_jobs(jobs)

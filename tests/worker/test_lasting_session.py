@@ -17,6 +17,7 @@ from dbqueue.errors import AccessDenied, OperationalError, SchemaError
 from dbqueue.jobs import Released, Succeeded
 from dbqueue.store import open_store
 from dbqueue.store.base import Store
+from dbqueue.store.postgres.driver import translated
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.records import Claim
 from dbqueue.store.sessions import WorkSession
@@ -217,6 +218,26 @@ def test_a_conflict_is_tried_again_on_the_same_connection(
     session.close()
     worker.close()
     store.close()
+
+
+def test_a_conflict_inside_of_a_transaction_needs_another_connection(postgres_url: str) -> None:
+    """On this one every statement would be refused, or would belong to what was given up."""
+    with opened(postgres_url) as store:
+        job_id, session = enqueued(store), store.work_session(LABEL)
+        assert isinstance(session, PostgresWorkSession)
+        with store.connect() as other:
+            other.execute(sa.text("SELECT FROM dbqueue_jobs FOR UPDATE"))
+            session._driver.execute("BEGIN")
+            session._driver.execute("SET LOCAL lock_timeout = '50ms'")
+            with pytest.raises(OperationalError) as conflict, translated():
+                session._driver.execute("SELECT FROM dbqueue_jobs WHERE id = %s FOR UPDATE", [job_id])
+        assert not session.survives(conflict.value)
+        session._driver.execute("ROLLBACK")
+        assert session.survives(conflict.value)
+        assert not session.survives(OperationalError("no conflict"))
+        session._driver.execute("BEGIN")
+        assert not session.survives(conflict.value)
+        session.close()
 
 
 def test_what_is_tried_again_and_again_may_fail(store: Store, caplog: pytest.LogCaptureFixture) -> None:

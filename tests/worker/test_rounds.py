@@ -11,13 +11,16 @@ from typing import Any
 import psycopg
 import pytest
 
-from dbqueue.jobs import Succeeded
+from dbqueue.jobs import ClaimedJob, Succeeded
 from dbqueue.store.base import Store
+from dbqueue.worker.config import WorkerConfig
+from dbqueue.worker.rates import TaskRates
+from dbqueue.worker.rounds import Rounds
 from dbqueue.workflows import Edge, Workflow
 from tests.servers import libpq_url
-from tests.stores import enqueued, held, new_job, opened, row
+from tests.stores import TestWorker, enqueued, held, new_job, opened, row
 from tests.waiting import wait_until
-from tests.worker.rounds import RunningRounds, backend, is_asleep, running_rounds
+from tests.worker.rounds import NAME, RunningRounds, backend, is_asleep, running_rounds
 
 Admin = psycopg.Connection[Any]
 
@@ -71,6 +74,26 @@ def test_the_end_of_the_connection_ends_it(store: Store, admin: Admin, rounds: R
         wait_until(lambda before=before: backend(admin) not in (None, before), what="a new connection")  # type: ignore[misc]
         job_id = enqueued(store)
         assert rounds.take().id == job_id
+
+
+def test_a_lease_that_is_lost_is_told_after_its_job(store: Store) -> None:
+    """Else the supervisor would look for it in vain, and then be given the job, which is another's to run."""
+    enqueued(store)
+    worker = TestWorker(store)
+    told: list[list[ClaimedJob]] = []
+
+    def notify() -> None:
+        if silent.lost_leases:
+            told.append(silent.take_claimed())
+
+    config = WorkerConfig(NAME, ("celery",), "solo", 1)
+    silent = Rounds(store, config, rates=TaskRates({}), notify=notify, registered=lambda *_: None)
+    job = worker.claim_one()
+    silent._handover.add([job])
+    silent._restored([(job.id, job.lease)])
+    assert told == [[job]]
+    assert list(silent.lost_leases) == [(job.id, job.lease)]
+    worker.close()
 
 
 def test_stop_ends_it(store: Store, admin: Admin) -> None:
