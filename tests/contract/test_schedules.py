@@ -8,16 +8,18 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from dbqueue.errors import OperationalError
 from dbqueue.jobs import NewJob
 from dbqueue.store import schedules
 from dbqueue.store.base import Store
 from dbqueue.store.schedules import NewSchedule, ScheduleRow, Step
-from dbqueue.worker.beat import BUSY_SECONDS, Beat
-from dbqueue.worker.schedule_steps import Steps, job_id
+from dbqueue.worker.beat import BUSY_SECONDS, FIRST_RETRY_SECONDS, Beat
+from dbqueue.worker.schedule_steps import SKIP_GRACE_SECONDS, Steps, job_id
 from tests.stores import count, moment, opened, run_sql
 
 NOON = datetime(2031, 5, 5, 12, tzinfo=UTC)
@@ -90,6 +92,40 @@ def test_a_row_of_plain_sql_is_planned_and_fires(store: Store) -> None:
     assert count(store, f"id = '{job_id('tick', minutes(1)[0])}' AND CAST(args AS TEXT) = '[\"ü\"]'") == 1
 
 
+def test_the_pause_is_shorter_by_what_the_turn_took(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    beat, times = new_beat(store), iter([100.0, 100.75])
+    monkeypatch.setattr("dbqueue.worker.beat.time", SimpleNamespace(monotonic=lambda: next(times)))
+    assert beat.turn(now=NOON) == beat.max_interval - 0.75
+
+
+def test_trouble_is_told_once_and_so_is_its_end(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each time anew, with short pauses first."""
+    answers, pauses = iter([False, False, True, True, False, True, True]), list[float]()
+
+    def answer() -> Store:
+        if next(answers):
+            return store
+        raise OperationalError("the database is away")
+
+    beat = Beat(answer, Steps(make_job))
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 7:
+            beat.stop()
+
+    monkeypatch.setattr(beat._stopping, "wait", pause)
+    with caplog.at_level("WARNING", logger="dbqueue.beat"):
+        beat.run()
+    assert ["Trying again" in each for each in caplog.messages] == [True, False, True, False]
+    assert "The database answers again" in caplog.messages[1]
+    first, second, after = pauses[0], pauses[1], pauses[4]
+    assert all(FIRST_RETRY_SECONDS / 2 <= each <= FIRST_RETRY_SECONDS for each in (first, after))
+    assert FIRST_RETRY_SECONDS <= second <= 2 * FIRST_RETRY_SECONDS
+
+
 def test_the_clock_is_the_databases(store: Store) -> None:
     add(store, schedule="every 1 hour")
     new_beat(store).turn()
@@ -129,11 +165,14 @@ def test_missed_firings_by_policy(store: Store, policy: str, expected: list[int]
     assert fired(store) == minutes(*expected, 240)
 
 
-def test_a_firing_that_is_only_late_is_not_skipped(store: Store) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(40, [60]), (SKIP_GRACE_SECONDS, [60]), (SKIP_GRACE_SECONDS + 1, [])]
+)
+def test_a_firing_that_is_only_late_is_not_skipped(store: Store, seconds: float, expected: list[int]) -> None:
     add(store, schedule="0 * * * *", misfire="skip")
     settle(new_beat(store), NOON)
-    settle(new_beat(store), NOON + timedelta(hours=1, seconds=40))
-    assert fired(store) == minutes(60)
+    settle(new_beat(store), NOON + timedelta(hours=1, seconds=seconds))
+    assert fired(store) == minutes(*expected)
 
 
 def test_all_of_many_missed_firings_in_several_steps(store: Store) -> None:
@@ -150,10 +189,20 @@ def test_years_of_downtime_are_no_work(store: Store) -> None:
     assert fired(store) == [NOON + timedelta(days=3650)]
 
 
-def test_the_deadline_of_crontabs(store: Store) -> None:
+def test_what_is_skipped_is_passed_over_in_one_step(store: Store) -> None:
+    add(store, schedule="0 * * * *", misfire="skip")
+    settle(new_beat(store), NOON)
+    later = NOON + timedelta(days=3650)
+    new_beat(store).turn(now=later + timedelta(minutes=30))
+    assert (row(store).next_due_at, row(store).last_due_at) == (later + timedelta(hours=1), None)
+    assert fired(store) == []
+
+
+@pytest.mark.parametrize("seconds", [150, 120])
+def test_the_deadline_of_crontabs(store: Store, seconds: float) -> None:
     add(store, schedule="* * * * *", misfire="all")
     settle(new_beat(store), NOON)
-    settle(new_beat(store, deadline_seconds=150), NOON + timedelta(minutes=10))
+    settle(new_beat(store, deadline_seconds=seconds), NOON + timedelta(minutes=10))
     assert fired(store) == minutes(8, 9, 10)
 
 
@@ -382,6 +431,23 @@ def names(store: Store) -> list[str]:
     return [each.name for each in schedules.read(store)[1]]
 
 
+def test_the_settings_become_rows_once_the_database_answers(store: Store) -> None:
+    """Not only where it does so at the start, and once: a change that somebody makes later is not undone."""
+    tries: list[int] = []
+
+    def prepare(store: Store) -> None:
+        tries.append(len(tries))
+        if len(tries) == 1:
+            raise OperationalError("the database is away")
+
+    beat = Beat(lambda: store, Steps(make_job), prepare=prepare)
+    with pytest.raises(OperationalError):
+        beat.turn(now=NOON)
+    for _ in range(2):
+        beat.turn(now=NOON)
+    assert len(tries) == 2
+
+
 def test_rows_follow_the_settings(store: Store) -> None:
     add(store, "by hand")
     assert schedules.synchronise(store, "shop", [entry("a", args='["ü", 1e16]'), entry("b")]) == []
@@ -392,6 +458,30 @@ def test_rows_follow_the_settings(store: Store) -> None:
     assert (row(store, "b").schedule, row(store, "b").options) == ("every 5 seconds", '{"queue":"q"}')
     schedules.synchronise(store, "shop", [])
     assert names(store) == ["by hand"]
+
+
+def test_a_row_tells_when_it_was_changed_last(store: Store) -> None:
+    """By the settings or by a user; a start with the same settings is no change."""
+    schedules.synchronise(store, "shop", [entry("theirs")])
+    schedules.put(store, entry("ours"), enabled=True)
+
+    def changed() -> list[str]:
+        """Since the last call."""
+        with store.connect() as connection:
+            query = "SELECT name FROM dbqueue_schedules WHERE updated_at > '2021-01-01' ORDER BY name"
+            found = list(connection.exec_driver_sql(query).scalars())
+        run_sql(store, "UPDATE dbqueue_schedules SET updated_at = '2020-01-01 00:00:00.000'")
+        return found
+
+    changed()
+    schedules.synchronise(store, "shop", [entry("theirs")])
+    assert changed() == []
+    schedules.synchronise(store, "shop", [entry("theirs", schedule="every 5 seconds")])
+    assert changed() == ["theirs"]
+    schedules.put(store, entry("ours", schedule="every 5 seconds"), enabled=True)
+    assert changed() == ["ours"]
+    schedules.set_enabled(store, ["ours"], enabled=False)
+    assert changed() == ["ours"]
 
 
 def test_what_runs_goes_on_when_the_settings_are_the_same(store: Store) -> None:
