@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -134,6 +136,59 @@ def test_a_program_s_own_command_is_not_started_anew(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "argv", words)
     hidden_arguments.hide()
     assert sys.argv == words
+
+
+TYPED = ["--database", f"sqla+postgresql://u:{PASSWORD}@h/d", "status"]
+SHOWN = ["--database", "sqla+postgresql://u:********@h/d", "status"]
+
+
+class Program:
+    """The command as `hide` sees it, that would be started anew."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, words: list[str], *, name: str = "posix", **environ: str
+    ) -> None:
+        self.argv, self.environ = ["dbqueue", *words], {"PATH": "/bin", **environ}
+        self.started: list[tuple[object, ...]] = []
+        self.refuses = False
+        system = SimpleNamespace(environ=self.environ, name=name, execve=self._start)
+        python = SimpleNamespace(
+            argv=self.argv, orig_argv=["python", "-m", "dbqueue", *words], executable="/usr/bin/python"
+        )
+        monkeypatch.setattr(hidden_arguments, "os", system)
+        monkeypatch.setattr(hidden_arguments, "sys", python)
+        self.hide = hidden_arguments.hide
+
+    def _start(self, *given: object) -> None:
+        if self.refuses:
+            raise OSError(errno.E2BIG, "too long")
+        self.started.append(given)
+
+
+def test_a_command_is_started_anew_with_what_was_typed_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = Program(monkeypatch, TYPED)
+    program.hide()
+    environ = {"PATH": "/bin", hidden_arguments.VARIABLE: json.dumps(TYPED)}
+    assert program.started == [("/usr/bin/python", ["python", "-m", "dbqueue", *SHOWN], environ)]
+
+
+def test_its_own_children_have_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each `dbqueue` that it starts would do once more what was typed here."""
+    program = Program(monkeypatch, SHOWN, **{hidden_arguments.VARIABLE: json.dumps(TYPED)})
+    program.hide()
+    assert program.started == []
+    assert program.argv[1:] == TYPED
+    assert program.environ == {"PATH": "/bin"}
+
+
+@pytest.mark.parametrize("why", ["nothing to hide", "another system", "too long"])
+def test_what_cannot_be_hidden_runs_as_it_was_typed(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    words = ["status"] if why == "nothing to hide" else TYPED
+    program = Program(monkeypatch, words, name="nt" if why == "another system" else "posix")
+    program.refuses = why == "too long"
+    program.hide()
+    assert program.started == []
+    assert program.argv[1:] == words
 
 
 SPELLINGS = [
