@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -235,6 +236,23 @@ def test_capture_ends(app: DBQueue) -> None:
 
     wait_until(stopped)
     assert len(taken) == 1
+
+
+def test_the_timeout_counts_from_the_last_event(app: DBQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, sent = 0.0, list[float]()
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        if len(sent) < 3 and now >= 0.8 * (len(sent) + 1):
+            sent.append(now)
+            app.events.Dispatcher().send("test-some")
+
+    monkeypatch.setattr("dbqueue.events.time", SimpleNamespace(time=time.time, monotonic=lambda: now, sleep=sleep))
+    with pytest.raises(TimeoutError):
+        app.events.Receiver(app.connection()).capture(timeout=1.0, wakeup=False)
+    assert len(sent) == 3
+    assert now == pytest.approx(sent[-1] + 1.0)
 
 
 def test_late_commits_are_read(app: DBQueue) -> None:
