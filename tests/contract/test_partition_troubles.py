@@ -75,6 +75,15 @@ def test_what_was_taken_out_before_a_migration(store: Store, worker: TestWorker)
     assert len(worker.claim()) == 1
 
 
+def test_a_job_of_what_was_taken_out_that_was_enqueued_again(store: Store, worker: TestWorker) -> None:
+    """By a caller who has had no answer. It is one job, and keeps nobody from the rest."""
+    job_id, other = enqueued(store), enqueued(store)
+    take_out(store, f"dbqueue_jobs_{day(0)}")
+    enqueued(store, job_id)
+    assert tend(worker, 0.5)[1] == [day(0)]
+    assert sorted(job.id for job in worker.claim()) == sorted([job_id, other])
+
+
 def test_a_name_like_that_of_one_that_was_taken_out(store: Store, worker: TestWorker) -> None:
     """The application's own tables are dropped by nobody, and are in nobody's way."""
     enqueued(store)

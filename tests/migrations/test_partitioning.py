@@ -18,7 +18,7 @@ from dbqueue.store import migrate, tables
 from dbqueue.store.base import Store
 from dbqueue.store.postgres.partitions.making import AHEAD
 from dbqueue.store.postgres.partitions.periods import SIZES, Size, time_of
-from dbqueue.store.postgres.partitions.switching import Switched, switch
+from dbqueue.store.postgres.partitions.switching import Switched, _changing, switch
 from dbqueue.store.records import Claim, WorkerInfo
 from tests.cli.commands import Commands
 from tests.concurrency.test_open_transactions import Waiting
@@ -277,6 +277,17 @@ def test_a_lock_that_is_not_to_be_had(store: Store, postgres_url: str, monkeypat
             partition(store)
     assert description(store.engine) == before
     partition(store)
+
+
+def test_it_may_take_longer_than_the_statements_of_the_database(store: Store) -> None:
+    """All of a table is read, or copied."""
+    name = sa.make_url(store.engine.url).database
+    run_sql(store, f"ALTER DATABASE {name} SET statement_timeout = '1h'")
+    store.engine.dispose()
+    with store.connect() as connection:
+        assert connection.scalar(sa.text("SHOW statement_timeout")) == "1h"
+    with _changing(store) as run:
+        assert run("SHOW statement_timeout")[0][0] == "0"
 
 
 def test_an_enqueue_waits_and_is_not_lost(store: Store, postgres_url: str) -> None:
