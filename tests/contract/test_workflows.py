@@ -609,6 +609,12 @@ class TestOtherEnds:
         worker.session.prune(older_than_seconds=0, limit=100, now=later)
         assert (count(store), edges(store)) == (0, 0)
 
+    def test_what_was_revoked_before_it_was_enqueued_is_forgotten_with_its_edges(self, store: Store) -> None:
+        revoke(store, ["b"])
+        store.enqueue_workflow(chain("a", "b", "c"))
+        assert store.forget("b")
+        assert edges(store) == 1
+
     def test_cancel(self, store: Store) -> None:
         self.chord_with_errback(store)
         assert changes.cancel(store, ["a"]) == {"a"}

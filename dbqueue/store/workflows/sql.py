@@ -217,7 +217,12 @@ DELETE_OF_WORKFLOW: Final = "DELETE FROM {jobs} WHERE id {among} AND workflow_id
 
 DELETE: Final = "DELETE FROM {jobs} WHERE id {among}"
 
-ADOPT: Final = "UPDATE {jobs} SET workflow_id = :workflow WHERE id {among} AND workflow_id IS NULL"
+# After the edges were written: who forgets or deletes the row has to see to those that begin at it.
+ADOPT: Final = """
+UPDATE {jobs}
+SET workflow_id = :workflow,
+    successors = (SELECT 1 FROM {edges} e WHERE e.predecessor = {jobs}.id LIMIT 1) IS NOT NULL
+WHERE id {among} AND workflow_id IS NULL"""
 
 # -- jobs that change their own workflow --------------------------------------------------------------
 
