@@ -93,6 +93,7 @@ class Graph(Rows):
         """The row becomes the job of its id in the workflow, and begins anew; the others go before it."""
         (job,) = [job for job in workflow.jobs if job.id == row.job.id]
         others = [each for each in workflow.jobs if each.id != job.id]
+        job = job._replace(expires_at=job.expires_at or row.job.expires_at)
         awaits = frozenset(edge.predecessor for edge in workflow.edges if edge.successor == job.id)
         self.edges = {edge for edge in self.edges if edge.successor != job.id}
         row = self.wait(self.change(row, eta=job.eta), self.real())

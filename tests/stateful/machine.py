@@ -152,7 +152,7 @@ class Machine(RuleBasedStateMachine):
         for history, rows in zip(self.histories, [first, *others], strict=True):
             history.look(rows, self.repeated)
         self.repeated = ()
-        _next_millisecond()
+        next_millisecond()
 
     def teardown(self) -> None:
         for subject in self.subjects:
@@ -173,7 +173,7 @@ def _same(found: dict[str, dict[str, Any]], expected: dict[str, dict[str, Any]])
         assert not apart, f"{job_id}: {apart}"
 
 
-def _next_millisecond() -> None:
+def next_millisecond() -> None:
     """What two steps date by the databases' own clocks has two times, also on SQLite."""
     until = time.time_ns() // 1_000_000
     while time.time_ns() // 1_000_000 == until:

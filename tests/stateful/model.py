@@ -167,6 +167,9 @@ class Model(Graph, Permits):
         self._delete({job_id})
         return True
 
+    def ended_ids(self) -> list[str]:
+        return [job_id for job_id, row in self.rows.items() if row.finished_at]
+
     def prune(self, older_than: float) -> int:
         """What ended long ago is deleted, the jobs of a workflow together."""
         oldest = self.now - timedelta(seconds=older_than)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hypothesis import strategies as st
-from hypothesis.stateful import rule
+from hypothesis.stateful import precondition, rule
 
 from dbqueue.jobs import NewJob
 from dbqueue.store import changes
@@ -46,6 +46,15 @@ class OperatorRules(Machine):
     @rule(job=jobs, several=st.booleans())
     def forget(self, job: str, several: bool) -> None:
         """By the command, or by a result."""
+        self._forgotten(job, several=several)
+
+    @precondition(lambda self: any(map(self.model.is_needed, self.model.ended_ids())))
+    @rule(data=st.data(), several=st.booleans())
+    def forget_what_is_needed(self, data: st.DataObject, several: bool) -> None:
+        needed = [job for job in self.model.ended_ids() if self.model.is_needed(job)]
+        self._forgotten(data.draw(st.sampled_from(needed)), several=several)
+
+    def _forgotten(self, job: str, *, several: bool) -> None:
         gone = self.model.forget(job)
         if several:
             self.all(lambda subject: changes.delete(subject.store, [job]), {job} if gone else set())

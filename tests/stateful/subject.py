@@ -23,6 +23,7 @@ from dbqueue.jobs import (
 from dbqueue.store.base import Store
 from dbqueue.store.records import Claim, HeldClaim, WorkerInfo
 from dbqueue.store.sessions import WorkSession
+from dbqueue.store.sqlite.store import SqliteStore
 from dbqueue.store.tables import Json, Time, edges, jobs, metadata
 from tests.servers import libpq_url
 from tests.stateful.model import HOLD, MAX_LOSSES, PAUSE_SECONDS
@@ -106,19 +107,25 @@ class Subject:
         self.sessions[worker] = self.store.work_session("test")
 
     def reopen(self) -> None:
-        for session in self.sessions.values():
-            session.close()
+        self._close_sessions()
         self._stack.close()
         self.store = self._stack.enter_context(opened(self.url))
-        self.sessions = {worker: self.store.work_session("test") for worker in self.sessions}
+        for worker in self.sessions:
+            self.sessions[worker] = self.store.work_session("test")
+            self.sessions[worker].register(self._info(worker))  # its lock is held again
 
     def close(self) -> None:
-        for session in self.sessions.values():
-            session.close()
+        self._close_sessions()
         with self.store.connect() as connection:
             for table in metadata.tables:
                 connection.execute(sa.text(f"DELETE FROM {table}"))
         self._stack.close()
+
+    def _close_sessions(self) -> None:
+        for worker, session in self.sessions.items():
+            session.close()
+            if isinstance(self.store, SqliteStore):
+                self.store.worker_locks.drop(worker)  # else the lock file stays open, one for each example
 
     # rounds
 

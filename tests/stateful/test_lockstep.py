@@ -7,13 +7,12 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.stateful.limit_rules import LimitRules
 from tests.stateful.operator_rules import OperatorRules
-from tests.stateful.worker_rules import WorkerRules
 from tests.stateful.workflow_rules import WorkflowRules
 
 STEPS = 30
 
 
-class Lockstep(WorkerRules, OperatorRules, LimitRules, WorkflowRules):
+class Lockstep(OperatorRules, LimitRules, WorkflowRules):
     pass
 
 

@@ -151,6 +151,18 @@ class WorkerRules(Machine):
         self.heartbeat(worker)
         self.all(lambda subject: subject.rescue(worker, self.model.now), self.model.rescue())
 
+    @rule(target=tokens, worker=workers, token=tokens, first=st.sampled_from([None, RETRY, "release"]), how=HOWS)
+    def overtake(self, worker: str, token: Token, first: str | None, how: str) -> Any:
+        """Whoever had the job gave it back, or was silent past its lease; another has it, and then the first acts."""
+        if first is not None:
+            self.settled(worker, [(token, first)])
+        self.rescue(worker, LEASE_SECONDS + 1)
+        given = self.claimed(worker, QUEUES, 10) + self.claimed_held(worker, QUEUES, 10)
+        self.report(worker, token, "LATE")
+        taken = self.settled(worker, [(token, how)])
+        assert taken.isdisjoint(each.job_id for each in given)
+        return multiple(*given)
+
     @rule(worker=workers)
     def stop(self, worker: str) -> None:
         """Whatever it holds is nobody's."""

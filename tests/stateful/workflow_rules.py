@@ -81,8 +81,12 @@ class WorkflowRules(Machine):
 
     def _enqueued(self, members: list[Member], revoked: int | None) -> list[str]:
         ids = [self.new_id("job") for _ in members]
+        # One that waits for nothing has its time from the machine's clock: what is freed in the same transaction comes
+        # before it, by whatever clock.
         jobs = [
-            self.new_job(job_id, each.call, waits=each.on is not None)
+            self.new_job(job_id, each.call, waits=True)
+            if each.on is not None
+            else self.new_job(job_id, each.call._replace(delay=each.call.delay or 0))
             for job_id, each in zip(ids, members, strict=True)
         ]
         workflow = Workflow.of(
