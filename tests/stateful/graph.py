@@ -17,13 +17,12 @@ FAILED = (FAILURE, REVOKED)
 
 class Graph(Rows):
     def write(self, workflow: Workflow) -> None:
-        """All of it is new, or nothing is; but ids that were revoked before stay so."""
-        if workflow.first.id in self.rows:
-            return
+        """All of it is new; but ids that were revoked before stay so."""
         revoked = [job.id for job in workflow.jobs if job.id in self.rows]
         self._insert(workflow.jobs, workflow.edges, workflow.first.id)
         for job_id in revoked:
-            self.change(self.rows[job_id], workflow=workflow.first.id)
+            job = self.rows[job_id].job._replace(successors=any(edge.predecessor == job_id for edge in workflow.edges))
+            self.change(self.rows[job_id], job=job, workflow=workflow.first.id)
         self.ended(dict.fromkeys(revoked, REVOKED), self.real())
 
     def _insert(self, jobs: Iterable[NewJob], edges: Collection[Edge], workflow: str) -> None:
@@ -45,20 +44,20 @@ class Graph(Rows):
                 if row is None or job_id not in row.awaits:
                     continue
                 if edge.on == "success" and status != SUCCESS:
-                    todo.append(self._cannot_run(row, status, at))
+                    todo.append(self._cannot_run(row, self.rows[job_id], at))
                 elif edge.on == "error" and status != SUCCESS and told:
                     self._free(self.change(row, told_of=job_id), at)  # the first failure is enough
                 else:
                     self._came(row, edge, at)
 
-    def _cannot_run(self, row: Row, status: str, at: datetime) -> tuple[str, str, bool]:
+    def _cannot_run(self, row: Row, cause: Row, at: datetime) -> tuple[str, str, bool]:
         """It ends as its predecessor did; a job in which several come together, with an error of its own.
 
         Errbacks hear of the failure itself and of a chord's, not of each job that a failure kept from running.
         """
         joins = self._joins(row.job.id)
-        status = FAILURE if joins else status
-        self.end(row, status, at)
+        status = FAILURE if joins else cause.status
+        self.end(row, status, at, "ChordError" if joins else cause.result, cause.traceback)
         return row.job.id, status, joins or row.replaced
 
     def _came(self, row: Row, edge: Edge, at: datetime) -> None:
@@ -93,13 +92,15 @@ class Graph(Rows):
         """The row becomes the job of its id in the workflow, and begins anew; the others go before it."""
         (job,) = [job for job in workflow.jobs if job.id == row.job.id]
         others = [each for each in workflow.jobs if each.id != job.id]
-        job = job._replace(expires_at=job.expires_at or row.job.expires_at)
+        job = job._replace(
+            expires_at=job.expires_at or row.job.expires_at, successors=job.successors or row.job.successors
+        )
         awaits = frozenset(edge.predecessor for edge in workflow.edges if edge.successor == job.id)
         self.edges = {edge for edge in self.edges if edge.successor != job.id}
         row = self.wait(self.change(row, eta=job.eta), self.real())
         self.change(
             row, job=job, queue=job.queue, priority=job.priority, limit_key=job.limit_key, retries=0, losses=0,
-            awaits=awaits, due=None if awaits else row.due, replaced=True,
+            result=None, traceback=None, awaits=awaits, due=None if awaits else row.due, replaced=True,
             workflow=(row.workflow or job.id) if others else row.workflow,
         )  # fmt: skip
         self._insert(others, workflow.edges, row.workflow or job.id)
@@ -120,7 +121,14 @@ class Graph(Rows):
             and self._status(edge.successor) in FAILED and self.rows[edge.successor].worker is None
         } - below:  # fmt: skip
             below |= more
-        return above | below
+        never = {each for each in above | below if each in self.rows and not self.rows[each].job.task}
+        while more := {
+            edge.successor for edge in self.edges if edge.on == "success" and edge.predecessor in never
+        } - never:  # fmt: skip
+            never |= more
+        if job_id in never:
+            return set()
+        return (above | below) - never
 
     def recount(self, job_ids: Collection[str]) -> None:
         """Jobs that were put back, and those that are blocked behind them, wait for what has not happened yet."""

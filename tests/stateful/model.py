@@ -7,17 +7,21 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from dbqueue.jobs import FAILURE, PENDING, RETRY, REVOKED, STARTED, TERMINAL, NewJob
+from dbqueue.jobs import FAILURE, PENDING, RETRY, REVOKED, STARTED, SUCCESS, TERMINAL, NewJob
 from dbqueue.workflows import Workflow
 from tests.stateful.graph import Graph
 from tests.stateful.permits import Permits
-from tests.stateful.rows import Row, Token
+from tests.stateful.rows import CALLED_OFF, Row, Token
 
 MAX_LOSSES = 2
 PAUSE_SECONDS = 5.0
 """Of a job that its task gives back."""
 ONCE = "shop.charge"
 """A task that is never run again once it was started."""
+ERROR, TRACEBACK = "Oops", "tb"
+"""Of a run that fails."""
+RETRY_ERROR = "Again"
+"""Of one that is to be repeated."""
 HOLD = "rate:shop.pack"
 """A worker's own limit, under which it lets a job wait that it has claimed."""
 RELEASES = ("release", "lost", "pause", "hold")
@@ -55,11 +59,13 @@ class Model(Graph, Permits):
                 continue
             row = self.rows[token.job_id]
             if how in TERMINAL:
-                self.end(row, how, self.now)
+                succeeded = how == SUCCESS
+                self.end(row, how, self.now, row.job.id if succeeded else ERROR, None if succeeded else TRACEBACK)
             elif how == RETRY:
                 row = self.wait(row, self.now + timedelta(seconds=delay), status=RETRY)
                 moved = row.priority if priority is None else priority
-                self.change(row, retries=row.retries + 1, queue=queue or row.queue, priority=moved)
+                again = row.retries + 1
+                self.change(row, retries=again, queue=queue or row.queue, priority=moved, result=RETRY_ERROR)
             else:
                 row = self.wait(row, self.now + timedelta(seconds=PAUSE_SECONDS) if how == "pause" else token.due)
                 limit_key = row.limit_key or (HOLD if how == "hold" else None)
@@ -109,7 +115,7 @@ class Model(Graph, Permits):
                     # It keeps the worker's name: who had it last.
                     self.wait(lost, row.created_at, worker=worker)
                 else:
-                    failed.append(self.end(lost, FAILURE, self.now).job.id)
+                    failed.append(self.end(lost, FAILURE, self.now, "WorkerLostError", row.traceback).job.id)
             ends = Counter(self.rows[row.job.id].status for row in rows)
             found[worker] = ends[PENDING], ends[FAILURE]
             self.workers[worker] = None
@@ -134,7 +140,7 @@ class Model(Graph, Permits):
         if row is None or not row.waits:
             return False
         at = self.real()
-        self.end(replace(row, revoked=row.revoked or revoked), REVOKED, at)
+        self.end(replace(row, revoked=row.revoked or revoked), REVOKED, at, CALLED_OFF)
         self.ended({job_id: REVOKED}, at)
         return True
 
@@ -143,7 +149,7 @@ class Model(Graph, Permits):
         at = self.real()
         for row in list(self.rows.values()):
             if row.workflow == workflow and row.waits:
-                self.end(replace(row, revoked=True), REVOKED, at)
+                self.end(replace(row, revoked=True), REVOKED, at, CALLED_OFF)
             elif row.workflow == workflow and row.status == STARTED:
                 self.change(row, revoked=True)
 
@@ -156,7 +162,7 @@ class Model(Graph, Permits):
         }  # fmt: skip
         for each in again:
             row = self.wait(self.rows[each], at)
-            self.change(row, retries=0, losses=0, revoked=False, finished_at=None)
+            self.change(row, retries=0, losses=0, revoked=False, result=None, traceback=None, finished_at=None)
         self.recount(again)
         return again
 

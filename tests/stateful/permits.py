@@ -74,5 +74,5 @@ class Permits(Rows):
         expires_at = row.job.expires_at
         expired = expires_at is not None and expires_at <= self.now
         assert row.due is not None
-        self.change(row, status=STARTED, due=None, lease=lease, worker=worker, permit=permit)
+        self.change(row, status=STARTED, due=None, lease=lease, worker=worker, permit=permit, started=True)
         return Token(row.job.id, lease, row.due, permit, expired, row.revoked)

@@ -10,6 +10,8 @@ from dbqueue.jobs import BLOCKED_BY_LIMIT, BLOCKED_BY_PREDECESSORS, PENDING, REV
 from dbqueue.limits import Limit
 from dbqueue.workflows import Edge
 
+CALLED_OFF = "TaskRevokedError"
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -38,6 +40,11 @@ class Row:
     losses: int = 0
     revoked: bool = False
     replaced: bool = False
+    started: bool = False
+    """Whether it has a run, or had one that it ended with."""
+    result: str | None = None
+    """What it returned, or the type of its error."""
+    traceback: str | None = None
     finished_at: datetime | None = None
 
     @property
@@ -65,19 +72,32 @@ class Token(NamedTuple):
 class Seen(NamedTuple):
     """As much of a row as model and stores are compared by. Times before the machine's start are that start."""
 
+    task: str
     status: str
     queue: str
     priority: int
+    eta: datetime | None
+    expires_at: datetime | None
     blocked: str | None
     awaits: int
     due: datetime | None
     lease: str | None
     worker: str | None
+    redeliver: bool
+    limit_key: str | None
     permit: str | None
     state: str | None
+    has_meta: bool
     retries: int
     losses: int
     revoked: bool
+    workflow: str | None
+    told_of: str | None
+    inputs: bool
+    successors: bool
+    started: bool
+    result: str | None
+    traceback: str | None
     finished_at: datetime | None
 
 
@@ -109,9 +129,10 @@ class Rows:
     def seen(self) -> dict[str, Seen]:
         return {
             row.job.id: Seen(
-                row.status, row.queue, row.priority, row.blocked, len(row.awaits), self.shown(row.due),
-                row.lease, row.worker, row.permit, row.state, row.retries, row.losses, row.revoked,
-                self.shown(row.finished_at),
+                row.job.task, row.status, row.queue, row.priority, self.shown(row.eta), row.job.expires_at, row.blocked,
+                len(row.awaits), self.shown(row.due), row.lease, row.worker, row.redeliver, row.limit_key, row.permit,
+                row.state, row.state is not None, row.retries, row.losses, row.revoked, row.workflow, row.told_of,
+                row.job.inputs, row.job.successors, row.started, row.result, row.traceback, self.shown(row.finished_at),
             )
             for row in self.rows.values()
         }  # fmt: skip
@@ -131,18 +152,21 @@ class Rows:
     def wait(self, row: Row, due: datetime, *, worker: str | None = None, status: str = PENDING) -> Row:
         """Let it wait for its time, as if it had not been claimed."""
         due = max(due, row.eta or due)
-        return self.change(row, status=status, due=due, lease=None, worker=worker, permit=None, state=None)
+        return self.change(
+            row, status=status, due=due, lease=None, worker=worker, permit=None, state=None, started=False
+        )  # fmt: skip
 
-    def end(self, row: Row, status: str, at: datetime) -> Row:
+    def end(self, row: Row, status: str, at: datetime, result: str | None, traceback: str | None = None) -> Row:
         """End it; its lease and worker stay, for the record."""
         assert status in TERMINAL
         assert row.status not in TERMINAL
         return self.change(
-            row, status=status, finished_at=at, due=None, awaits=frozenset(), permit=None, state=None
+            row, status=status, finished_at=at, due=None, awaits=frozenset(), permit=None, state=None,
+            result=result, traceback=traceback,
         )  # fmt: skip
 
     def remember_revoked(self, job_id: str) -> None:
         """A row for an id that nobody has enqueued yet: it stands in the way of the enqueue."""
         at = self.real()
         nothing = NewJob(job_id, "", "")
-        self.rows[job_id] = Row(nothing, "", 0, None, at, REVOKED, revoked=True, finished_at=at)
+        self.rows[job_id] = Row(nothing, "", 0, None, at, REVOKED, revoked=True, result=CALLED_OFF, finished_at=at)

@@ -26,7 +26,7 @@ from dbqueue.store.sessions import WorkSession
 from dbqueue.store.sqlite.store import SqliteStore
 from dbqueue.store.tables import Json, Time, edges, jobs, metadata
 from tests.servers import libpq_url
-from tests.stateful.model import HOLD, MAX_LOSSES, PAUSE_SECONDS
+from tests.stateful.model import ERROR, HOLD, MAX_LOSSES, PAUSE_SECONDS, RETRY_ERROR, TRACEBACK
 from tests.stateful.rows import Seen, Token
 from tests.stores import moment, opened, run_sql
 
@@ -161,9 +161,10 @@ class Subject:
             case "SUCCESS":
                 return Succeeded(job.id, job.lease, json.dumps(job.id), 0.0)
             case "FAILURE" | "REVOKED":
-                return Failed(job.id, job.lease, '{"exc_type": "Oops", "exc_message": ["no"]}', "tb", 0.0, how)
+                return Failed(job.id, job.lease, json.dumps({"exc_type": ERROR}), TRACEBACK, 0.0, how)
             case "RETRY":
-                return Retried(job.id, job.lease, "{}", None, 0.0, delay, queue=queue, priority=priority)
+                retry = json.dumps({"exc_type": RETRY_ERROR})
+                return Retried(job.id, job.lease, retry, None, 0.0, delay, queue=queue, priority=priority)
             case "pause":
                 return Released(job.id, job.lease, job.ready_at, delay_seconds=PAUSE_SECONDS)
             case _:
@@ -217,10 +218,12 @@ def _without_text(value: Any) -> Any:
 
 def seen(row: dict[str, Any]) -> Seen:
     """What the model knows of it."""
-    blocked = row["blocked_reason"]
+    blocked, result = row["blocked_reason"], row["result"]
     return Seen(
-        row["status"], row["queue"], row["priority"], blocked,
+        row["task"], row["status"], row["queue"], row["priority"], row["eta"], row["expires_at"], blocked,
         row["waits_for"] if blocked == "predecessors" else 0, row["ready_at"] or row["held_at"],
-        row["lease"], row["worker"], row["permit"], row["state"], row["retries"], row["losses"],
-        row["revoked_at"] is not None, row["finished_at"],
+        row["lease"], row["worker"], row["redeliver"], row["limit_key"], row["permit"], row["state"],
+        row["meta"] is not None, row["retries"], row["losses"], row["revoked_at"] is not None, row["workflow_id"],
+        row["parent_id"], row["inputs"], row["successors"], row["started_at"],
+        result["exc_type"] if isinstance(result, dict) else result, row["traceback"], row["finished_at"],
     )  # fmt: skip

@@ -74,7 +74,7 @@ class WorkflowRules(Machine):
     def enqueue_one_workflow(self, members: list[Member]) -> object:
         return multiple(*self._enqueued(members, None))
 
-    @rule(target=jobs, members=members(), revoked=st.sampled_from([None, None, 1, 2, 3]))
+    @rule(target=jobs, members=members(), revoked=st.sampled_from([None, None, 0, 1, 2, 3]))
     def enqueue_workflow(self, members: list[Member], revoked: int | None) -> object:
         """`revoked`: the number of a job that was revoked before."""
         return multiple(*self._enqueued(members, revoked))
