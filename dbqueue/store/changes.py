@@ -51,7 +51,8 @@ def retry(store: Store, job_ids: Collection[str]) -> set[str]:
     and so is an expiry that has passed. `options` records how often this was done.
 
     A job of a workflow takes with it the failed ones that it waits for, and those that ended because they
-    could not run without it: they wait again. Errbacks do not; one that ran has run.
+    could not run without it: they wait again. Errbacks do not; one that ran has run. A job that was revoked before
+    it was enqueued is left alone, for there is nothing to run, and so is what cannot run without it.
     """
     with _changing(store) as connection:
         reply = JoinedConnection(connection).reply

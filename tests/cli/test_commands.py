@@ -43,6 +43,13 @@ def test_jobs_from_enqueue_to_deletion(dbqueue: Commands) -> None:
     assert dbqueue.json("jobs", "delete", first, code=1)["refused"] == {first: "it waits (PENDING): cancel it first"}
 
 
+def test_what_was_revoked_before_it_was_enqueued_is_not_retried(dbqueue: Commands) -> None:
+    dbqueue.here("control", "revoke", "a", "-t", "0.1")
+    refused = dbqueue.json("jobs", "retry", "a", code=1)
+    assert refused["retried"] == []
+    assert refused["refused"]["a"].startswith("it was revoked before it was enqueued")
+
+
 def test_jobs_in_words(dbqueue: Commands) -> None:
     dbqueue.here("call", "cele.add", "-a", "[1, 2]", "--id", "first")
     dbqueue.here("call", "other.task", "-Q", "mail", "--id", "second")

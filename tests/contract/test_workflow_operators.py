@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dbqueue.store import changes
 from dbqueue.store.base import Store
-from dbqueue.store.revoking import revoked_ids
+from dbqueue.store.revoking import revoke, revoked_ids
 from dbqueue.workflows import ERRBACK, Edge, Workflow
 from tests.contract.test_workflows import chain, chord, claimed_ids, done, failed, statuses
 from tests.stores import TestWorker, new_job, row, run_sql
@@ -47,6 +47,15 @@ class TestOperators:
         assert changes.retry(store, ["c"]) == {"b", "c"}
         assert claimed_ids(worker) == ["b"]
         assert row(store, "c")["blocked_reason"] == "predecessors"
+
+    def test_what_was_revoked_before_it_was_enqueued_does_not_run(self, store: Store, worker: TestWorker) -> None:
+        revoke(store, ["alone", "b"])
+        store.enqueue_workflow(chain("a", "b", "c"))
+        worker.settle(failed(worker.claim_one()))
+        assert changes.retry(store, ["alone", "b", "c"]) == set()
+        assert changes.retry_workflow(store, "c") == {"a"}
+        assert statuses(store, "alone", "a", "b", "c") == ["REVOKED", "PENDING", "REVOKED", "REVOKED"]
+        assert claimed_ids(worker) == ["a"]
 
     def test_retry_of_a_success_holds_the_body_back(self, store: Store, worker: TestWorker) -> None:
         store.enqueue_workflow(chord(["a", "b"], "body"))

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from dbqueue.errors import DuplicateTaskId
-from dbqueue.jobs import ClaimedJob, Failed, Replaced, Retried, Succeeded
+from dbqueue.jobs import ClaimedJob, Failed, Progress, Released, Replaced, Retried, Succeeded
 from dbqueue.store import changes
 from dbqueue.store.base import Store
 from dbqueue.store.revoking import revoke
@@ -343,6 +343,30 @@ class TestReplace:
             assert worker.settle(Replaced("x", job.lease, workflow, 0.1)).settled == expected
         assert (count(store), row(store, "x")["waits_for"]) == (2, 1)
 
+    def test_nothing_of_earlier_runs_is_left_but_the_expiry(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue([new_job("x", expires_at=datetime.now(UTC) + timedelta(hours=1))])
+        job = worker.claim_one()
+        worker.settle(Retried("x", job.lease, '{"exc_type": "Oops"}', "tb", 0.0))
+        job = worker.claim_one()
+        worker.settle(Released("x", job.lease, job.ready_at, lost=True))
+        job = worker.claim_one()
+        worker.session.report([Progress("x", job.lease, "HALF", "{}")])
+        before = row(store, "x")
+        assert (before["traceback"], before["state"], before["retries"], before["losses"]) == ("tb", "HALF", 1, 1)
+        workflow = Workflow.of([new_job("n"), new_job("x")], [Edge("n", "x")])
+        worker.settle(Replaced("x", job.lease, workflow, 0.1))
+        after = row(store, "x")
+        gone = ("result", "traceback", "state", "meta", "started_at", "worker", "lease")
+        assert {name: after[name] for name in gone} == dict.fromkeys(gone)
+        assert (after["retries"], after["losses"], after["expires_at"]) == (0, 0, before["expires_at"])
+
+    def test_an_expiry_of_its_own_counts(self, store: Store, worker: TestWorker) -> None:
+        now = datetime.now(UTC).replace(microsecond=0)
+        store.enqueue([new_job("x", expires_at=now + timedelta(hours=1))])
+        workflow = Workflow((new_job("x", expires_at=now + timedelta(hours=2)),))
+        worker.settle(Replaced("x", worker.claim_one().lease, workflow, 0.1))
+        assert moment(row(store, "x")["expires_at"]) == now + timedelta(hours=2)
+
     def test_a_failure_before_it_ends_it(self, store: Store, worker: TestWorker) -> None:
         store.enqueue_workflow(chain("x", "z"))
         job = worker.claim_one()
@@ -596,6 +620,29 @@ class TestOtherEnds:
         revoke(store, ["b"])
         store.enqueue_workflow(chain("a", "b", "c"))
         assert statuses(store, "a", "b", "c") == ["PENDING", "REVOKED", "REVOKED"]
+
+    def test_revoke_of_the_first_job_before_it_was_enqueued(self, store: Store, worker: TestWorker) -> None:
+        revoke(store, ["a"])
+        for _ in range(2):  # the caller did not hear the answer
+            self.chord_with_errback(store)
+            assert statuses(store, "a", "b", "body", "e") == ["REVOKED", "PENDING", "FAILURE", "PENDING"]
+        assert {row(store, job_id)["workflow_id"] for job_id in ("a", "b", "body", "e")} == {"a"}
+        assert claimed_ids(worker) == ["b", "e"]
+
+    def test_revoke_of_all_that_wait_for_nothing_before_they_were_enqueued(self, store: Store) -> None:
+        revoke(store, ["a", "b"])
+        self.chord_with_errback(store)
+        assert statuses(store, "a", "b", "body", "e") == ["REVOKED", "REVOKED", "FAILURE", "PENDING"]
+        revoke(store, ["x", "y"])
+        store.enqueue_workflow(chain("x", "y"))
+        assert statuses(store, "x", "y") == ["REVOKED", "REVOKED"]
+
+    def test_the_first_job_was_revoked_and_another_id_is_in_use(self, store: Store) -> None:
+        revoke(store, ["a"])
+        store.enqueue([new_job("b", args="[1]")])
+        with pytest.raises(DuplicateTaskId):
+            store.enqueue_workflow(chain("a", "b", "c"))
+        assert (count(store), edges(store), row(store, "a")["workflow_id"]) == (2, 0, None)
 
     def test_what_was_revoked_before_it_was_enqueued_is_deleted_with_its_workflow(
         self, store: Store, worker: TestWorker

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from dbqueue import failpoints
 from dbqueue.codec import describe_exception, shown_exception
 from dbqueue.errors import ChordError, DuplicateTaskId, TaskRevokedError
-from dbqueue.jobs import FAILURE, NOT_ENQUEUED, REVOKED, ClaimedJob, Input, Released
+from dbqueue.jobs import FAILURE, NOT_ENQUEUED, REVOKED, ClaimedJob, Input, NewJob, Released
 from dbqueue.store.base import Store
 from dbqueue.store.inserts import Statement, refuse_other_content
 from dbqueue.store.rows import LOST_ERROR
@@ -44,10 +44,18 @@ def write(store: Store, workflow: Workflow) -> Steps[None]:
     that of another workflow: nothing of it is left then.
     """
     jobs, first = workflow.jobs, workflow.first
-    count = yield from insert(store.inserts, store.names, jobs, workflow.edges, first=first, workflow=first.id)
-    if count == len(jobs):
-        return
-    found = (yield store.inserts.duplicates(jobs)).rows
+    name = first.id
+    while True:
+        count = yield from insert(store.inserts, store.names, jobs, workflow.edges, first=first, workflow=name)
+        if count == len(jobs):
+            return
+        found = (yield store.inserts.duplicates(jobs)).rows
+        revoked = [row[0] for row in found if row[1] == NOT_ENQUEUED]
+        # The row of one that was revoked before anybody enqueued it does not tell that the workflow was written.
+        another = _next_first(workflow, revoked) if not count and first.id in revoked else None
+        if another is None:
+            break
+        first = another
     try:
         refuse_other_content(jobs, found)
         _refuse_part(workflow, count, found)
@@ -58,10 +66,15 @@ def write(store: Store, workflow: Workflow) -> Steps[None]:
     if count:
         # Some of its ids were revoked before anybody enqueued them: what waits for these can never run. They are of the
         # workflow now, and are deleted with it: without their rows, nobody would ever delete their edges.
-        revoked = [row[0] for row in found if row[1] == NOT_ENQUEUED]
-        yield statement(store, sql.ADOPT, ids=revoked, workflow=first.id)
+        yield statement(store, sql.ADOPT, ids=revoked, workflow=name)
         error, _ = describe_exception(TaskRevokedError("revoked"), max_bytes=4096)
         yield from propagate(store, [Ended(job_id, REVOKED, error) for job_id in revoked])
+
+
+def _next_first(workflow: Workflow, revoked: Collection[str]) -> NewJob | None:
+    """A job that is never dropped, as errbacks are: it waits for none, or for such alone as will never run."""
+    waiting = {edge.successor for edge in workflow.edges if edge.predecessor not in revoked}
+    return next((job for job in workflow.jobs if job.id not in waiting and job.id not in revoked), None)
 
 
 def _refuse_part(workflow: Workflow, count: int, found: Sequence[Sequence[Any]]) -> None:
@@ -303,8 +316,16 @@ def lock_with_below(store: Store, job_ids: Collection[str]) -> Steps[None]:
 
 
 def to_repeat(store: Store, job_ids: Collection[str]) -> Steps[set[str]]:
-    """These jobs, the failed ones that they wait for, and those that ended because they could not run without them."""
-    return {*job_ids, *(row[0] for row in (yield statement(store, sql.TO_REPEAT, ids=job_ids)).rows)}
+    """These jobs, the failed ones that they wait for, and those that ended because they could not run without them.
+
+    But for jobs that were revoked before anybody enqueued them, and for what cannot run without these.
+    """
+    found = {*job_ids, *(row[0] for row in (yield statement(store, sql.TO_REPEAT, ids=job_ids)).rows)}
+    never = {row[0] for row in (yield statement(store, sql.NEVER, ids=found)).rows}
+    if never:
+        wanted = set(job_ids) - never
+        found = {*wanted, *(row[0] for row in (yield statement(store, sql.TO_REPEAT, ids=wanted)).rows)} - never
+    return found
 
 
 def not_succeeded(store: Store, workflow_id: str) -> Steps[set[str]]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from dbqueue.jobs import NOT_ENQUEUED
 from dbqueue.store.postgres import sql as postgres_sql
 from dbqueue.workflows import DELAY, EXPIRY
 
@@ -290,6 +291,15 @@ WITH RECURSIVE above(id) AS (
     WHERE e.event = 'success' AND s.status IN ('FAILURE', 'REVOKED') AND s.worker IS NULL
 )
 SELECT id FROM below"""
+
+# What was revoked before it was enqueued has nothing to run.
+NEVER: Final = f"""
+WITH RECURSIVE never(id) AS (
+    SELECT id FROM {{jobs}} WHERE id {{among}} AND task = '{NOT_ENQUEUED}'
+  UNION
+    SELECT e.successor FROM never b {{each}}{{edges}} {{out_of_b}} WHERE e.event = 'success'
+)
+SELECT id FROM never"""
 
 BLOCKED_SUCCESSORS: Final = """
 SELECT s.id FROM {given} {each}{edges} {out_of_b} {each}{jobs} {at_end}
