@@ -7,13 +7,13 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, multiple, rule
 
-from dbqueue.jobs import Replaced
+from dbqueue.jobs import SUCCESS, Replaced
 from dbqueue.store import changes
 from dbqueue.store.revoking import revoke
 from dbqueue.workflows import ERRBACK, FIRST_ARGUMENT, Edge, Event, Workflow
 from tests.stateful.machine import Call, Machine
 from tests.stateful.rows import Token
-from tests.stateful.subject import Subject
+from tests.stateful.subject import QUEUES, Subject
 from tests.stateful.worker_rules import CALLS
 
 
@@ -128,6 +128,16 @@ class WorkflowRules(Machine):
 
         self.all(ask, {token.job_id} if taken else set())
         return multiple(*(ids if taken else ()))
+
+    @rule(target=jobs, worker=workers)
+    def forget_in_the_middle(self, worker: str) -> object:
+        """What has succeeded is to be forgotten while its successor has still to read it."""
+        call = Call("shop.pack", QUEUES[0], 1, None, None, None)
+        first, second = self._enqueued([Member(call), Member(call, "success", (0,), passes=True)], None)
+        self.settled(worker, [(token, SUCCESS) for token in self.claimed(worker, QUEUES, 10)])
+        gone = self.model.forget(first)
+        self.all(lambda subject: subject.store.forget(first), gone)
+        return multiple(first, second)
 
     @rule(job=jobs)
     def cancel_workflow(self, job: str) -> None:
