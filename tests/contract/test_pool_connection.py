@@ -163,6 +163,20 @@ def test_a_server_that_ended_the_connection(store: PostgresStore) -> None:
     assert count(store) == 2
 
 
+def test_an_operation_whose_connection_breaks_is_done_again_on_another(store: PostgresStore) -> None:
+    used: list[PoolConnection] = []
+
+    def operation(driver: PoolConnection) -> int:
+        used.append(driver)
+        if len(used) == 1:
+            driver.close()
+            raise psycopg.OperationalError("gone")
+        return len(used)
+
+    assert store._run(operation) == 2
+    assert last(store) is used[1] is not used[0]
+
+
 @pytest.mark.parametrize("answer", ["an answer is left", "no answer is left"])
 def test_a_look_after_the_server_ended_the_connection(store: PostgresStore, answer: str) -> None:
     """Nothing is run again where several statements may follow: the connection itself must be a good one."""
@@ -382,6 +396,18 @@ def test_no_more_connections_stay_open_than_the_pool_may_have(narrow: PostgresSt
     with contextlib.closing(narrow.engine.raw_connection()), contextlib.closing(narrow.engine.raw_connection()):
         pass
     enqueued(narrow)
+    wait_until(lambda: backends(narrow) == 1, what="the end of one of the two")
+
+
+def test_a_connection_is_not_kept_beside_one_that_came_back_meanwhile(narrow: PostgresStore) -> None:
+    """To the pool, or as the one that is kept."""
+
+    def ask_the_pool(driver: PoolConnection) -> None:
+        narrow.engine.raw_connection().close()
+
+    narrow._run(ask_the_pool)
+    wait_until(lambda: backends(narrow) == 1, what="the end of one of the two")
+    narrow._run(lambda driver: enqueued(narrow))
     wait_until(lambda: backends(narrow) == 1, what="the end of one of the two")
 
 

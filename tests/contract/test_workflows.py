@@ -18,7 +18,7 @@ from dbqueue.store.base import Store
 from dbqueue.store.revoking import revoke
 from dbqueue.store.transactions.joining import enqueue_workflow_in
 from dbqueue.workflows import APPEND, BODY, ERRBACK, FIRST_ARGUMENT, Edge, Workflow
-from tests.stores import TestWorker, count, moment, new_job, row
+from tests.stores import TestWorker, count, moment, new_job, row, run_sql
 
 NewWorker = Callable[..., TestWorker]
 
@@ -70,7 +70,8 @@ class TestWriting:
         assert (count(store), edges(store), row(store, "c")["waits_for"]) == (3, 2, 1)
 
     def test_what_was_dropped_since_does_not_come_back(self, store: Store, worker: TestWorker) -> None:
-        workflow = Workflow.of([new_job("a"), new_job("e")], [Edge("a", "e", "error", ERRBACK)])
+        links = [Edge("a", "e", "error", ERRBACK), Edge("e", "f", place=FIRST_ARGUMENT)]
+        workflow = Workflow.of([new_job("a"), new_job("e"), new_job("f")], links)
         store.enqueue_workflow(workflow)
         worker.settle(done(worker.claim_one()))
         store.enqueue_workflow(workflow)
@@ -247,6 +248,32 @@ class TestSuccess:
         worker.settle(*map(done, found))
         assert len(worker.claim(max_input_bytes=1024)) == 2
 
+    def results_of(self, store: Store, worker: TestWorker, *sizes: int) -> None:
+        """Jobs that have ended with results of so many bytes, of which `b0`, `b1`, ... have each one to read."""
+        for number in range(len(sizes)):
+            store.enqueue_workflow(chain(f"a{number}", f"b{number}"))
+        jobs = sorted(worker.claim(), key=lambda job: job.id)
+        worker.settle(*(done(job, json.dumps("x" * (size - 2))) for job, size in zip(jobs, sizes, strict=True)))
+
+    @pytest.mark.parametrize("sizes", [(1024,), (512, 512)])
+    def test_a_batch_reads_all_that_it_may(self, store: Store, worker: TestWorker, sizes: tuple[int, ...]) -> None:
+        self.results_of(store, worker, *sizes)
+        found = worker.claim(max_input_bytes=1024)
+        assert [len(job.inputs[0][2]) for job in found] == list(sizes)  # type: ignore[index, arg-type]
+
+    def test_a_job_that_reads_all_that_a_batch_may_has_one_of_its_own(self, store: Store, worker: TestWorker) -> None:
+        self.results_of(store, worker, 100, 1024)
+        (first,) = worker.claim(max_input_bytes=1024)
+        worker.settle(done(first))
+        second = worker.claim_one(max_input_bytes=1024)
+        assert (second.id, len(second.inputs[0][2])) == ("b1", 1024)  # type: ignore[index, arg-type]
+
+    def test_what_is_too_large_takes_no_room_in_a_batch(self, store: Store, worker: TestWorker) -> None:
+        self.results_of(store, worker, 2000, 100)
+        too_large, other = sorted(worker.claim(max_input_bytes=1024), key=lambda job: job.id)
+        assert too_large.inputs == 2000
+        assert len(other.inputs[0][2]) == 100  # type: ignore[index, arg-type]
+
 
 class TestErrbacks:
     def test_one_that_nothing_can_reach_is_deleted_with_what_waits_for_it(
@@ -319,6 +346,28 @@ class TestReplace:
         worker.settle(Replaced("x", job.lease, chain("x", "callback"), 0.1))
         worker.settle(done(worker.claim_one(), "5"))
         assert worker.claim_one().inputs == (("x", FIRST_ARGUMENT, "5", None),)
+
+    def test_it_begins_anew(self, store: Store, worker: TestWorker) -> None:
+        """What is left of its runs would be taken for what the replacement has done."""
+        store.enqueue([new_job("x")])
+        job = worker.claim_one()
+        worker.settle(Retried("x", job.lease, "{}", "Traceback: ...", 0.0))
+        job = worker.claim_one()
+        worker.session.report([Progress("x", job.lease, "PACKING", "1")])
+        run_sql(store, "UPDATE dbqueue_jobs SET losses = 1")
+        worker.settle(Replaced("x", job.lease, Workflow((new_job("x"),)), 0.1))
+        after = row(store, "x")
+        assert (after["status"], after["retries"], after["losses"]) == ("PENDING", 0, 0)
+        left = ("lease", "worker", "started_at", "state", "meta", "result", "traceback")
+        assert {name: after[name] for name in left} == dict.fromkeys(left)
+
+    def test_a_job_that_has_ended_is_not_replaced(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue([new_job("x")])
+        job = worker.claim_one()
+        worker.settle(done(job))
+        before = row(store, "x")
+        worker.settle(Replaced("x", job.lease, chain("n", "x"), 0.1))
+        assert (row(store, "x"), count(store)) == (before, 1)
 
     def test_a_lost_lease_replaces_nothing(self, store: Store, worker: TestWorker) -> None:
         store.enqueue([new_job("x")])
@@ -399,6 +448,16 @@ class TestAddHeader:
         assert store.add_header(self.added(), job.id, job.lease)
         assert row(store, "body")["waits_for"] == 3
         assert row(store, "new")["workflow_id"] == "a"
+
+    def test_a_body_that_is_passed_nothing_is_not_passed_this(self, store: Store, worker: TestWorker) -> None:
+        links = [Edge("a", "c"), Edge("b", "c")]
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "b", "c")], links))
+        first, second = worker.claim()
+        assert store.add_header(self.added(), first.id, first.lease)
+        worker.settle(done(first), done(second))
+        worker.settle(done(worker.claim_one()))
+        assert store.forget("new")
+        assert (worker.claim_one().id, row(store, "c")["inputs"]) == ("c", False)
 
     def test_a_job_that_does_not_run_adds_nothing(self, store: Store, worker: TestWorker) -> None:
         store.enqueue_workflow(chord(["a", "b"], "body"))
@@ -675,6 +734,14 @@ class TestOtherEnds:
         assert statuses(store, "a", "b", "body") == ["FAILURE", "PENDING", "FAILURE"]
         assert error_of(store, "body")[1][0].startswith("Dependency a raised WorkerLostError(")
 
+    def test_a_job_that_is_lost_and_runs_again_ends_nothing(self, store: Store, new_worker: NewWorker) -> None:
+        dead, rescuer = new_worker(lease_seconds=5), new_worker(lease_seconds=3600)
+        self.chord_with_errback(store)
+        assert len(dead.claim(limit=1)) == 1
+        rescuer.session.rescue(max_losses=3, now=datetime.now(UTC) + timedelta(seconds=60))
+        assert statuses(store, "a", "b", "body", "e") == ["PENDING"] * 4
+        assert row(store, "body")["waits_for"] == 2
+
     def test_purge_deletes_what_waits_in_its_queue_and_revokes_what_hangs_below(self, store: Store) -> None:
         jobs = [new_job("a"), new_job("b"), new_job("c", queue="other"), new_job("e", queue="other"), new_job("plain")]
         edges_ = [Edge("a", "b"), Edge("b", "c"), Edge("b", "e", "error", ERRBACK)]
@@ -694,6 +761,14 @@ class TestOtherEnds:
         assert store.forget("a")
         assert changes.delete(store, ["b", "body"]) == {"b", "body"}
         assert (count(store), edges(store)) == (0, 0)
+
+    def test_a_failure_that_is_still_to_be_told_is_not_forgotten(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(Workflow.of([new_job("a"), new_job("e")], [Edge("a", "e", "error", ERRBACK)]))
+        worker.settle(failed(worker.claim_one()))
+        assert not store.forget("a")
+        worker.settle(done(worker.claim_one()))
+        assert store.forget("a")
+        assert edges(store) == 0
 
 
 class TestPrune:
