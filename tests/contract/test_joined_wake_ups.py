@@ -12,7 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from dbqueue.errors import ForeignConnection
+from dbqueue.jobs import Succeeded
 from dbqueue.store.base import Store
+from dbqueue.store.transactions.completing import recorded_at_last
 from dbqueue.store.transactions.joining import (
     aenqueue_in,
     aenqueue_workflow_in,
@@ -104,6 +106,37 @@ def test_a_task_that_fails_tells_nobody_of_its_jobs(store: Store, worker: TestWo
     transaction.rollback()
     assert count(store) == 1
     assert not sleeper.was_told()
+    sleeper.close()
+
+
+def test_a_task_whose_commit_ends_late_and_unheard_tells_of_its_jobs_then(
+    store: Store, worker: TestWorker, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is told before finds nothing yet, and sleeps again."""
+    store.enqueue([new_job()])
+    job = worker.claim_one()
+    count(store)  # by now the wake-up of the enqueue is over
+    sleeper, transaction = Sleeper(postgres_url), TaskTransaction(store, job, idle_seconds=None)
+    connection = transaction.connection
+    enqueue_in(store, connection, [new_job()])
+    told_before: list[bool] = []
+
+    def without_an_answer() -> None:
+        connection.connection.driver_connection.execute(f"PREPARE TRANSACTION '{job.id}'")
+        raise sa.exc.OperationalError("COMMIT", {}, psycopg.OperationalError("the connection is lost"))
+
+    def asked(*arguments: Any) -> Any:
+        count(store)  # as above, if there was one
+        told_before.append(sleeper.was_told())
+        with psycopg.connect(libpq_url(postgres_url), autocommit=True) as server:
+            server.execute(f"COMMIT PREPARED '{job.id}'")
+        return recorded_at_last(*arguments)
+
+    monkeypatch.setattr(connection, "commit", without_an_answer)
+    monkeypatch.setattr("dbqueue.store.transactions.tasks.recorded_at_last", asked)
+    transaction.commit(Succeeded(job.id, job.lease, "1", 0.0))
+    assert count(store, "status = 'PENDING'") == 1
+    assert (told_before, sleeper.was_told()) == ([False], True)
     sleeper.close()
 
 

@@ -157,6 +157,8 @@ class TaskTransaction:
             known = False
         failpoints.hit("commit.after", driver)
         self._leave()
+        if known:  # else `_found` does, once others see what was committed
+            self._wake()
         return settles, known
 
     @contextlib.contextmanager
@@ -193,7 +195,6 @@ class TaskTransaction:
             with contextlib.suppress(sa.exc.SQLAlchemyError):
                 connection.close()
         self._turn.close()
-        self._wake()
 
     def _undo(self) -> None:
         connection, self._connection = self._connection, None
