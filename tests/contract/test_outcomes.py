@@ -11,6 +11,7 @@ import pytest
 
 from dbqueue.jobs import ClaimedJob, Failed, Outcome, Progress, Released, Retried, Succeeded
 from dbqueue.store.base import Store
+from dbqueue.worker.settling import settle
 from tests.stores import TestWorker, enqueued, moment, row
 
 NewWorker = Callable[..., TestWorker]
@@ -325,3 +326,37 @@ class TestReports:
         before = row(store, job.id)
         worker.session.report([Progress(job.id, job.lease, "LATE", "{}")])
         assert row(store, job.id) == before
+
+
+class TestWhatIsLoggedOfASecondTry:
+    """A worker repeats a round whose reply was lost: its first try may have committed."""
+
+    @pytest.mark.parametrize("how", ["retried", "released", "lost"])
+    def test_one_that_gave_up_the_lease_is_not_called_another_s_alone(
+        self, store: Store, worker: TestWorker, how: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        enqueued(store)
+        job = worker.claim_one()
+        worker.settle(OUTCOMES[how](job.id, job.lease))
+        settle(worker.session, [OUTCOMES[how](job.id, job.lease)], None, ())
+        assert "by another hand now, or by an earlier try to write this, which had no answer" in caplog.text
+
+    @pytest.mark.parametrize("how", ["succeeded", "failed"])
+    def test_one_that_ended_the_job_is_not_mentioned(
+        self, store: Store, worker: TestWorker, how: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        enqueued(store)
+        job = worker.claim_one()
+        worker.settle(OUTCOMES[how](job.id, job.lease))
+        settle(worker.session, [OUTCOMES[how](job.id, job.lease)], None, ())
+        assert not caplog.text
+
+    def test_a_run_that_died_after_its_own_commit_is_said_to_have_ended(
+        self, store: Store, worker: TestWorker, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
+        enqueued(store)
+        job = worker.claim_one()
+        worker.settle(OUTCOMES["succeeded"](job.id, job.lease))  # as the task's own transaction does
+        settle(worker.session, [OUTCOMES["lost"](job.id, job.lease)], None, ())
+        assert f"Job {job.id} had ended as SUCCESS in that run: it does not run again" in caplog.text
