@@ -12,6 +12,10 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
+import select
+import socket
+import stat
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,6 +40,9 @@ NO_TASK: Final = "???"
 
 QUIET: Final = ("alembic", "asyncio", "sqlalchemy")
 """Libraries whose INFO lines are every statement: they speak from WARNING on, unless the application says otherwise."""
+
+READER_SECONDS: Final = 1.0
+"""How long a line waits for the reader of a pipe that is full; those after it do not, until one is taken again."""
 
 _COLOURS: Final = {logging.DEBUG: 34, logging.WARNING: 33, logging.ERROR: 31, logging.CRITICAL: 35}
 """ANSI colours by level, as Celery has them."""
@@ -81,6 +88,75 @@ class TaskFormatter(LineFormatter):
 
 ColorFormatter = LineFormatter
 """Celery's name."""
+
+
+class PipeHandler(logging.Handler):
+    """Writes to a pipe or a socket, and drops the lines that its reader leaves standing.
+
+    Whatever collects logs may stop reading: a worker that waited for it would heed no signal and no time limit, and
+    would not end its runs when it is cut off. `descriptor` is closed with the handler, and does not block.
+    """
+
+    def __init__(self, descriptor: int, write: Callable[[int, bytes], int]) -> None:
+        super().__init__()
+        self._descriptor, self._write = descriptor, write
+        self._dropped = 0
+        """Lines since the last that was taken."""
+        self._cut = False
+        """Whether a part of one was taken."""
+
+    @classmethod
+    def of(cls, stream: Any) -> PipeHandler | None:
+        """For the reader of this stream; None where it is no pipe, or cannot be opened a second time.
+
+        Others that share it, such as the shell, go on as before: a pipe is opened anew, a socket is asked each time.
+        """
+        try:
+            number = stream.fileno()
+            mode = os.fstat(number).st_mode
+            if stat.S_ISSOCK(mode):
+                return cls(os.dup(number), _send)
+            if stat.S_ISFIFO(mode) and sys.platform == "linux":
+                return cls(os.open(f"/proc/self/fd/{number}", os.O_WRONLY | os.O_NONBLOCK), os.write)
+        except (AttributeError, OSError, ValueError):  # no file, or one of a user that is not ours any more
+            pass
+        return None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            dropped = f"({self._dropped} lines were dropped: nobody read the log)\n" if self._dropped else ""
+            data = f"{dropped}{self.format(record)}\n".encode(errors="backslashreplace")
+            left = self._left_of(b"\n" + data if self._cut else data)
+            self._cut = 0 < len(left) < len(data) or (self._cut and bool(left))
+            self._dropped = self._dropped + 1 if left else 0
+        except Exception:  # noqa: BLE001 - as in every handler of the standard library
+            self.handleError(record)
+
+    def _left_of(self, data: bytes) -> bytes:
+        """What the reader has not taken."""
+        while data:
+            try:
+                data = data[self._write(self._descriptor, data) :]
+            except BlockingIOError:
+                poll = select.poll()
+                poll.register(self._descriptor, select.POLLOUT)
+                if self._dropped or not poll.poll(READER_SECONDS * 1000):
+                    break
+        return data
+
+    def close(self) -> None:
+        number, self._descriptor = self._descriptor, -1
+        if number >= 0:
+            os.close(number)
+        super().close()
+
+
+def _send(number: int, data: bytes) -> int:
+    end = socket.socket(fileno=number)
+    try:
+        return end.send(data, socket.MSG_DONTWAIT)
+    finally:
+        end.detach()
 
 
 def mlevel(level: str | int | None) -> int:
@@ -152,7 +228,8 @@ def enter_child(options: LogOptions, name: str) -> None:
 def _handler(options: LogOptions, number: int) -> logging.Handler:
     if options.file is None:
         # What is printed goes to the log, but the log itself to where it went before.
-        return logging.StreamHandler(sys.__stderr__ if isinstance(sys.stderr, LoggingProxy) else sys.stderr)
+        stream = sys.__stderr__ if isinstance(sys.stderr, LoggingProxy) else sys.stderr
+        return PipeHandler.of(stream) or logging.StreamHandler(stream)
     # Opened anew when logrotate has moved it.
     return WatchedFileHandler(options.file(number), encoding="utf-8")
 
