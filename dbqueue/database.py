@@ -206,10 +206,11 @@ class Database:
             self._store = None
 
     def before_fork(self) -> None:
-        """Close what is open and unused: a forked process would hold the same sockets until its own end.
+        """Close unused connections: a forked process would hold the same sockets until its own end.
 
-        A database in memory is nowhere else. What the database needs is imported now, for all processes to come; a
-        store that was opened stays, for this one: another would copy some megabytes of pages that they share.
+        A database in memory is nowhere else. What the database needs is imported now, for all processes to come. A
+        store that was opened stays open for this process, which uses it again: to make another after the fork would
+        write to some megabytes of pages that all share.
         """
         from dbqueue.store import load_store
 

@@ -178,14 +178,13 @@ def _run(target: Target, options: Options, daemon: Daemon, note: str | None, *, 
         ready()
 
         def wait() -> None:
-            with stopping_at_once():
-                wait_for_database(app.database)
+            wait_for_database(app.database)
             logger.info("Connected to %s", app.database.url)
 
+        held.callback(worker.close)
         try:
-            worker.prepare(wait)
-            held.callback(worker.close)
             with stopping_at_once():
+                worker.prepare(wait)
                 if options.purge:
                     _purge(target, worker)
                 return worker.run()

@@ -10,6 +10,7 @@ Lines of such a logger carry the name and the id of the task that runs. Handlers
 
 from __future__ import annotations
 
+import io
 import logging
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ import select
 import socket
 import stat
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from logging.handlers import WatchedFileHandler
@@ -24,6 +26,7 @@ from typing import Any, Final
 
 from dbqueue import signals
 from dbqueue.context import current_request
+from dbqueue.errors import SoftTimeLimitExceeded
 from dbqueue.shown import harmless
 from dbqueue.utils.redirected import REDIRECTED_LOGGER, LoggingProxy, redirect_to
 
@@ -94,12 +97,13 @@ class PipeHandler(logging.Handler):
     """Writes to a pipe or a socket, and drops the lines that its reader leaves standing.
 
     Whatever collects logs may stop reading: a worker that waited for it would heed no signal and no time limit, and
-    would not end its runs when it is cut off. `descriptor` is closed with the handler, and does not block.
+    would not end its runs when it is cut off.
     """
 
-    def __init__(self, descriptor: int, write: Callable[[int, bytes], int]) -> None:
+    def __init__(self, end: io.FileIO | socket.socket, write: Callable[[bytes], int]) -> None:
+        """`end` is closed with the handler; `write` writes to it without waiting."""
         super().__init__()
-        self._descriptor, self._write = descriptor, write
+        self._end, self._write, self._open = end, write, True
         self._dropped = 0
         """Lines since the last that was taken."""
         self._cut = False
@@ -113,50 +117,56 @@ class PipeHandler(logging.Handler):
         """
         try:
             number = stream.fileno()
-            mode = os.fstat(number).st_mode
+            mode = os.fstat(number).st_mode if sys.platform == "linux" else 0
             if stat.S_ISSOCK(mode):
-                return cls(os.dup(number), _send)
-            if stat.S_ISFIFO(mode) and sys.platform == "linux":
-                return cls(os.open(f"/proc/self/fd/{number}", os.O_WRONLY | os.O_NONBLOCK), os.write)
+                # SOCK_NONBLOCK is for this object alone: without it, an application's default timeout would be set on
+                # what all share. The family is of no concern to who only sends.
+                end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, fileno=os.dup(number))
+                return cls(end, lambda data: end.send(data, socket.MSG_DONTWAIT))
+            if stat.S_ISFIFO(mode):
+                pipe = io.FileIO(os.open(f"/proc/self/fd/{number}", os.O_WRONLY | os.O_NONBLOCK), "wb")
+                return cls(pipe, lambda data: os.write(pipe.fileno(), data))
         except (AttributeError, OSError, ValueError):  # no file, or one of a user that is not ours any more
             pass
         return None
 
     def emit(self, record: logging.LogRecord) -> None:
+        if not self._open:
+            return
         try:
             dropped = f"({self._dropped} lines were dropped: nobody read the log)\n" if self._dropped else ""
             data = f"{dropped}{self.format(record)}\n".encode(errors="backslashreplace")
             left = self._left_of(b"\n" + data if self._cut else data)
             self._cut = 0 < len(left) < len(data) or (self._cut and bool(left))
             self._dropped = self._dropped + 1 if left else 0
+        except (RecursionError, SoftTimeLimitExceeded):  # a task's limit may pass while its line waits
+            raise
         except Exception:  # noqa: BLE001 - as in every handler of the standard library
             self.handleError(record)
 
     def _left_of(self, data: bytes) -> bytes:
         """What the reader has not taken."""
+        until = time.monotonic() + (0.0 if self._dropped else READER_SECONDS)
         while data:
             try:
-                data = data[self._write(self._descriptor, data) :]
+                data = data[self._write(data) :]
             except BlockingIOError:
-                poll = select.poll()
-                poll.register(self._descriptor, select.POLLOUT)
-                if self._dropped or not poll.poll(READER_SECONDS * 1000):
+                seconds = until - time.monotonic()
+                if seconds <= 0:
                     break
+                poll = select.poll()
+                poll.register(self._end, select.POLLOUT)
+                poll.poll(seconds * 1000)
         return data
 
     def close(self) -> None:
-        number, self._descriptor = self._descriptor, -1
-        if number >= 0:
-            os.close(number)
+        self.acquire()
+        try:
+            self._open = False
+            self._end.close()
+        finally:
+            self.release()
         super().close()
-
-
-def _send(number: int, data: bytes) -> int:
-    end = socket.socket(fileno=number)
-    try:
-        return end.send(data, socket.MSG_DONTWAIT)
-    finally:
-        end.detach()
 
 
 def mlevel(level: str | int | None) -> int:

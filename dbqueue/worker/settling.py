@@ -7,7 +7,7 @@ from typing import Final
 
 from dbqueue.codec import describe_exception
 from dbqueue.errors import AccessDenied, EncodeError, OperationalError, SchemaError
-from dbqueue.jobs import TERMINAL, Failed, Outcome, Released, Retried, Settled
+from dbqueue.jobs import TERMINAL, Failed, Outcome, Released, Replaced, Retried, Settled
 from dbqueue.store.records import Claim, Round
 from dbqueue.store.sessions import WorkSession
 from dbqueue.worker import log
@@ -75,12 +75,12 @@ def _explain(session: WorkSession, missing: list[Outcome]) -> None:
         status, lease = recorded.get(outcome.job_id, (None, None))
         if lease == outcome.lease and status in TERMINAL:
             # An earlier try had committed, and its reply was lost; or the own transaction of a run that died had.
-            if type(outcome) is Released:
+            if isinstance(outcome, Released):
                 log.logger.info("Job %s had ended as %s in that run: it does not run again", outcome.job_id, status)
             continue
         what = "its row was deleted" if status is None else f"it is {status} by another hand now"
         # These give up the lease: when an earlier try of the same had committed, the row looks like one that was taken.
-        if status is not None and isinstance(outcome, (Released, Retried)):
+        if status is not None and isinstance(outcome, (Released, Retried, Replaced)):
             what = f"it is {status} by another hand now, or by an earlier try to write this, which had no answer"
         log.logger.warning(
             "Job %s lost its lease while it ran here: its outcome (%s) is dropped, %s",

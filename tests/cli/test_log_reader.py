@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from dbqueue import DBQueue
+from dbqueue.errors import SoftTimeLimitExceeded
 from dbqueue.utils import log
 from dbqueue.utils.log import PipeHandler
 from tests.cli.commands import TIMEOUT_SECONDS, Commands
@@ -81,7 +82,8 @@ def test_lines_that_nobody_reads_are_dropped_and_counted(
     assert os.get_blocking(stream.fileno()), "those who share the stream are not told so"
 
 
-def test_a_slow_reader_loses_nothing(ends: tuple[int, Any]) -> None:
+def test_a_slow_reader_loses_nothing(ends: tuple[int, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "READER_SECONDS", TIMEOUT_SECONDS)  # it has to be started first
     reader, stream = ends
     handler = PipeHandler.of(stream)
     assert handler is not None
@@ -93,6 +95,50 @@ def test_a_slow_reader_loses_nothing(ends: tuple[int, Any]) -> None:
             assert cat.stdout.readline() == text + "\n"
         handler.close()
         stream.close()
+
+
+def test_a_line_that_comes_too_late_is_no_error(ends: tuple[int, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a daemon's thread, at the end of the process."""
+    handler = PipeHandler.of(ends[1])
+    assert handler is not None
+    handler.close()
+    handler.close()
+    handler.handle(record("late"))
+    assert (read_all(ends[0]), capsys.readouterr().err) == ("", "")
+
+
+def test_an_applications_time_limit_for_sockets_is_not_that_of_its_log(
+    ends: tuple[int, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "READER_SECONDS", 0.0)
+    reader, stream = ends
+    socket.setdefaulttimeout(TIMEOUT_SECONDS)
+    try:
+        handler = PipeHandler.of(stream)
+        assert handler is not None
+        with closing(handler):
+            for _ in range(1000):
+                handler.emit(record("x" * 1000))
+            read_all(reader)
+            handler.emit(record("read again"))
+            assert "lines were dropped" in read_all(reader)
+    finally:
+        socket.setdefaulttimeout(None)
+    assert os.get_blocking(stream.fileno())
+
+
+def test_a_tasks_time_limit_is_its_own_while_its_line_waits(
+    ends: tuple[int, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = PipeHandler.of(ends[1])
+    assert handler is not None
+
+    def passes(data: bytes) -> bytes:
+        raise SoftTimeLimitExceeded(1)
+
+    monkeypatch.setattr(handler, "_left_of", passes)
+    with closing(handler), pytest.raises(SoftTimeLimitExceeded):
+        handler.emit(record("a line"))
 
 
 def test_a_file_is_written_as_ever(tmp_path: Any) -> None:

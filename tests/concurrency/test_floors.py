@@ -33,6 +33,7 @@ def store(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Postgr
     monkeypatch.setattr("dbqueue.store.postgres.floors.SLOW_SECONDS_A_ROW", 0.0)
     monkeypatch.setattr(LOOKS_AGAIN, 1e9)
     monkeypatch.setattr("dbqueue.store.postgres.floors.FIRST_PATIENCE", 1e9)
+    monkeypatch.setattr("dbqueue.store.postgres.floors.FIRST_LONGEST_SECONDS", LONGEST_SECONDS)
     store = open_store(postgres_url, shown_url="")
     assert isinstance(store, PostgresStore)
     yield store
@@ -166,7 +167,7 @@ def test_one_slow_look_may_be_a_chance(store: PostgresStore, monkeypatch: pytest
     floors = worker.session._floors
     store.enqueue([new_job(f"job{n}") for n in range(3)])
     (job,) = worker.claim(1)
-    assert 0 < floors.seconds_to_bottom <= FIRST_LONGEST_SECONDS
+    assert floors.seconds_to_bottom > 0
     another = TestWorker(store)
     another.settle(Released(job.id, job.lease, job.ready_at))
     another.close()
@@ -178,17 +179,20 @@ def test_one_slow_look_may_be_a_chance(store: PostgresStore, monkeypatch: pytest
     worker.close()
 
 
-def test_one_slow_look_is_believed_for_twice_its_time() -> None:
+def test_one_slow_look_is_believed_for_twice_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that starts beside millions of dead entries walks past them once, and then has work to do."""
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     floors = Floors()
     claim = Claim("worker", str(uuid4()), ("celery",), 1)
     floors.learn(claim, (), hinted=False, seconds=2.0, rows=1)
-    assert 3 < floors.seconds_to_bottom <= 4
+    assert floors.seconds_to_bottom == 4
     floors.learn(claim, (), hinted=True, seconds=0.001, rows=1)  # a quick claim behind the floor says nothing of it
     floors.learn(claim, (), hinted=False, seconds=2.0, rows=1)
-    assert 39 < floors.seconds_to_bottom <= 40
+    assert floors.seconds_to_bottom == 40
     floors.learn(claim, (), hinted=False, seconds=0.001, rows=1)
     assert floors.seconds_to_bottom == 0
+    floors.learn(claim, (), hinted=False, seconds=30.0, rows=1)
+    assert floors.seconds_to_bottom == FIRST_LONGEST_SECONDS
 
 
 @contextmanager

@@ -57,6 +57,16 @@ class TestOperators:
         assert statuses(store, "alone", "a", "b", "c") == ["REVOKED", "PENDING", "REVOKED", "REVOKED"]
         assert claimed_ids(worker) == ["a"]
 
+    def test_a_body_whose_other_header_was_never_enqueued_does_not_wait_for_it(
+        self, store: Store, worker: TestWorker
+    ) -> None:
+        """It would wait for ever, and could not be retried any more."""
+        revoke(store, ["b"])
+        store.enqueue_workflow(chord(["a", "b"], "body"))
+        worker.settle(failed(worker.claim_one()))
+        assert changes.retry(store, ["a"]) == {"a"}
+        assert statuses(store, "a", "b", "body") == ["PENDING", "REVOKED", "FAILURE"]
+
     def test_retry_of_a_success_holds_the_body_back(self, store: Store, worker: TestWorker) -> None:
         store.enqueue_workflow(chord(["a", "b"], "body"))
         first, second = worker.claim()

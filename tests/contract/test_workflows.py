@@ -342,6 +342,15 @@ class TestReplace:
         worker.settle(done(tail, "9"))
         assert worker.claim_one().inputs == (("x", FIRST_ARGUMENT, "9", None),)
 
+    def test_by_jobs_of_which_the_first_was_revoked_before(self, store: Store, worker: TestWorker) -> None:
+        """The last would wait for ever for what was never written."""
+        store.enqueue([new_job("x")])
+        job = worker.claim_one()
+        revoke(store, ["n"])
+        with pytest.raises(DuplicateTaskId, match="were revoked before"):
+            worker.settle(Replaced("x", job.lease, chain("n", "x"), 0.1))
+        assert (statuses(store, "x"), edges(store)) == (["STARTED"], 0)
+
     def test_by_one_job(self, store: Store, worker: TestWorker) -> None:
         store.enqueue([new_job("x", args="[1]")])
         job = worker.claim_one()

@@ -121,7 +121,7 @@ class Graph(Rows):
             and self._status(edge.successor) in FAILED and self.rows[edge.successor].worker is None
         } - below:  # fmt: skip
             below |= more
-        never = {each for each in above | below if each in self.rows and not self.rows[each].job.task}
+        never = {each for each, row in self.rows.items() if not row.job.task}
         while more := {
             edge.successor for edge in self.edges if edge.on == "success" and edge.predecessor in never
         } - never:  # fmt: skip

@@ -169,9 +169,9 @@ class TaskTransaction:
             raise NotCommitted(f"the transaction of job {self._job.id} broke, {what}: {_line(error)}") from error
 
     def _found(self, found: Recorded | None) -> None:
-        """What the row says after a commit without an answer."""
+        """What the row says after a commit without an answer, which is over by now, however it ended."""
+        self._wake()
         if found == (SUCCESS, self._job.lease):
-            self._wake()
             return
         if found is not None and found[1] != self._job.lease:
             raise LeaseLost(f"job {self._job.id} is not this run's any more")

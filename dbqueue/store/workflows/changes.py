@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from dbqueue.errors import DuplicateTaskId
-from dbqueue.jobs import NewJob, Replaced
+from dbqueue.jobs import NOT_ENQUEUED, NewJob, Replaced
 from dbqueue.store.base import Store
 from dbqueue.store.inserts import refuse_other_content
 from dbqueue.store.steps import Steps
@@ -45,8 +45,9 @@ def _insert(store: Store, jobs: list[NewJob], edges: tuple[Edge, ...], *, workfl
     first = next((job for job in jobs if not job.waits_for), jobs[0])  # callbacks alone wait all
     new = yield from insert(store.inserts, store.names, jobs, edges, first=first, workflow=workflow)
     if len(new) < len(jobs):
-        refuse_other_content(jobs, (yield store.inserts.duplicates(jobs)).rows)
-        if new:
+        there = (yield store.inserts.duplicates(jobs)).rows
+        refuse_other_content(jobs, there)
+        if new or any(row[1] == NOT_ENQUEUED for row in there):
             raise DuplicateTaskId("some of these jobs were revoked before they were enqueued, or exist already")
     return bool(new)
 

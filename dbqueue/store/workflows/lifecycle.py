@@ -322,7 +322,9 @@ def to_repeat(store: Store, job_ids: Collection[str]) -> Steps[set[str]]:
     But for jobs that were revoked before anybody enqueued them, and for what cannot run without these.
     """
     found = {*job_ids, *(row[0] for row in (yield statement(store, sql.TO_REPEAT, ids=job_ids)).rows)}
-    never = {row[0] for row in (yield statement(store, sql.NEVER, ids=found)).rows}
+    # What ended because of these may wait for others too, such as a chord's body for its other headers.
+    above = {row[0] for row in (yield statement(store, sql.TO_REPEAT, ids=found)).rows}
+    never = {row[0] for row in (yield statement(store, sql.NEVER, ids=found | above)).rows}
     if never:
         wanted = set(job_ids) - never
         found = {*wanted, *(row[0] for row in (yield statement(store, sql.TO_REPEAT, ids=wanted)).rows)} - never
