@@ -104,6 +104,8 @@ class Rescued:
     worker_id: str
     requeued: int
     failed: int
+    left: bool = False
+    """Whether others are locked, by a transaction of its own most likely: its row stays open, and they follow."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,10 +65,11 @@ class Upkeep:
         dead = session.rescue(max_losses=self._config.max_losses)
         for rescued in dead:
             log.logger.warning(
-                "Worker %s is dead: %d of its jobs wait again, %d may not run again and end as FAILURE",
+                "Worker %s is dead: %d of its jobs wait again, %d may not run again and end as FAILURE%s",
                 rescued.worker_id,
                 rescued.requeued,
                 rescued.failed,
+                ". Others are in a transaction that is still open, and follow" if rescued.left else "",
             )
         return bool(dead)
 

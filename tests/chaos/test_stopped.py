@@ -127,6 +127,9 @@ def test_a_supervisor_stopped_at_a_point(campaign: Judge, tries: Tries, kind: st
             else:
                 rival.says("is dead")
                 wake([zombie.pid])
-                zombie.says("registers anew")
+                # One that was stopped in its heartbeat may have had another thread in the middle of a transaction. What
+                # that holds is its own still, and so is its row: it goes on, without what was taken from it.
+                goes_on = "transaction that is still open" in rival.log and point.startswith("heartbeat")
+                zombie.says("claiming again" if goes_on else "registers anew")
             it.heal()
             it.stop_workers()

@@ -21,7 +21,7 @@ from dbqueue.store.base import Store
 from dbqueue.store.held import BUSY_SECONDS
 from dbqueue.store.postgres.watch_session import PostgresWatchSession
 from dbqueue.store.postgres.work_session import PostgresWorkSession
-from dbqueue.store.records import Claim
+from dbqueue.store.records import Claim, Rescued
 from dbqueue.store.sqlite.work_session import SqliteWorkSession
 from dbqueue.store.transactions.completing import recorded_at_last, recorded_now
 from dbqueue.workflows import Edge, Workflow
@@ -145,6 +145,20 @@ def test_a_rescue_passes_by_a_worker_that_is_claiming(
         assert rescue(rescuer) == []
     assert rescue(rescuer) == [(dead.id, 1)]
     assert row(store, job)["status"] == "PENDING"
+
+
+def test_a_rescue_leaves_what_is_about_to_be_written_and_says_so(
+    store: Store, dead: TestWorker, rescuer: TestWorker
+) -> None:
+    """A worker that was stopped in the middle of it: its row stays open, for a later rescue to look for the rest."""
+    later = datetime.now(UTC) + LATER
+    store.enqueue([new_job("written"), new_job("lost")])
+    job = next(each for each in dead.claim() if each.id == "written")
+    with open_transaction(dead):
+        dead.settle(Succeeded("written", job.lease, "1", 0.0))
+        assert rescuer.session.rescue(max_losses=5, now=later) == [Rescued(dead.id, 1, 0, left=True)]
+    assert (row(store, "written")["status"], row(store, "lost")["status"]) == ("SUCCESS", "PENDING")
+    assert rescuer.session.rescue(max_losses=5, now=later) == [Rescued(dead.id, 0, 0)]
 
 
 @pytest.mark.parametrize("how", CLAIMS)

@@ -302,8 +302,11 @@ class PostgresWorkSession(WorkSession):
         if rows:
             self._floors.forget()
             self._execute(sql.NOTIFY, {})
-        counts = [Rescued(worker, rows.count((worker, "PENDING")), rows.count((worker, "FAILURE"))) for worker in dead]
-        return [each for each in counts if each.requeued or each.failed or each.worker_id not in left]
+        counts = [
+            Rescued(worker, rows.count((worker, "PENDING")), rows.count((worker, "FAILURE")), left=worker in left)
+            for worker in dead
+        ]
+        return [each for each in counts if each.requeued or each.failed or not each.left]
 
     def _dead(self, now: datetime | None) -> dict[str, str]:
         """The workers that are dead, with the heartbeats that tell it; with `now` by that time alone."""
