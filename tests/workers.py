@@ -31,7 +31,8 @@ FAST: dict[str, Any] = {"worker_lease_seconds": 30.0, "task_max_losses": 2}
 class WorkerProcess:
     """One worker; `options` are those of `app.Worker`, `settings` those of the application.
 
-    `inside` is a command that runs its arguments in another place, as `ip netns exec` does.
+    `inside` is a command that runs its arguments in another place, as `ip netns exec` does; `folder` is where its log
+    goes, by default a temporary folder, which whoever starts it removes.
     """
 
     def __init__(
@@ -45,9 +46,10 @@ class WorkerProcess:
         module: str = "tests.worker.sample",
         environment: dict[str, str] | None = None,
         inside: Sequence[str] = (),
+        folder: Path | None = None,
         **options: Any,
     ) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="dbqueue-worker-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="dbqueue-worker-", dir=folder))
         self.log_path = self.folder / "log"
         order = {
             "url": url,

@@ -223,6 +223,7 @@ class Campaign:
             concurrency=concurrency,
             settings=self.settings | (settings or {}),
             environment=surroundings,
+            folder=self.folder,
             ready=False,
             **(options or {}),
         )

@@ -129,7 +129,8 @@ def test_a_supervisor_stopped_at_a_point(campaign: Judge, tries: Tries, kind: st
                 wake([zombie.pid])
                 # One that was stopped in its heartbeat may have had another thread in the middle of a transaction. What
                 # that holds is its own still, and so is its row: it goes on, without what was taken from it.
-                goes_on = "transaction that is still open" in rival.log and point.startswith("heartbeat")
-                zombie.says("claiming again" if goes_on else "registers anew")
+                goes_on = point.startswith("heartbeat") and "transaction that is still open" in rival.log
+                if not goes_on:
+                    zombie.says("registers anew")
             it.heal()
             it.stop_workers()
