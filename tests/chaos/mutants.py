@@ -225,8 +225,8 @@ WHERE {{by_id_of_d}} AND""",
         (
             Edit(
                 "database.py",
-                "        if self._store is not None and not self._store.in_memory:",
-                "        if self._store is None:",
+                "        elif not self.opened.in_memory:",
+                "        elif self.opened.in_memory:",
             ),
         ),
         "test_processes.py::test_the_engine_used_before_the_fork[prefork]",

@@ -242,6 +242,7 @@ OF_WORKFLOWS: dict[str, dict[str, Any]] = {
     "UNLINK": {},
     "UNLINK_FROM": {},
     "DELETE": {},
+    "DELETE_OF_WORKFLOW": {"workflow": "job-1"},
     "SUCCESSORS": {},
     "LAST_PLACE": {"id": "job-7"},
     "RAISE_COUNT": {"id": "job-7", "more": 1},

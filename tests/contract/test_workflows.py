@@ -93,19 +93,6 @@ class TestWriting:
             enqueue_workflow_in(store, connection, chain("x", "y"))
         assert (count(store), edges(store)) == (3, 1)
 
-    def test_a_refusal_leaves_what_an_earlier_enqueue_wrote(self, store: Store, worker: TestWorker) -> None:
-        """Though its first job is gone; also in a transaction of the caller's, who goes on and commits."""
-        workflow = chain("a", "b", "c", place=None)
-        store.enqueue_workflow(workflow)
-        worker.settle(done(worker.claim_one()))
-        assert store.forget("a")
-        running = worker.claim_one()
-        with store.connect() as connection, pytest.raises(DuplicateTaskId):
-            enqueue_workflow_in(store, connection, workflow)
-        assert (count(store), edges(store)) == (2, 1)
-        worker.settle(done(running))
-        assert claimed_ids(worker) == ["c"]
-
     def test_a_part_that_is_there_already_refuses_all_of_it(self, store: Store, worker: TestWorker) -> None:
         """A job that waits for what has been would wait for ever."""
         store.enqueue_workflow(chain("a", "b"))

@@ -43,13 +43,13 @@ def replace(store: Store, outcome: Replaced) -> Steps[bool]:
 def _insert(store: Store, jobs: list[NewJob], edges: tuple[Edge, ...], *, workflow: str) -> Steps[bool]:
     """Write jobs and edges of a workflow that is there; whether they are new."""
     first = next((job for job in jobs if not job.waits_for), jobs[0])  # callbacks alone wait all
-    new = yield from insert(store.inserts, store.names, jobs, edges, first=first, workflow=workflow)
-    if len(new) < len(jobs):
+    count = yield from insert(store.inserts, store.names, jobs, edges, first=first, workflow=workflow)
+    if count < len(jobs):
         there = (yield store.inserts.duplicates(jobs)).rows
         refuse_other_content(jobs, there)
-        if new or any(row[1] == NOT_ENQUEUED for row in there):
+        if count or any(row[1] == NOT_ENQUEUED for row in there):
             raise DuplicateTaskId("some of these jobs were revoked before they were enqueued, or exist already")
-    return bool(new)
+    return count > 0
 
 
 def add_header(store: Store, workflow: Workflow, job_id: str, lease: str) -> Steps[bool]:

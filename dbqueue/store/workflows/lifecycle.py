@@ -46,24 +46,24 @@ def write(store: Store, workflow: Workflow) -> Steps[None]:
     jobs, first = workflow.jobs, workflow.first
     name = first.id
     while True:
-        new = yield from insert(store.inserts, store.names, jobs, workflow.edges, first=first, workflow=name)
-        if len(new) == len(jobs):
+        count = yield from insert(store.inserts, store.names, jobs, workflow.edges, first=first, workflow=name)
+        if count == len(jobs):
             return
         found = (yield store.inserts.duplicates(jobs)).rows
         revoked = [row[0] for row in found if row[1] == NOT_ENQUEUED]
         # The row of one that was revoked before anybody enqueued it does not tell that the workflow was written.
-        another = _next_first(workflow, revoked) if not new and first.id in revoked else None
+        another = _next_first(workflow, revoked) if not count and first.id in revoked else None
         if another is None:
             break
         first = another
     try:
         refuse_other_content(jobs, found)
-        _refuse_part(workflow, len(new), found)
+        _refuse_part(workflow, count, found)
     except DuplicateTaskId:
-        if new:  # the transaction may be a caller's, who goes on
-            yield from _unwrite(store, new)
+        if count:
+            yield from _unwrite(store, workflow)
         raise
-    if new:
+    if count:
         # Some of its ids were revoked before anybody enqueued them: what waits for these can never run. They are of the
         # workflow now, and are deleted with it: without their rows, nobody would ever delete their edges.
         yield statement(store, sql.ADOPT, ids=revoked, workflow=name)
@@ -100,11 +100,10 @@ def _refuse_part(workflow: Workflow, count: int, found: Sequence[Sequence[Any]])
         )
 
 
-def _unwrite(store: Store, ids: list[str]) -> Steps[None]:
-    """Delete these rows, and no others of the workflow: those may be of an earlier enqueue, and run."""
+def _unwrite(store: Store, workflow: Workflow) -> Steps[None]:
+    ids = [job.id for job in workflow.jobs]
     yield statement(store, sql.UNLINK, ids=ids)
-    yield statement(store, sql.UNLINK_FROM, ids=ids)
-    yield statement(store, sql.DELETE, ids=ids)
+    yield statement(store, sql.DELETE_OF_WORKFLOW, ids=ids, workflow=workflow.first.id)
 
 
 # -- reading, at the claim

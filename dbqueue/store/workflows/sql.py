@@ -214,6 +214,8 @@ DELETE FROM {edges} WHERE {address} {any_of}(SELECT e.{address} FROM {given} {ea
 
 UNLINK_FROM: Final = "DELETE FROM {edges} WHERE predecessor {among}"
 
+DELETE_OF_WORKFLOW: Final = "DELETE FROM {jobs} WHERE id {among} AND workflow_id = :workflow"
+
 DELETE: Final = "DELETE FROM {jobs} WHERE id {among}"
 
 # After the edges were written: who forgets or deletes the row has to see to those that begin at it.
