@@ -109,7 +109,7 @@ class Workflow:
 
     @property
     def first(self) -> NewJob:
-        """The first job that waits for nothing: its id names the workflow in the database."""
+        """The first job that waits for nothing: its row tells that the workflow has been written."""
         return next(job for job in self.jobs if not job.waits_for)
 
 

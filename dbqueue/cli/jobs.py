@@ -203,7 +203,10 @@ def _change(
 
 def _why_no_retry(status: str) -> str:
     if status in TERMINAL:
-        return "it was revoked before it was enqueued, or waits for a job that was: there is nothing to run"
+        return (
+            "it cannot run: it, or a job that it waits for, was revoked before it was enqueued,"
+            " or takes the result of a job that was deleted"
+        )
     return "it is running" if status == STARTED else f"it waits already ({status})"
 
 

@@ -51,8 +51,9 @@ def retry(store: Store, job_ids: Collection[str]) -> set[str]:
     and so is an expiry that has passed. `options` records how often this was done.
 
     A job of a workflow takes with it the failed ones that it waits for, and those that ended because they
-    could not run without it: they wait again. Errbacks do not; one that ran has run. A job that was revoked before
-    it was enqueued is left alone, for there is nothing to run, and so is what cannot run without it.
+    could not run without it: they wait again. Errbacks do not; one that ran has run. Left alone are a job that was
+    revoked before it was enqueued, for there is nothing to run, one that takes a result which was deleted, for it would
+    run without that argument, and what cannot run without these.
     """
     with _changing(store) as connection:
         reply = JoinedConnection(connection).reply

@@ -248,6 +248,7 @@ OF_WORKFLOWS: dict[str, dict[str, Any]] = {
     "RAISE_COUNT": {"id": "job-7", "more": 1},
     "NOT_SUCCEEDED": {"workflow": "job-1"},
     "TO_REPEAT": {},
+    "NEVER": {},
     "BLOCKED_SUCCESSORS": {},
     "RECOUNT": {},
     "UNFINISHED": {"workflow": "job-1"},

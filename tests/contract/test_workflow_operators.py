@@ -6,7 +6,7 @@ from dbqueue.store import changes
 from dbqueue.store.base import Store
 from dbqueue.store.revoking import revoke, revoked_ids
 from dbqueue.workflows import ERRBACK, Edge, Workflow
-from tests.contract.test_workflows import chain, chord, claimed_ids, done, failed, statuses
+from tests.contract.test_workflows import chain, chord, claimed_ids, done, edges, failed, statuses
 from tests.stores import TestWorker, new_job, row, run_sql
 
 
@@ -140,6 +140,45 @@ class TestOperators:
         assert changes.retry(store, ["body"]) == {"b", "body"}
         worker.settle(done(worker.claim_one()))
         assert claimed_ids(worker) == ["body"]
+
+    def test_what_takes_a_result_that_was_forgotten_does_not_run(self, store: Store, worker: TestWorker) -> None:
+        """It would run without that argument. What takes its own result, which is there, does."""
+        store.enqueue_workflow(chain("a", "b", "c"))
+        for _ in range(3):
+            worker.settle(done(worker.claim_one()))
+        assert store.forget("a")
+        assert changes.retry(store, ["b"]) == set()
+        assert changes.retry(store, ["b", "c"]) == {"c"}
+        again = worker.claim_one()
+        assert again.inputs == (("b", "[]", "1", None),)
+        worker.settle(done(again))
+        assert changes.delete(store, ["b", "c"]) == {"b", "c"}
+        assert edges(store) == 0
+
+    def test_a_body_does_not_run_without_one_of_its_headers(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chord(["a", "b"], "body"))
+        worker.settle(*map(done, worker.claim()))
+        worker.settle(failed(worker.claim_one()))
+        assert store.forget("a")
+        assert changes.retry_workflow(store, "body") == set()
+        assert changes.retry(store, ["body", "b"]) == {"b"}
+        assert statuses(store, "body") == ["FAILURE"]
+
+    def test_a_later_job_of_the_same_id_left_no_result_for_it(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chain("a", "b"))
+        for _ in range(2):
+            worker.settle(done(worker.claim_one()))
+        assert store.forget("a")
+        store.enqueue([new_job("a")])
+        assert changes.retry(store, ["b"]) == set()
+
+    def test_what_only_waits_for_what_was_forgotten_runs(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chain("a", "b", place=None))
+        for _ in range(2):
+            worker.settle(done(worker.claim_one()))
+        assert store.forget("a")
+        assert changes.retry(store, ["b"]) == {"b"}
+        assert claimed_ids(worker) == ["b"]
 
     def test_what_has_run_by_itself_is_left_as_it_is(self, store: Store, worker: TestWorker) -> None:
         store.enqueue_workflow(chain("a", "b"))

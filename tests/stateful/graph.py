@@ -121,9 +121,10 @@ class Graph(Rows):
             and self._status(edge.successor) in FAILED and self.rows[edge.successor].worker is None
         } - below:  # fmt: skip
             below |= more
-        never = {each for each, row in self.rows.items() if not row.job.task}
+        never = {each for each, row in self.rows.items() if not row.job.task or self.inputs(each) - self.rows.keys()}
         while more := {
-            edge.successor for edge in self.edges if edge.on == "success" and edge.predecessor in never
+            edge.successor for edge in self.edges
+            if edge.on == "success" and edge.predecessor in never and self._status(edge.predecessor) != SUCCESS
         } - never:  # fmt: skip
             never |= more
         if job_id in never:

@@ -189,4 +189,8 @@ class Model(Graph, Permits):
 
     def _delete(self, job_ids: set[str]) -> None:
         self.rows = {job_id: row for job_id, row in self.rows.items() if job_id not in job_ids}
-        self.edges = {edge for edge in self.edges if edge.predecessor not in job_ids}
+        # One that passed a result to a row which is still there tells that this cannot run again.
+        self.edges = {
+            edge for edge in self.edges
+            if edge.successor not in job_ids and (edge.predecessor not in job_ids or edge.place is not None)
+        }  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from typing import Any
@@ -177,7 +177,12 @@ class Subject:
         """All rows, the same for both databases; but for what each dates by its own clock."""
         with self.store.connect() as connection:
             found = connection.execute(sa.select(*map(_as_text, jobs.c))).mappings().all()
-        return {row["id"]: {column.name: self._shown(column, row[column.name]) for column in jobs.c} for row in found}
+        names = first_of_each({row["id"]: row["workflow_id"] for row in found})
+        return {
+            row["id"]: {column.name: self._shown(column, row[column.name]) for column in jobs.c}
+            | {"workflow_id": names.get(row["workflow_id"])}
+            for row in found
+        }
 
     def edges(self) -> set[tuple[Any, ...]]:
         with self.store.connect() as connection:
@@ -214,6 +219,15 @@ def _without_text(value: Any) -> Any:
     if value.get("exc_type") == "ChordError":
         return {"exc_type": "ChordError"}
     return {name: _without_text(each) for name, each in value.items()}
+
+
+def first_of_each(workflows: Mapping[str, str | None]) -> dict[str | None, str]:
+    """A name for each workflow that is the same in all databases: of the workflows of jobs."""
+    names: dict[str | None, str] = {}
+    for job_id, workflow in sorted(workflows.items()):
+        if workflow is not None:
+            names.setdefault(workflow, job_id)
+    return names
 
 
 def seen(row: dict[str, Any]) -> Seen:

@@ -24,7 +24,7 @@ from dbqueue.store.inserts import Statement, Steps, pyformat, run_steps
 from dbqueue.store.postgres.sql import NOTIFY_INSIDE
 from dbqueue.store.steps import Reply, arun, run
 from dbqueue.store.steps import Steps as Operation
-from dbqueue.store.workflows.lifecycle import write
+from dbqueue.store.workflows.lifecycle import write_in
 from dbqueue.workflows import Workflow
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ def _copied(store: Store, joined: Joined, jobs: list[NewJob]) -> bool:
 def enqueue_workflow_in(store: Store, connection: Any, workflow: Workflow) -> None:
     """Write the workflow in the caller's transaction; raises what `enqueue_in` raises."""
     if workflow.edges:
-        run_in(store, connection, write(store, workflow))
+        run_in(store, connection, write_in(store, workflow))
     else:
         enqueue_in(store, connection, workflow.jobs)
 
@@ -260,7 +260,7 @@ def enqueue_workflow_in(store: Store, connection: Any, workflow: Workflow) -> No
 async def aenqueue_workflow_in(store: Store, connection: Any, workflow: Workflow) -> None:
     """As `enqueue_workflow_in`, for asynchronous connections too."""
     if workflow.edges:
-        await arun_in(store, connection, write(store, workflow))
+        await arun_in(store, connection, write_in(store, workflow))
     else:
         await aenqueue_in(store, connection, workflow.jobs)
 

@@ -11,6 +11,7 @@ import json
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
+from uuid import uuid4
 
 from dbqueue import failpoints
 from dbqueue.codec import describe_exception, shown_exception
@@ -21,7 +22,7 @@ from dbqueue.store.inserts import Statement, refuse_other_content
 from dbqueue.store.rows import LOST_ERROR
 from dbqueue.store.steps import Steps
 from dbqueue.store.workflows import sql
-from dbqueue.store.workflows.inserts import insert
+from dbqueue.store.workflows.inserts import insert, link
 from dbqueue.workflows import FIRST_ARGUMENT, Edge, Workflow
 
 NOT_JOINING: Final = (None, FIRST_ARGUMENT)
@@ -41,10 +42,26 @@ def write(store: Store, workflow: Workflow) -> Steps[None]:
     """Write the workflow; the same one again is no error and changes nothing.
 
     Raises DuplicateTaskId where one of its ids is another job's, or a part of its jobs is there already, as
-    that of another workflow: nothing of it is left then.
+    that of another workflow. The transaction is to be rolled back then.
     """
+    yield from _write(store, workflow, uuid4().hex)
+
+
+def write_in(store: Store, workflow: Workflow) -> Steps[None]:
+    """`write`, in the transaction of a caller, who may go on after a refusal and commit: nothing of it is left then.
+
+    What is left of an earlier enqueue of the same workflow stays: `workflow_id` is of one enqueue alone.
+    """
+    name = uuid4().hex
+    try:
+        yield from _write(store, workflow, name)
+    except DuplicateTaskId:
+        yield statement(store, sql.DELETE_OF_WORKFLOW, ids=[job.id for job in workflow.jobs], workflow=name)
+        raise
+
+
+def _write(store: Store, workflow: Workflow, name: str) -> Steps[None]:
     jobs, first = workflow.jobs, workflow.first
-    name = first.id
     while True:
         count = yield from insert(store.inserts, store.names, jobs, workflow.edges, first=first, workflow=name)
         if count == len(jobs):
@@ -56,14 +73,10 @@ def write(store: Store, workflow: Workflow) -> Steps[None]:
         if another is None:
             break
         first = another
-    try:
-        refuse_other_content(jobs, found)
-        _refuse_part(workflow, count, found)
-    except DuplicateTaskId:
-        if count:
-            yield from _unwrite(store, workflow)
-        raise
+    refuse_other_content(jobs, found)
+    _refuse_part(workflow, count, found)
     if count:
+        yield link(store.inserts, store.names, workflow.edges)
         # Some of its ids were revoked before anybody enqueued them: what waits for these can never run. They are of the
         # workflow now, and are deleted with it: without their rows, nobody would ever delete their edges.
         yield statement(store, sql.ADOPT, ids=revoked, workflow=name)
@@ -98,12 +111,6 @@ def _refuse_part(workflow: Workflow, count: int, found: Sequence[Sequence[Any]])
             "some jobs of this workflow were enqueued before, with another workflow: the ids that `freeze` gives are"
             " for one call, so freeze a signature anew, or leave task_id out"
         )
-
-
-def _unwrite(store: Store, workflow: Workflow) -> Steps[None]:
-    ids = [job.id for job in workflow.jobs]
-    yield statement(store, sql.UNLINK, ids=ids)
-    yield statement(store, sql.DELETE_OF_WORKFLOW, ids=ids, workflow=workflow.first.id)
 
 
 # -- reading, at the claim
@@ -281,7 +288,10 @@ def drop(store: Store, job_ids: Collection[str]) -> Steps[None]:
 
 
 def unlink(store: Store, job_ids: Collection[str]) -> Steps[None]:
-    """Delete all edges of rows that are gone."""
+    """Delete the edges of rows that are gone, but for those that passed their results to rows which are still there.
+
+    Such an edge says that its successor cannot run again (`sql.NEVER`), and goes with the successor.
+    """
     if job_ids:
         yield statement(store, sql.UNLINK, ids=job_ids)
         yield statement(store, sql.UNLINK_FROM, ids=job_ids)
@@ -318,7 +328,8 @@ def lock_with_below(store: Store, job_ids: Collection[str]) -> Steps[None]:
 def to_repeat(store: Store, job_ids: Collection[str]) -> Steps[set[str]]:
     """These jobs, the failed ones that they wait for, and those that ended because they could not run without them.
 
-    But for jobs that were revoked before anybody enqueued them, and for what cannot run without these.
+    But for jobs that were revoked before anybody enqueued them, for those that take a result which was deleted, and
+    for what cannot run without these.
     """
     found = {*job_ids, *(row[0] for row in (yield statement(store, sql.TO_REPEAT, ids=job_ids)).rows)}
     # What ended because of these may wait for others too, such as a chord's body for its other headers.
@@ -358,9 +369,7 @@ def cancel(store: Store, workflow_id: str) -> Steps[tuple[dict[str, str], frozen
 def forget(store: Store, job_ids: Collection[str]) -> Steps[set[str]]:
     """Delete finished jobs whose results no other job has still to read; which."""
     rows = (yield statement(store, sql.FORGET, ids=job_ids)).rows
-    linked = [job_id for job_id, successors in rows if successors]
-    if linked:
-        yield statement(store, sql.UNLINK_FROM, ids=linked)
+    yield from unlink(store, [job_id for job_id, is_member in rows if is_member])
     return {row[0] for row in rows}
 
 
@@ -391,5 +400,5 @@ def prune(
         return 0
     still = [row[0] for row in (yield statement(store, sql.STILL_RIPE, ids=chosen, **age)).rows]
     gone = [row[0] for row in (yield statement(store, sql.DELETE_WORKFLOWS, ids=still)).rows]
-    yield statement(store, sql.UNLINK_FROM, ids=gone)
+    yield from unlink(store, gone)
     return len(gone)

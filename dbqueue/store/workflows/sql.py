@@ -212,7 +212,7 @@ FROM {pairs} WHERE {jobs}.id = p.key{c}"""
 UNLINK: Final = """
 DELETE FROM {edges} WHERE {address} {any_of}(SELECT e.{address} FROM {given} {each}{edges} {into_b}){end}"""
 
-UNLINK_FROM: Final = "DELETE FROM {edges} WHERE predecessor {among}"
+UNLINK_FROM: Final = "DELETE FROM {edges} WHERE predecessor {among} AND place IS NULL"
 
 DELETE_OF_WORKFLOW: Final = "DELETE FROM {jobs} WHERE id {among} AND workflow_id = :workflow"
 
@@ -292,12 +292,19 @@ WITH RECURSIVE above(id) AS (
 )
 SELECT id FROM below"""
 
-# What was revoked before it was enqueued has nothing to run.
+# What was revoked before it was enqueued has nothing to run; what takes a result that was deleted would run without it.
+# (A predecessor without successors is a later job of the same id.) What has succeeded once has left its own result.
 NEVER: Final = f"""
 WITH RECURSIVE never(id) AS (
     SELECT id FROM {{jobs}} WHERE id {{among}} AND task = '{NOT_ENQUEUED}'
   UNION
-    SELECT e.successor FROM never b {{each}}{{edges}} {{out_of_b}} WHERE e.event = 'success'
+    SELECT s.id FROM {{given}} {{each}}{{edges}} {{into_b}} {{each}}{{jobs}} {{at_end}}
+    {{each_or_none}}{{jobs}} {{at_start_or_none}}
+    WHERE e.place IS NOT NULL AND s.inputs AND (e.event = 'success' OR e.predecessor = s.parent_id)
+      AND (p.id IS NULL OR NOT p.successors)
+  UNION
+    SELECT e.successor FROM never b {{each}}{{edges}} {{out_of_b}}
+    WHERE e.event = 'success' AND (SELECT n.status FROM {{jobs}} n WHERE n.id = b.id) <> 'SUCCESS'
 )
 SELECT id FROM never"""
 
@@ -340,7 +347,7 @@ WHERE id {among} AND finished_at IS NOT NULL AND (NOT successors OR (
     SELECT 1 FROM {edges} e {each}{jobs} {at_end}
     WHERE e.predecessor = {jobs}.id AND e.place IS NOT NULL AND s.finished_at IS NULL
       AND (e.event = 'success' OR e.predecessor = s.parent_id) LIMIT 1) IS NULL)
-RETURNING id, successors"""
+RETURNING id, workflow_id IS NOT NULL"""
 
 _RIPE: Final = """
 (SELECT 1 FROM {jobs} m WHERE m.workflow_id = w.workflow_id AND (m.finished_at IS NULL OR m.finished_at >= {before})
