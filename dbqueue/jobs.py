@@ -313,10 +313,10 @@ class ClaimedJob(NamedTuple):
     """Whether other jobs of its workflow wait for its end."""
     permit: str | None = None
     """The limit that has admitted it, and that its end is to free."""
-    inputs: bool | int | tuple[Input, ...] = False
+    inputs: bool | int | str | tuple[Input, ...] = False
     """What its predecessors left for it (see `workflows`).
 
-    Where that is more than `max_input_bytes`: its size in bytes."""
+    Where that is more than `max_input_bytes`: its size in bytes; where one of them was deleted: the id of that one."""
 
     @property
     def redelivered(self) -> bool:

@@ -177,9 +177,11 @@ class Store(ABC):
     def finished(self, job_ids: Sequence[str]) -> dict[str, JobRecord]:
         """The records of those of these jobs that have ended: what waiting asks, again and again."""
 
-    @abstractmethod
     def forget(self, job_id: str) -> bool:
         """Delete a finished job's row; False when it has none, is not finished, or another job waits for its result."""
+        from dbqueue.store.workflows.lifecycle import forget
+
+        return bool(self.perform(lambda: forget(self, [job_id])))
 
     @abstractmethod
     def work_session(self, label: str) -> WorkSession:

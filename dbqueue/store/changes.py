@@ -233,7 +233,8 @@ def record(
     values |= {"result": sa.null() if result is None else _json(result), "ready_at": sa.null()}
     values["result_content"] = result_content
     with _changing(store) as connection:
-        connection.execute(sa.delete(jobs).where(jobs.c.id == job.id, jobs.c.finished_at.is_not(None)))
+        if connection.execute(sa.delete(jobs).where(jobs.c.id == job.id, jobs.c.finished_at.is_not(None))).rowcount:
+            run(lifecycle.unlink(store, [job.id]), JoinedConnection(connection).reply)
         connection.execute(sa.insert(jobs).values(**values, started_at=now, finished_at=now))
 
 

@@ -183,7 +183,7 @@ class Executor:
             return self._failure(job, error, started)
         try:
             if job.inputs:
-                inputs.refuse_large(job)
+                inputs.refuse_unread(job)
             if self._options.signer is not None:
                 self._options.signer.check(job)
             args, kwargs = payloads.read_call(job, self._options.accept_content)

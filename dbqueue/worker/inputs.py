@@ -21,8 +21,10 @@ MAX_ITEMS: Final = 10_000_000
 _POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-def refuse_large(job: ClaimedJob) -> None:
-    """Raise InvalidTaskError where the inputs are larger than `max_input_bytes`: they were not read then."""
+def refuse_unread(job: ClaimedJob) -> None:
+    """Raise InvalidTaskError where the inputs are larger than `max_input_bytes`, or one of them was deleted."""
+    if isinstance(job.inputs, str):
+        raise InvalidTaskError(f"it takes the result of the job {job.inputs}, which was deleted")
     if not isinstance(job.inputs, tuple):
         raise InvalidTaskError(
             f"the results that it takes from other jobs are {job.inputs} bytes long in all, more than max_input_bytes: "

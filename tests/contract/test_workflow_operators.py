@@ -169,7 +169,7 @@ class TestOperators:
         for _ in range(2):
             worker.settle(done(worker.claim_one()))
         assert store.forget("a")
-        store.enqueue([new_job("a")])
+        store.enqueue_workflow(chain("a", "c"))
         assert changes.retry(store, ["b"]) == set()
 
     def test_what_only_waits_for_what_was_forgotten_runs(self, store: Store, worker: TestWorker) -> None:

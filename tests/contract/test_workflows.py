@@ -144,6 +144,12 @@ class TestSuccess:
         assert (third.id, third.inputs) == ("c", (("b", FIRST_ARGUMENT, '{"ü": 1e16}', None),))
         assert not third.successors
 
+    def test_a_result_that_is_gone_is_not_passed_as_none(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chord(["a", "b"], "c"))
+        worker.settle(*map(done, worker.claim()))
+        run_sql(store, "DELETE FROM dbqueue_jobs WHERE id = 'a'")
+        assert worker.claim_one().inputs == "a"
+
     def test_one_round_ends_a_step_and_claims_the_next(self, store: Store, worker: TestWorker) -> None:
         store.enqueue_workflow(chain("a", "b"))
         result = worker.settle_and_claim([done(worker.claim_one())])
@@ -796,6 +802,25 @@ class TestOtherEnds:
         assert store.forget("a")
         assert changes.retry(store, ["e"]) == set()
         assert store.forget("e")
+        assert edges(store) == 0
+
+    def test_edges_go_with_the_last_of_their_rows(self, store: Store, worker: TestWorker) -> None:
+        """Also where somebody else has deleted the first."""
+        for gone, forgotten in (("a", "b"), ("b", "a")):
+            store.enqueue_workflow(chain("a", "b"))
+            for _ in range(2):
+                worker.settle(done(worker.claim_one()))
+            run_sql(store, "DELETE FROM dbqueue_jobs WHERE id = :id", id=gone)
+            assert store.forget(forgotten)
+            assert (count(store), edges(store)) == (0, 0)
+
+    def test_an_edge_goes_with_a_row_that_an_eager_call_has_replaced(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chain("a", "b"))
+        for _ in range(2):
+            worker.settle(done(worker.claim_one()))
+        assert store.forget("a")
+        job = new_job("b")
+        changes.record(store, job, status="SUCCESS", result="1", traceback=None, retries=0, worker="eager")
         assert edges(store) == 0
 
 

@@ -129,6 +129,10 @@ def test_results_and_unique_calls_are_grants_of_their_own(url: str, schema: str 
         assert first.status == "PENDING"
         with pytest.raises(DuplicateTaskId):
             app.tasks["sample.add"].apply_async([3, 4], task_id=first.id)
+        with pytest.raises(DuplicateTaskId):
+            dbqueue.chain(
+                app.tasks["sample.add"].s(3, 4).set(task_id=first.id), app.tasks["sample.add"].s(5)
+            ).apply_async()
         group = dbqueue.group(app.tasks["sample.add"].s(n, n) for n in range(2)).apply_async()
         group.save()
         restored = GroupResult.restore(group.id, app=app)

@@ -10,7 +10,7 @@ import pytest
 from dbqueue import DBQueue
 from dbqueue.errors import ContentDisallowed, InvalidTaskError
 from dbqueue.jobs import ClaimedJob
-from dbqueue.worker.inputs import placed, refuse_large
+from dbqueue.worker.inputs import placed, refuse_unread
 from dbqueue.workflows import ERRBACK
 from tests.stores import claimed_job
 
@@ -95,7 +95,12 @@ def test_no_place(place: str) -> None:
 
 def test_too_large() -> None:
     with pytest.raises(InvalidTaskError, match="123 bytes"):
-        refuse_large(job()._replace(inputs=123))
+        refuse_unread(job()._replace(inputs=123))
+
+
+def test_a_result_that_was_deleted() -> None:
+    with pytest.raises(InvalidTaskError, match="the job step-1, which was deleted"):
+        refuse_unread(job()._replace(inputs="step-1"))
 
 
 def test_a_result_in_a_refused_serializer() -> None:

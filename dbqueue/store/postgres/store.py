@@ -40,7 +40,6 @@ from dbqueue.store.transactions import completing
 from dbqueue.store.transactions.joining import JoinedPsycopg
 from dbqueue.store.trouble import Tries, Trouble, trouble_of
 from dbqueue.store.values import moment_or_none
-from dbqueue.store.workflows import lifecycle
 from dbqueue.store.workflows import sql as workflow_sql
 
 logger: Final = logging.getLogger("dbqueue.store")
@@ -196,11 +195,6 @@ class PostgresStore(Store):
         template, ids = (one, {"id": known[0]}) if len(known) == 1 else (many, {"ids": known})
         rows = self._run(lambda driver: driver.execute(self.text(template), ids).fetchall())
         return {row[0]: _record(row) for row in rows}
-
-    def forget(self, job_id: str) -> bool:
-        # Not in a transaction, which would be two more round trips: an edge that stays would do no harm.
-        gone = self._run(lambda driver: operations.run(lifecycle.forget(self, [job_id]), JoinedPsycopg(driver).reply))
-        return bool(gone)
 
     def connect(self) -> AbstractContextManager[sa.Connection]:
         @contextlib.contextmanager

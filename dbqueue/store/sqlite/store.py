@@ -42,7 +42,6 @@ from dbqueue.store.tables import NAMES, PREFIX
 from dbqueue.store.transactions import completing
 from dbqueue.store.transactions.joining import JoinedSqlite
 from dbqueue.store.values import moment_or_none, text_or_none, whole_number
-from dbqueue.store.workflows import lifecycle
 from dbqueue.store.workflows import sql as workflow_sql
 
 T = TypeVar("T")
@@ -159,9 +158,6 @@ class SqliteStore(Store):
     def finished(self, job_ids: Sequence[str]) -> dict[str, JobRecord]:
         rows = self._run(lambda driver: driver.execute(self.text(sql.FINISHED), [self.listed(job_ids)]).fetchall())
         return {row[0]: _record(row) for row in rows}
-
-    def forget(self, job_id: str) -> bool:
-        return bool(self.perform(lambda: lifecycle.forget(self, [job_id])))
 
     def connect(self) -> AbstractContextManager[sa.Connection]:
         @contextlib.contextmanager

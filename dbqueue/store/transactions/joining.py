@@ -24,7 +24,8 @@ from dbqueue.store.inserts import Statement, Steps, pyformat, run_steps
 from dbqueue.store.postgres.sql import NOTIFY_INSIDE
 from dbqueue.store.steps import Reply, arun, run
 from dbqueue.store.steps import Steps as Operation
-from dbqueue.store.workflows.lifecycle import write_in
+from dbqueue.store.transactions.autocommit import awhole, whole
+from dbqueue.store.workflows.lifecycle import write
 from dbqueue.workflows import Workflow
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class Joined(ABC):
     dialect: str
     key: Any
     """What need be checked only once: the engine, or the connection itself."""
+    driver: Any
+    """The driver's connection under it."""
 
     @abstractmethod
     def execute(self, statement: Statement) -> int:
@@ -79,6 +82,7 @@ class JoinedConnection(Joined):
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
         self.dialect, self.key = connection.dialect.name, connection.engine
+        self.driver = connection.connection.driver_connection
 
     def wake(self, store: Store) -> None:
         waiting = self._connection.get_execution_options().get(WAKES)
@@ -95,13 +99,12 @@ class JoinedConnection(Joined):
         return self._connection.execute(sa.text(statement.sql), statement.parameters).fetchall()
 
     def psycopg(self) -> Any:
-        driver = self._connection.connection.driver_connection
-        if not _is(driver, "psycopg", "Connection"):
+        if not _is(self.driver, "psycopg", "Connection"):
             return None
         # What the driver does is not seen by SQLAlchemy, whose `commit` would do nothing: a statement of its own begins
         # the transaction, with all that is to be at its beginning (`TaskTransaction`).
         self._connection.exec_driver_sql("SELECT 1")
-        return driver
+        return self.driver
 
     def reply(self, statement: Statement) -> Reply:
         result = self._connection.execute(sa.text(statement.sql), statement.parameters)
@@ -148,7 +151,7 @@ class JoinedPsycopg(Joined):
     def __init__(self, connection: Any) -> None:
         from psycopg.rows import tuple_row
 
-        self.key = connection
+        self.key = self.driver = connection
         self._cursor = connection.cursor(row_factory=tuple_row)
 
     def psycopg(self) -> Any:
@@ -169,7 +172,7 @@ class JoinedSqlite(Joined):
     dialect = "sqlite"
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        self.key = None
+        self.key, self.driver = None, connection
         self._cursor = connection.cursor()
         self._cursor.row_factory = None
 
@@ -252,7 +255,7 @@ def _copied(store: Store, joined: Joined, jobs: list[NewJob]) -> bool:
 def enqueue_workflow_in(store: Store, connection: Any, workflow: Workflow) -> None:
     """Write the workflow in the caller's transaction; raises what `enqueue_in` raises."""
     if workflow.edges:
-        run_in(store, connection, write_in(store, workflow))
+        run_in(store, connection, write(store, workflow))
     else:
         enqueue_in(store, connection, workflow.jobs)
 
@@ -260,7 +263,7 @@ def enqueue_workflow_in(store: Store, connection: Any, workflow: Workflow) -> No
 async def aenqueue_workflow_in(store: Store, connection: Any, workflow: Workflow) -> None:
     """As `enqueue_workflow_in`, for asynchronous connections too."""
     if workflow.edges:
-        await arun_in(store, connection, write_in(store, workflow))
+        await arun_in(store, connection, write(store, workflow))
     else:
         await aenqueue_in(store, connection, workflow.jobs)
 
@@ -268,11 +271,12 @@ async def aenqueue_workflow_in(store: Store, connection: Any, workflow: Workflow
 def run_in(store: Store, connection: Any, steps: Operation[T]) -> T:
     """Run an operation in the caller's transaction, which wakes workers unless it comes to False: nothing new to run.
 
-    Raises what `enqueue_in` raises.
+    In autocommit it is a transaction of its own. Raises what `enqueue_in` raises.
     """
     joined = join(connection)
     _check_database(store, joined)
-    found = run(steps, joined.reply)
+    with whole(joined.driver, joined.reply):
+        found = run(steps, joined.reply)
     if found is not False:
         joined.wake(store)
     return found
@@ -304,7 +308,7 @@ async def _run_in_async_psycopg(store: Store, connection: Any, steps: Operation[
     if store not in _checked.get(connection, ()):
         (identity,) = (await reply(Statement(store.identity, {}))).rows
         _accept(store, connection, store.same_database(lambda sql: identity), "postgresql")
-    found = await arun(steps, reply)
+    found = await awhole(connection, reply, lambda: arun(steps, reply))
     if found is not False:
         await reply(Statement(NOTIFY_INSIDE, {}))
     return found

@@ -42,25 +42,10 @@ def write(store: Store, workflow: Workflow) -> Steps[None]:
     """Write the workflow; the same one again is no error and changes nothing.
 
     Raises DuplicateTaskId where one of its ids is another job's, or a part of its jobs is there already, as
-    that of another workflow. The transaction is to be rolled back then.
+    that of another workflow: nothing that this call has written is left then, for the transaction may be that of a
+    caller, who goes on and commits. What an earlier enqueue of the same workflow wrote stays.
     """
-    yield from _write(store, workflow, uuid4().hex)
-
-
-def write_in(store: Store, workflow: Workflow) -> Steps[None]:
-    """`write`, in the transaction of a caller, who may go on after a refusal and commit: nothing of it is left then.
-
-    What is left of an earlier enqueue of the same workflow stays: `workflow_id` is of one enqueue alone.
-    """
-    name = uuid4().hex
-    try:
-        yield from _write(store, workflow, name)
-    except DuplicateTaskId:
-        yield statement(store, sql.DELETE_OF_WORKFLOW, ids=[job.id for job in workflow.jobs], workflow=name)
-        raise
-
-
-def _write(store: Store, workflow: Workflow, name: str) -> Steps[None]:
+    name = uuid4().hex  # of this enqueue alone
     jobs, first = workflow.jobs, workflow.first
     while True:
         count = yield from insert(store.inserts, store.names, jobs, workflow.edges, first=first, workflow=name)
@@ -73,8 +58,13 @@ def _write(store: Store, workflow: Workflow, name: str) -> Steps[None]:
         if another is None:
             break
         first = another
-    refuse_other_content(jobs, found)
-    _refuse_part(workflow, count, found)
+    try:
+        refuse_other_content(jobs, found)
+        _refuse_part(workflow, count, found)
+    except DuplicateTaskId:
+        if count:
+            yield statement(store, sql.DELETE_OF_WORKFLOW, ids=[job.id for job in jobs], workflow=name)
+        raise
     if count:
         yield link(store.inserts, store.names, workflow.edges)
         # Some of its ids were revoked before anybody enqueued them: what waits for these can never run. They are of the
@@ -117,12 +107,19 @@ def _refuse_part(workflow: Workflow, count: int, found: Sequence[Sequence[Any]])
 
 
 def inputs(store: Store, claimed: Sequence[ClaimedJob], limit: int) -> Steps[tuple[list[ClaimedJob], list[Released]]]:
-    """The jobs with what their predecessors left for them, and those to be handed back: the batch is too large."""
+    """The jobs with what their predecessors left for them, and those to be handed back: the batch is too large.
+
+    A job of which the results are too large in all has their size in its `inputs`, and one of which a predecessor is
+    gone the id of that.
+    """
     ids = [job.id for job in claimed if job.inputs]
     rows = (yield statement(store, sql.INPUTS, ids=ids, limit=limit)).rows
     found: dict[str, list[Input]] = {job_id: [] for job_id in ids}
     sizes: dict[str, int] = {}
-    for job_id, predecessor, place, text, content, total, fits in rows:
+    gone: dict[str, str] = {}
+    for job_id, predecessor, place, text, content, total, fits, is_gone in rows:
+        if is_gone:
+            gone[job_id] = predecessor
         if fits:
             found[job_id].append((predecessor, place, text, None if content is None else bytes(content)))
         else:
@@ -130,7 +127,9 @@ def inputs(store: Store, claimed: Sequence[ClaimedJob], limit: int) -> Steps[tup
     kept: list[ClaimedJob] = []
     released: list[Released] = []
     for job in claimed:
-        if job.id not in sizes:
+        if job.id in gone:
+            kept.append(job._replace(inputs=gone[job.id]))
+        elif job.id not in sizes:
             kept.append(job._replace(inputs=tuple(found[job.id])) if job.inputs else job)
         elif sizes[job.id] > limit:
             kept.append(job._replace(inputs=sizes[job.id]))
@@ -288,9 +287,9 @@ def drop(store: Store, job_ids: Collection[str]) -> Steps[None]:
 
 
 def unlink(store: Store, job_ids: Collection[str]) -> Steps[None]:
-    """Delete the edges of rows that are gone, but for those that passed their results to rows which are still there.
+    """Delete the edges of rows that are gone, but for those by which jobs that have ended took something of them.
 
-    Such an edge says that its successor cannot run again (`sql.NEVER`), and goes with the successor.
+    Such an edge tells that its successor cannot run again (`sql.NEVER`), and goes with the successor.
     """
     if job_ids:
         yield statement(store, sql.UNLINK, ids=job_ids)

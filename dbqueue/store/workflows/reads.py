@@ -50,14 +50,14 @@ def workflow_of(store: Store, job_id: str) -> Graph | None:
         sa.cast(jobs.c.result, sa.Text),
     )
     lines = sa.select(edges.c.predecessor, edges.c.successor, edges.c.event, edges.c.place)
-    lines = lines.where(edges.c.predecessor.in_(sa.select(jobs.c.id).where(member)))
+    members = sa.select(jobs.c.id).where(member)
+    lines = lines.where(edges.c.predecessor.in_(members), edges.c.successor.in_(members))
     with reading(store) as connection:
         rows = connection.execute(sa.select(*columns).where(member).order_by(jobs.c.created_at, jobs.c.id)).all()
         found = connection.execute(lines.order_by(edges.c.successor, edges.c.predecessor)).all()
     if not rows:
         return None
-    members = tuple(_member(*row) for row in rows)
-    return Graph(members, tuple(Edge(*line) for line in found))
+    return Graph(tuple(_member(*row) for row in rows), tuple(Edge(*line) for line in found))
 
 
 def _member(*columns: Any) -> Member:

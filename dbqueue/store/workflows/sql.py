@@ -212,7 +212,12 @@ FROM {pairs} WHERE {jobs}.id = p.key{c}"""
 UNLINK: Final = """
 DELETE FROM {edges} WHERE {address} {any_of}(SELECT e.{address} FROM {given} {each}{edges} {into_b}){end}"""
 
-UNLINK_FROM: Final = "DELETE FROM {edges} WHERE predecessor {among} AND place IS NULL"
+# But for those by which a job that has ended took something: they go with it.
+UNLINK_FROM: Final = """
+DELETE FROM {edges}
+WHERE predecessor {among} AND (place IS NULL OR (
+    SELECT 1 FROM {jobs} s WHERE s.id = successor AND s.inputs AND s.finished_at IS NOT NULL
+      AND (event = 'success' OR predecessor = s.parent_id)) IS NULL)"""
 
 DELETE_OF_WORKFLOW: Final = "DELETE FROM {jobs} WHERE id {among} AND workflow_id = :workflow"
 
@@ -292,8 +297,8 @@ WITH RECURSIVE above(id) AS (
 )
 SELECT id FROM below"""
 
-# What was revoked before it was enqueued has nothing to run; what takes a result that was deleted would run without it.
-# (A predecessor without successors is a later job of the same id.) What has succeeded once has left its own result.
+# What was revoked before it was enqueued has nothing to run; what takes a result that was deleted would run without it
+# (or with that of a later job of the same id, in no workflow or another). What has succeeded left a result of its own.
 NEVER: Final = f"""
 WITH RECURSIVE never(id) AS (
     SELECT id FROM {{jobs}} WHERE id {{among}} AND task = '{NOT_ENQUEUED}'
@@ -301,7 +306,7 @@ WITH RECURSIVE never(id) AS (
     SELECT s.id FROM {{given}} {{each}}{{edges}} {{into_b}} {{each}}{{jobs}} {{at_end}}
     {{each_or_none}}{{jobs}} {{at_start_or_none}}
     WHERE e.place IS NOT NULL AND s.inputs AND (e.event = 'success' OR e.predecessor = s.parent_id)
-      AND (p.id IS NULL OR NOT p.successors)
+      AND (p.workflow_id = s.workflow_id) IS NOT TRUE
   UNION
     SELECT e.successor FROM never b {{each}}{{edges}} {{out_of_b}}
     WHERE e.event = 'success' AND (SELECT n.status FROM {{jobs}} n WHERE n.id = b.id) <> 'SUCCESS'
@@ -312,7 +317,7 @@ BLOCKED_SUCCESSORS: Final = """
 SELECT s.id FROM {given} {each}{edges} {out_of_b} {each}{jobs} {at_end}
 WHERE s.blocked_reason = 'predecessors'"""
 
-# A predecessor whose row was forgotten had succeeded.
+# A predecessor whose row is gone, and which this one takes nothing of, had succeeded.
 RECOUNT: Final = """
 UPDATE {jobs}
 SET waits_for = c.awaited,
@@ -376,7 +381,7 @@ _FAILED_CALL: Final = """{object}('id', p.id, 'task', p.task, 'queue', p.queue, 
 # No more than `:limit` bytes for one job, nor for the batch, unless one job of it has as much: a
 # supervisor holds them all. Of others only the size is told.
 INPUTS: Final = f"""
-SELECT successor, predecessor, place, CASE WHEN fits THEN input END, CASE WHEN fits THEN content END, total, fits
+SELECT successor, predecessor, place, CASE WHEN fits THEN input END, CASE WHEN fits THEN content END, total, fits, gone
 FROM (
     SELECT *, total <= :limit AND (so_far <= :limit OR so_far = total) AS fits
     FROM (
@@ -384,10 +389,10 @@ FROM (
         FROM (
             SELECT *, sum(size) OVER (PARTITION BY successor) AS total
             FROM (
-                SELECT successor, predecessor, place, input, content,
+                SELECT successor, predecessor, place, input, content, gone,
                     coalesce({{size}}(input), 0) + coalesce({{size}}(content), 0) AS size
                 FROM (
-                    SELECT e.successor, e.predecessor, e.place,
+                    SELECT e.successor, e.predecessor, e.place, p.id IS NULL AS gone,
                         CASE e.event WHEN 'success' THEN CAST(p.result AS text)
                             ELSE CAST({_FAILED_CALL} AS text) END AS input,
                         CASE e.event WHEN 'success' THEN p.result_content ELSE p.content END AS content

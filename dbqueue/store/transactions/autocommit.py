@@ -1,0 +1,64 @@
+"""Callers' connections in autocommit: what takes several statements gets a transaction of its own there.
+
+Else a worker could see, or a crash leave behind, the half of a workflow: jobs that wait for what was not written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, TypeVar
+
+from dbqueue.store.inserts import Statement
+from dbqueue.store.steps import Reply
+
+T = TypeVar("T")
+
+_COMMIT, _ROLLBACK = Statement("COMMIT", {}), Statement("ROLLBACK", {})
+_PSYCOPG_IDLE = 0
+"""psycopg's TransactionStatus.IDLE."""
+
+
+def commits_each(driver: Any) -> bool:
+    """Whether each statement is a transaction by itself on this connection of psycopg, sqlite3 or aiosqlite."""
+    if hasattr(driver, "info"):
+        return bool(driver.autocommit) and int(driver.info.transaction_status) == _PSYCOPG_IDLE
+    if getattr(driver, "in_transaction", True):
+        return False
+    return driver.isolation_level is None or getattr(driver, "autocommit", None) is True
+
+
+@contextlib.contextmanager
+def whole(driver: Any, reply: Callable[[Statement], Reply]) -> Iterator[None]:
+    """One transaction around the statements, unless they are in one already, or the driver begins one."""
+    if not commits_each(driver):
+        yield
+        return
+    reply(_begin(driver))
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(Exception):  # the server has done so, where the connection is broken
+            reply(_ROLLBACK)
+        raise
+    reply(_COMMIT)
+
+
+async def awhole(driver: Any, reply: Callable[[Statement], Awaitable[Reply]], work: Callable[[], Awaitable[T]]) -> T:
+    """As `whole`, over an asynchronous connection, around `work`."""
+    if not commits_each(driver):
+        return await work()
+    await reply(_begin(driver))
+    try:
+        found = await work()
+    except BaseException:
+        with contextlib.suppress(Exception):
+            await reply(_ROLLBACK)
+        raise
+    await reply(_COMMIT)
+    return found
+
+
+def _begin(driver: Any) -> Statement:
+    # SQLite's plain BEGIN takes no lock, and a write that comes later may be refused at once.
+    return Statement("BEGIN" if hasattr(driver, "info") else "BEGIN IMMEDIATE", {})
