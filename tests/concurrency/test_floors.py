@@ -14,7 +14,7 @@ import pytest
 from dbqueue.jobs import Released, Succeeded
 from dbqueue.store import open_store
 from dbqueue.store.postgres import sql
-from dbqueue.store.postgres.floors import FIRST_LONGEST_SECONDS, LONGEST_SECONDS, Floors
+from dbqueue.store.postgres.floors import FIRST_LONGEST_SECONDS, FIRST_PATIENCE, LONGEST_SECONDS, PATIENCE, Floors
 from dbqueue.store.postgres.store import PostgresStore
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.records import Claim
@@ -179,16 +179,16 @@ def test_one_slow_look_may_be_a_chance(store: PostgresStore, monkeypatch: pytest
     worker.close()
 
 
-def test_one_slow_look_is_believed_for_twice_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_slow_look_is_believed_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that starts beside millions of dead entries walks past them once, and then has work to do."""
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     floors = Floors()
     claim = Claim("worker", str(uuid4()), ("celery",), 1)
-    floors.learn(claim, (), hinted=False, seconds=2.0, rows=1)
-    assert floors.seconds_to_bottom == 4
+    floors.learn(claim, (), hinted=False, seconds=1.0, rows=1)
+    assert floors.seconds_to_bottom == FIRST_PATIENCE
     floors.learn(claim, (), hinted=True, seconds=0.001, rows=1)  # a quick claim behind the floor says nothing of it
-    floors.learn(claim, (), hinted=False, seconds=2.0, rows=1)
-    assert floors.seconds_to_bottom == 40
+    floors.learn(claim, (), hinted=False, seconds=1.0, rows=1)
+    assert floors.seconds_to_bottom == PATIENCE
     floors.learn(claim, (), hinted=False, seconds=0.001, rows=1)
     assert floors.seconds_to_bottom == 0
     floors.learn(claim, (), hinted=False, seconds=30.0, rows=1)

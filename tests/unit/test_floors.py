@@ -62,3 +62,49 @@ def test_what_is_remembered_has_an_end(floors: Floors, monkeypatch: pytest.Monke
     assert len(hints(floors)["level_id"]) == 2
     learn(floors, job("c", 3), hinted=True)
     assert hints(floors)["level_id"] == []
+
+
+QUICK = 0.00001
+"""Seconds for a row."""
+ROWS = 2000
+
+
+def round_(floors: Floors, seconds: float, *, rows: int = ROWS, hinted: bool = False, limit: int = 1) -> None:
+    """A claim that found as many as it could take."""
+    claim = Claim("worker", "lease", ("celery",), limit)
+    floors.learn(claim, [job("a")], hinted=hinted, seconds=seconds, rows=rows)
+
+
+def test_a_large_round_is_followed_by_one_with_hints_and_then_by_none_for_long() -> None:
+    """It tells what a row costs here."""
+    floors = Floors()
+    round_(floors, ROWS * QUICK)
+    assert 0 < floors.seconds_to_bottom <= ROWS * QUICK
+    round_(floors, ROWS * QUICK, hinted=True)
+    round_(floors, ROWS * QUICK)
+    assert floors.seconds_to_bottom == 0
+
+
+@pytest.mark.parametrize(("rows", "limit"), [(100, 1), (ROWS, 2)])
+def test_not_so_a_small_round_or_one_that_found_all(rows: int, limit: int) -> None:
+    floors = Floors()
+    round_(floors, ROWS * QUICK, rows=rows, limit=limit)
+    assert floors.seconds_to_bottom == 0
+
+
+def test_a_walk_that_takes_as_long_as_the_rest_of_its_round_is_slow() -> None:
+    floors = Floors()
+    round_(floors, ROWS * QUICK, hinted=True)
+    round_(floors, 2 * ROWS * QUICK)
+    assert floors.seconds_to_bottom > 2 * ROWS * QUICK
+    assert not floors.slow, "as it may be on another machine without any walk"
+    round_(floors, 2 * ROWS * QUICK)
+    assert floors.seconds_to_bottom > 10 * ROWS * QUICK, "twice in turn: a twentieth of the time at the most"
+
+
+def test_a_small_round_is_not_measured_by_large_ones() -> None:
+    """It has its commit to wait for as well."""
+    floors = Floors()
+    round_(floors, ROWS * QUICK, hinted=True)
+    round_(floors, 0.02, rows=10)
+    assert floors.seconds_to_bottom == 0
