@@ -1,6 +1,7 @@
 """Transactions that are not the store's own: its callers', and those of transactional tasks.
 
     joining.py        enqueues on a caller's own connection
+    autocommit.py     one in autocommit: what takes several statements gets a transaction there
     completing.py     the end of a job in a transaction that is not a worker's round
     tasks.py          the transaction of a transactional task
     task_engines.py   the engines that those run on
