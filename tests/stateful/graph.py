@@ -121,7 +121,7 @@ class Graph(Rows):
             and self._status(edge.successor) in FAILED and self.rows[edge.successor].worker is None
         } - below:  # fmt: skip
             below |= more
-        never = {each for each, row in self.rows.items() if not row.job.task or self.inputs(each) - self.rows.keys()}
+        never = {each for each, row in self.rows.items() if not row.job.task}.union(self.bereft())
         while more := {
             edge.successor for edge in self.edges
             if edge.on == "success" and edge.predecessor in never and self._status(edge.predecessor) != SUCCESS
@@ -158,6 +158,10 @@ class Graph(Rows):
             for edge in self.edges
             if edge.predecessor == job_id and edge.place is not None and (row := self.rows.get(edge.successor))
         )
+
+    def bereft(self) -> list[str]:
+        """Jobs that took results, or a failure, of which the rows are gone."""
+        return [job_id for job_id in self.rows if self.inputs(job_id) - self.rows.keys()]
 
     def inputs(self, job_id: str) -> set[str]:
         """Whose results, or failure, the job is passed."""

@@ -40,6 +40,14 @@ class OperatorRules(Machine):
 
     @rule(job=jobs)
     def retry(self, job: str) -> None:
+        self._retried(job)
+
+    @precondition(lambda self: self.model.bereft())
+    @rule(data=st.data())
+    def retry_what_took_a_result_that_is_gone(self, data: st.DataObject) -> None:
+        self._retried(data.draw(st.sampled_from(self.model.bereft())))
+
+    def _retried(self, job: str) -> None:
         self.repeated = again = self.model.retry(job)
         self.all(lambda subject: changes.retry(subject.store, [job]), again)
 
