@@ -13,13 +13,15 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from dbqueue.jobs import Succeeded
-from dbqueue.store import revoking
+from dbqueue.jobs import Failed, Succeeded
+from dbqueue.store import changes, revoking
 from dbqueue.store.base import Store
+from dbqueue.workflows import Edge, Workflow
 from tests.servers import libpq_url
-from tests.stores import TestWorker, count, enqueued, opened, row
+from tests.stores import TestWorker, count, enqueued, new_job, opened, row
 from tests.waiting import wait_until
 
+ERROR = '{"exc_type": "ValueError", "exc_message": ["bad"], "exc_module": "builtins"}'
 LATER = timedelta(seconds=60)
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
@@ -167,6 +169,27 @@ def test_a_completion_is_there_for_the_prune_that_follows(store: Store, database
     assert pruned(pruner) == 1
     assert count(store) == 0
     assert worker.settle(Succeeded(job, run.lease, "2", 0.0)).settled == frozenset()
+    for each in (worker, pruner):
+        each.close()
+
+
+def test_a_workflow_that_an_operator_lets_run_again_is_not_deleted(store: Store, database_url: str) -> None:
+    """The prune has found it ripe, and waits for the rows that the operator puts back."""
+    worker, pruner = TestWorker(store), TestWorker(store)
+    store.enqueue_workflow(Workflow.of([new_job("a"), new_job("b")], [Edge("a", "b")]))
+    run = worker.claim_one()
+    worker.settle(Failed("a", run.lease, ERROR, None, 0.0))
+    gate = Gate(store, database_url, "a")
+    try:
+        gate.queue("retry", lambda: changes.retry(store, ["a"]))
+        gate.queue("prune", lambda: pruned(pruner))
+        gate.open()
+    finally:
+        gate.close()
+    put_back = gate.found["retry"]
+    assert (put_back, gate.found["prune"]) in (({"a", "b"}, 0), (set(), 2))
+    assert count(store) == len(put_back)
+    assert [each.id for each in worker.claim()] == sorted(put_back)[:1]
     for each in (worker, pruner):
         each.close()
 

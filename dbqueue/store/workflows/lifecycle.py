@@ -397,6 +397,7 @@ def prune(
         limit -= size
     if not chosen:
         return 0
+    yield statement(store, sql.LOCK_WORKFLOWS, ids=chosen)
     still = [row[0] for row in (yield statement(store, sql.STILL_RIPE, ids=chosen, **age)).rows]
     gone = [row[0] for row in (yield statement(store, sql.DELETE_WORKFLOWS, ids=still)).rows]
     yield from unlink(store, gone)

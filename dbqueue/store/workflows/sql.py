@@ -366,7 +366,9 @@ SELECT workflow_id, jobs FROM (
 WHERE {_RIPE}
 LIMIT 10000"""
 
-# Asked again for the portion: an operator may have let one of them run again.
+# Asked again for the portion, whose rows are locked by then: an operator may have let one of them run again.
+LOCK_WORKFLOWS: Final = "SELECT id FROM {jobs} WHERE workflow_id {among} ORDER BY id {lock}"
+
 STILL_RIPE: Final = f"SELECT w.id FROM (SELECT id AS workflow_id, id FROM {{given}}) AS w WHERE {_RIPE}"
 
 DELETE_WORKFLOWS: Final = "DELETE FROM {jobs} WHERE workflow_id {among} RETURNING id"
