@@ -205,7 +205,7 @@ def _why_no_retry(status: str) -> str:
     if status in TERMINAL:
         return (
             "it cannot run: it, or a job that it waits for, was revoked before it was enqueued,"
-            " or takes the result of a job that was deleted"
+            " takes the result of a job that was deleted, or has left a result that a running job takes"
         )
     return "it is running" if status == STARTED else f"it waits already ({status})"
 

@@ -51,9 +51,11 @@ def retry(store: Store, job_ids: Collection[str]) -> set[str]:
     and so is an expiry that has passed. `options` records how often this was done.
 
     A job of a workflow takes with it the failed ones that it waits for, and those that ended because they
-    could not run without it: they wait again. Errbacks do not; one that ran has run. Left alone are a job that was
-    revoked before it was enqueued, for there is nothing to run, one that takes a result which was deleted, for it would
-    run without that argument, and what cannot run without these.
+    could not run without it, unless they wait for another that has failed: they wait again, and so does what was let
+    go and has not begun. Errbacks do not; one that ran has run. Left alone are a job that was revoked before it was
+    enqueued, for there is nothing to run, one that takes a result which was deleted, for it would run without that
+    argument, one whose result a running job takes, for the next run of that job would, and what cannot run without
+    these.
     """
     with _changing(store) as connection:
         reply = JoinedConnection(connection).reply

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from dbqueue.jobs import Retried
 from dbqueue.store import changes
 from dbqueue.store.base import Store
 from dbqueue.store.revoking import revoke, revoked_ids
@@ -74,6 +77,49 @@ class TestOperators:
         assert changes.retry(store, ["a"]) == {"a"}
         assert row(store, "body")["waits_for"] == 2
         worker.settle(done(second))
+        worker.settle(done(worker.claim_one()))
+        assert claimed_ids(worker) == ["body"]
+
+    @pytest.mark.parametrize("limit_key", [None, "bodies"])
+    def test_retry_of_a_success_holds_back_what_was_let_go(
+        self, store: Store, worker: TestWorker, limit_key: str | None
+    ) -> None:
+        """It has not begun, and would take the result before there is one."""
+        jobs = [new_job("a"), new_job("b", limit_key=limit_key)]
+        store.enqueue_workflow(Workflow.of(jobs, [Edge("a", "b", place="[]")]))
+        worker.settle(done(worker.claim_one(), "7"))
+        assert row(store, "b")["blocked_reason"] == (limit_key and "limit")
+        assert changes.retry(store, ["a"]) == {"a"}
+        again = worker.claim_one()
+        assert again.id == "a"
+        assert row(store, "b")["blocked_reason"] == "predecessors"
+        assert worker.claim_held().claimed == worker.claim() == []
+        worker.settle(done(again, "8"))
+        (second,) = [*worker.claim_held().claimed, *worker.claim()]
+        assert second.inputs == (("a", "[]", "8", None),)
+
+    def test_a_success_that_a_running_job_takes_is_left_alone(self, store: Store, worker: TestWorker) -> None:
+        """Its next run, after a retry or a loss, would take the result before there is one."""
+        store.enqueue_workflow(chain("a", "b"))
+        worker.settle(done(worker.claim_one(), "7"))
+        second = worker.claim_one()
+        assert changes.retry(store, ["a"]) == set()
+        worker.settle(Retried("b", second.lease, "{}", None, 0.0))
+        second = worker.claim_one()
+        assert second.inputs == (("a", "[]", "7", None),)
+        worker.settle(done(second))
+        assert changes.retry(store, ["a"]) == {"a"}
+
+    def test_a_body_runs_again_with_the_last_of_its_headers_that_have_failed(
+        self, store: Store, worker: TestWorker
+    ) -> None:
+        """Before that it would wait for one that has ended."""
+        store.enqueue_workflow(chord(["a", "b"], "body"))
+        worker.settle(*map(failed, worker.claim()))
+        assert changes.retry(store, ["a"]) == {"a"}
+        assert statuses(store, "b", "body") == ["FAILURE", "FAILURE"]
+        worker.settle(done(worker.claim_one()))
+        assert changes.retry(store, ["b"]) == {"b", "body"}
         worker.settle(done(worker.claim_one()))
         assert claimed_ids(worker) == ["body"]
 

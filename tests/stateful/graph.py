@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from dbqueue.jobs import FAILURE, REVOKED, SUCCESS, TERMINAL, NewJob
+from dbqueue.jobs import FAILURE, REVOKED, STARTED, SUCCESS, TERMINAL, NewJob
 from dbqueue.workflows import DELAY, FIRST_ARGUMENT, Edge, Workflow
 from tests.stateful.rows import Row, Rows
 
@@ -122,6 +122,7 @@ class Graph(Rows):
         } - below:  # fmt: skip
             below |= more
         never = {each for each, row in self.rows.items() if not row.job.task}.union(self.bereft())
+        never |= {edge.predecessor for edge in self.edges if edge.on == "success" and self._reads_now(edge)}
         while more := {
             edge.successor for edge in self.edges
             if edge.on == "success" and edge.predecessor in never and self._status(edge.predecessor) != SUCCESS
@@ -129,13 +130,25 @@ class Graph(Rows):
             never |= more
         if job_id in never:
             return set()
-        return (above | below) - never
+        found = (above | below) - never
+        while more := {
+            edge.successor for edge in self.edges
+            if edge.on == "success" and edge.successor in found
+            and edge.predecessor not in found and self._status(edge.predecessor) in FAILED
+        }:  # fmt: skip
+            found -= more
+        return found
+
+    def _reads_now(self, edge: Edge) -> bool:
+        """Whether the successor runs, and would read another result if it ran again."""
+        return edge.place is not None and self._status(edge.successor) == STARTED
 
     def recount(self, job_ids: Collection[str]) -> None:
-        """Jobs that were put back, and those that are blocked behind them, wait for what has not happened yet."""
+        """Jobs that were put back, and those that wait behind them, wait for what has not happened yet."""
         behind = {
             edge.successor for edge in self.edges
-            if edge.predecessor in job_ids and edge.successor in self.rows and self.rows[edge.successor].awaits
+            if edge.predecessor in job_ids and (row := self.rows.get(edge.successor))
+            and (row.awaits or (edge.on == "success" and row.waits))
         }  # fmt: skip
         for job_id in behind.union(job_ids):
             row = self.rows[job_id]

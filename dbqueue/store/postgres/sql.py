@@ -430,6 +430,10 @@ FINISHED_ONE: Final = f"{FETCH_ONE} AND finished_at IS NOT NULL"
 
 FINISHED: Final = f"{FETCH} AND finished_at IS NOT NULL"
 
+FORGET_ALONE: Final = """
+DELETE FROM {jobs} WHERE id = %(id)s AND finished_at IS NOT NULL AND workflow_id IS NULL AND NOT successors
+RETURNING 1"""
+
 # The start of the server and the tables' own numbers name a database as no host name can. (The
 # start as a number: its text would follow the TimeZone of the connection that asks.)
 IDENTITY: Final = """

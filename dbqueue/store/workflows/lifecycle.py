@@ -327,9 +327,29 @@ def lock_with_below(store: Store, job_ids: Collection[str]) -> Steps[None]:
 def to_repeat(store: Store, job_ids: Collection[str]) -> Steps[set[str]]:
     """These jobs, the failed ones that they wait for, and those that ended because they could not run without them.
 
-    But for jobs that were revoked before anybody enqueued them, for those that take a result which was deleted, and
-    for what cannot run without these.
+    But for jobs that were revoked before anybody enqueued them, for those that take a result which was deleted or whose
+    own is taken by a job that runs, and for what cannot run without these; nor for what waits for another that has
+    failed, such as a chord's body.
+
+    They are locked with what they wait for, and what waits for them: whatever ends, begins or is deleted meanwhile is
+    seen here, or sees what becomes of them.
     """
+    locked: set[str] = set()
+    found = yield from _to_repeat(store, job_ids)
+    while not found <= locked:
+        locked |= found
+        yield from _lock_with_neighbours(store, locked)
+        found = yield from _to_repeat(store, job_ids)
+    return found
+
+
+def _lock_with_neighbours(store: Store, job_ids: Collection[str]) -> Steps[None]:
+    below = {row[0] for row in (yield statement(store, sql.ALL_SUCCESSORS, ids=job_ids)).rows}
+    edges = (yield statement(store, sql.EDGES_INTO, ids=below.union(job_ids))).rows
+    yield statement(store, sql.LOCK_TOGETHER, ids=below.union(job_ids, (row[0] for row in edges)))
+
+
+def _to_repeat(store: Store, job_ids: Collection[str]) -> Steps[set[str]]:
     found = {*job_ids, *(row[0] for row in (yield statement(store, sql.TO_REPEAT, ids=job_ids)).rows)}
     # What ended because of these may wait for others too, such as a chord's body for its other headers.
     above = {row[0] for row in (yield statement(store, sql.TO_REPEAT, ids=found)).rows}
@@ -337,6 +357,9 @@ def to_repeat(store: Store, job_ids: Collection[str]) -> Steps[set[str]]:
     if never:
         wanted = set(job_ids) - never
         found = {*wanted, *(row[0] for row in (yield statement(store, sql.TO_REPEAT, ids=wanted)).rows)} - never
+    failed = (yield statement(store, sql.FAILED_BEFORE, ids=found)).rows
+    while in_vain := {successor for predecessor, successor in failed if predecessor not in found} & found:
+        found -= in_vain  # it would wait for ever; it is taken along when the other is repeated
     return found
 
 
@@ -348,7 +371,7 @@ def not_succeeded(store: Store, workflow_id: str) -> Steps[set[str]]:
 def recount(store: Store, job_ids: Collection[str]) -> Steps[None]:
     """Let jobs that were put back, and what waits for them, wait for as many as have not succeeded."""
     if job_ids:
-        rows = (yield statement(store, sql.BLOCKED_SUCCESSORS, ids=job_ids)).rows
+        rows = (yield statement(store, sql.WAITING_SUCCESSORS, ids=job_ids)).rows
         yield statement(store, sql.RECOUNT, ids={*job_ids, *(row[0] for row in rows)})
 
 
@@ -367,6 +390,7 @@ def cancel(store: Store, workflow_id: str) -> Steps[tuple[dict[str, str], frozen
 
 def forget(store: Store, job_ids: Collection[str]) -> Steps[set[str]]:
     """Delete finished jobs whose results no other job has still to read; which."""
+    yield statement(store, sql.LOCK_READ, ids=job_ids)  # an operator may be about to let their readers run again
     rows = (yield statement(store, sql.FORGET, ids=job_ids)).rows
     yield from unlink(store, [job_id for job_id, is_member in rows if is_member])
     return {row[0] for row in rows}

@@ -121,9 +121,14 @@ SQLITE: Final = {
 
 # What a row becomes that waits for no predecessor any more: it may run, or waits for its limit. A countdown
 # and an expiry in seconds count from now on.
-_FREE: Final = """blocked_reason = CASE WHEN limit_key IS NOT NULL THEN 'limit' END, waits_for = 0,
-    eta = CASE WHEN {options} ->> 'delay_seconds' IS NOT NULL THEN {due} ELSE eta END, expires_at = {lapse},
-    ready_at = CASE WHEN limit_key IS NULL THEN {due} END, held_at = CASE WHEN limit_key IS NOT NULL THEN {due} END"""
+#
+# That it waits is asked for PostgreSQL, which makes a row of what a statement's snapshot shows, and checks it, before
+# it finds out that it is another by now: one that has failed, and that an operator lets wait again.
+_WAITS: Final = "status IN ('PENDING', 'RETRY')"
+_FREE: Final = f"""blocked_reason = CASE WHEN limit_key IS NOT NULL AND {_WAITS} THEN 'limit' END, waits_for = 0,
+    eta = CASE WHEN {{options}} ->> 'delay_seconds' IS NOT NULL THEN {{due}} ELSE eta END, expires_at = {{lapse}},
+    ready_at = CASE WHEN limit_key IS NULL AND {_WAITS} THEN {{due}} END,
+    held_at = CASE WHEN limit_key IS NOT NULL AND {_WAITS} THEN {{due}} END"""
 
 # One statement ends the jobs and moves what waits for them, so that the outcome of a round which is sent
 # again moves nothing: it ends no row. The counts of a batch are summed first, and `locked` has
@@ -140,8 +145,8 @@ WITH RECURSIVE done AS ({postgres_sql.FINISH}
     SELECT s.id, s.waits_for - c.ended AS waits_for, c.event <> 'error' AS counts
     FROM (SELECT * FROM counted ORDER BY successor) c
     CROSS JOIN LATERAL (
-        SELECT id, waits_for FROM {{jobs}}
-        WHERE id = c.successor AND blocked_reason = 'predecessors' FOR UPDATE) s
+        SELECT id, waits_for, blocked_reason FROM {{jobs}} WHERE id = c.successor OFFSET 0 FOR UPDATE) s
+    WHERE s.blocked_reason = 'predecessors'
 ), dropped(id) AS (
     SELECT id FROM locked WHERE waits_for <= 0 AND NOT counts
   UNION
@@ -185,6 +190,8 @@ WITH RECURSIVE below(id) AS (
 SELECT id FROM below"""
 
 WITH_SUCCESSORS: Final = "SELECT id FROM {jobs} WHERE id {among} AND successors"
+
+LOCK_READ: Final = "SELECT id FROM {jobs} WHERE id {among} AND successors ORDER BY id {lock}"
 
 LOCK_TOGETHER: Final = "SELECT id FROM {jobs} WHERE id {among} ORDER BY status <> 'STARTED', id {lock}"
 
@@ -297,8 +304,9 @@ WITH RECURSIVE above(id) AS (
 )
 SELECT id FROM below"""
 
-# What was revoked before it was enqueued has nothing to run; what takes a result that was deleted would run without it
-# (or with that of a later job of the same id, in no workflow or another). What has succeeded left a result of its own.
+# What was revoked before it was enqueued has nothing to run. What takes a result that was deleted would run without it,
+# or with that of a later job of the same id, in no workflow or another; and so would, the next time, a job that runs
+# now and takes a result which is to be another. What has succeeded once has left a result of its own.
 NEVER: Final = f"""
 WITH RECURSIVE never(id) AS (
     SELECT id FROM {{jobs}} WHERE id {{among}} AND task = '{NOT_ENQUEUED}'
@@ -308,14 +316,24 @@ WITH RECURSIVE never(id) AS (
     WHERE e.place IS NOT NULL AND s.inputs AND (e.event = 'success' OR e.predecessor = s.parent_id)
       AND (p.workflow_id = s.workflow_id) IS NOT TRUE
   UNION
+    SELECT e.predecessor{{c}} FROM {{given}} {{each}}{{edges}} {{out_of_b}} {{each}}{{jobs}} {{at_end}}
+    WHERE e.place IS NOT NULL AND e.event = 'success' AND s.inputs AND s.status = 'STARTED'
+  UNION
     SELECT e.successor FROM never b {{each}}{{edges}} {{out_of_b}}
     WHERE e.event = 'success' AND (SELECT n.status FROM {{jobs}} n WHERE n.id = b.id) <> 'SUCCESS'
 )
 SELECT id FROM never"""
 
-BLOCKED_SUCCESSORS: Final = """
+FAILED_BEFORE: Final = """
+SELECT e.predecessor, e.successor FROM {given} {each}{edges} {into_b} {each}{jobs} {at_start}
+WHERE e.event = 'success' AND p.status IN ('FAILURE', 'REVOKED')"""
+
+ALL_SUCCESSORS: Final = "SELECT e.successor FROM {given} {each}{edges} {out_of_b}"
+
+# Those too that were let go, and have not begun.
+WAITING_SUCCESSORS: Final = """
 SELECT s.id FROM {given} {each}{edges} {out_of_b} {each}{jobs} {at_end}
-WHERE s.blocked_reason = 'predecessors'"""
+WHERE s.blocked_reason = 'predecessors' OR (e.event = 'success' AND s.status IN ('PENDING', 'RETRY'))"""
 
 # A predecessor whose row is gone, and which this one takes nothing of, had succeeded.
 RECOUNT: Final = """
