@@ -7,6 +7,7 @@ import gc
 import logging
 import socket
 import threading
+from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -417,6 +418,52 @@ def test_a_connection_that_an_operation_leaves_in_a_transaction_is_not_kept(stor
     enqueued(store)
     with psycopg.connect(libpq_url(store.access.url)) as other:
         assert other.execute("SELECT count(*) FROM dbqueue_jobs").fetchone() == (2,)
+
+
+def test_a_kept_connection_that_broke_makes_room_for_the_next(narrow: PostgresStore) -> None:
+    """At the pool's limit, where one that is still counted would be waited for in vain."""
+    with contextlib.closing(narrow.engine.raw_connection()):
+        enqueued(narrow)
+        last(narrow).close()
+        enqueued(narrow)
+    assert count(narrow) == 2
+
+
+@pytest.mark.parametrize("moment", ["just before the look", "while the other keeps it"])
+def test_who_asks_while_another_gives_the_last_connection_back_gets_it(narrow: PostgresStore, moment: str) -> None:
+    """It is nobody's who would use it again: who misses it waits until the pool's time is over."""
+    pool = cast(QuickPool, narrow.engine.pool)
+    got: list[Any] = []
+
+    def ask() -> None:
+        with contextlib.closing(pool.connect()) as connection:
+            got.append(connection.driver_connection)
+
+    asker = threading.Thread(target=ask)
+
+    class Asking(set[int]):
+        def add(self, thread: int) -> None:
+            if thread == asker.ident and moment == "just before the look":
+                pool.keep(given)
+            super().add(thread)
+
+    class Kept(deque[Any]):
+        def append(self, connection: Any) -> None:
+            if moment == "while the other keeps it":
+                asker.start()
+                wait_until(lambda: pool._asking, what="who asks")
+            super().append(connection)
+
+    with contextlib.closing(pool.connect()):
+        given = pool.take()
+        driver = given.driver_connection
+        pool._asking, pool._kept = Asking(), Kept()
+        if moment == "just before the look":
+            asker.start()
+        else:
+            pool.keep(given)
+        asker.join()
+    assert got == [driver]
 
 
 def test_threads_that_are_more_than_connections_get_their_turns(narrow: PostgresStore) -> None:
