@@ -146,6 +146,7 @@ def test_a_session_on_a_connection_commits_nothing_by_itself(store: Store, postg
         with orm.Session(connection, join_transaction_mode="create_savepoint") as session:
             enqueue_in(store, session, [new_job()])
             session.commit()
+            count(store)  # as above, if there was one
             assert not sleeper.was_told()
         transaction.commit()
     assert sleeper.was_told()
