@@ -372,6 +372,12 @@ class TestReplace:
         assert (again.task, again.args, again.retries) == ("shop.other", "[2]", 0)
         assert row(store, "x")["workflow_id"] is None
 
+    def test_a_job_that_was_alone_is_one_of_the_workflow(self, store: Store, worker: TestWorker) -> None:
+        """The edges of rows that belong to none would be there for ever."""
+        store.enqueue([new_job("x")])
+        worker.settle(Replaced("x", worker.claim_one().lease, chain("n", "x"), 0.1))
+        assert len({row(store, job_id)["workflow_id"] for job_id in "nx"} - {None}) == 1
+
     def test_by_one_job_with_a_callback(self, store: Store, worker: TestWorker) -> None:
         store.enqueue([new_job("x")])
         job = worker.claim_one()
