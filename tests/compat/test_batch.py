@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dbqueue import batch, group
+from dbqueue import batch, chord, group
 from dbqueue.errors import ChordError
 
 Noted = Callable[[int], list[Any]]
@@ -40,6 +40,19 @@ class TestOnWorkers:
             result.on_success.get(timeout=60)
         assert [each.state for each in result] == ["FAILURE", "SUCCESS", "FAILURE", "FAILURE", "SUCCESS"]
         assert len(noted(2)) == 2
+
+    def test_what_fails_has_an_errback_of_its_own(self, t: Any, noted: Noted) -> None:
+        chained = (t.fail.s() | t.add.s(1)).set(link_error=t.record.si("chain"))
+        chorded = chord([t.add.s(1, 1)], t.fail.si()).set(link_error=t.record.si("chord"))
+        for call in (chained, chorded):
+            result = batch([call], on_failure=t.record.si("batch")).delay()
+            assert result.on_failure.get(timeout=60) == ["batch"]
+        assert noted(4) == [["batch"], ["batch"], ["chain"], ["chord"]]
+
+    def test_a_chord_in_a_header_tells_of_itself(self, t: Any, noted: Noted) -> None:
+        inner = chord([t.fail.s()], t.tsum.s())
+        result = batch([chord([inner, t.add.s(1, 1)], t.tsum.s())], on_failure=t.old_errback.s()).delay()
+        assert noted(1) == [["old", result[0].parent[0].id]]
 
     def test_the_newer_form_of_an_errback(self, t: Any, noted: Noted) -> None:
         result = batch([t.fail.s()], on_failure=t.new_errback.s()).delay()
