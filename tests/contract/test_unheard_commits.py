@@ -1,0 +1,121 @@
+"""The commit of a transactional task had no answer: what its job's row says, once all that was under way is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+import sqlalchemy as sa
+
+from dbqueue.errors import LeaseLost, NotCommitted, OperationalError
+from dbqueue.jobs import ClaimedJob, Outcome, Settled, Succeeded
+from dbqueue.store.base import Store
+from dbqueue.store.transactions.completing import recorded_at_last
+from dbqueue.store.transactions.tasks import RESOLVE_TRIES, AsyncTaskTransaction, TaskTransaction
+from tests.stores import TestWorker, new_job, row, run_sql
+
+ANOTHER: Final = "lease = '11111111-1111-1111-1111-111111111111'"
+TAKEN: Final = {
+    "another run has it": f"UPDATE dbqueue_jobs SET {ANOTHER}",
+    "another run has ended it": f"UPDATE dbqueue_jobs SET {ANOTHER}, status = 'SUCCESS', finished_at = created_at",
+    "its row is gone": "DELETE FROM dbqueue_jobs",
+}
+
+
+@pytest.fixture
+def job(store: Store, worker: TestWorker) -> ClaimedJob:
+    store.enqueue([new_job()])
+    return worker.claim_one()
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dbqueue.store.transactions.tasks.FIRST_PAUSE_SECONDS", 0.0)
+
+
+def commit(store: Store, job: ClaimedJob, end: Callable[[sa.Connection], None]) -> Outcome:
+    """What a function's transaction says, where `end` is what has come of its COMMIT."""
+    transaction = TaskTransaction(store, job, idle_seconds=None)
+    transaction.connection.execute(sa.text("SELECT 1"))
+    lose_the_answer(transaction.connection, end)
+    outcome: Outcome = transaction.commit(Succeeded(job.id, job.lease, "1", 0.0))
+    return outcome
+
+
+def acommit(store: Store, job: ClaimedJob, end: Callable[[sa.Connection], None]) -> Outcome:
+    """As `commit`, for a coroutine's."""
+
+    async def run() -> Outcome:
+        transaction = AsyncTaskTransaction(store, job, idle_seconds=None)
+        await transaction.open()
+        try:
+            await transaction.connection.execute(sa.text("SELECT 1"))
+            lose_the_answer(transaction.connection.sync_connection, end)
+            return await transaction.commit(Succeeded(job.id, job.lease, "1", 0.0))
+        finally:
+            await store.task_engines.aclose()
+
+    return asyncio.run(run())
+
+
+def lose_the_answer(connection: Any, end: Callable[[sa.Connection], None]) -> None:
+    commit = connection.commit
+
+    def without_an_answer() -> None:
+        connection.commit = commit
+        end(connection)
+        raise sa.exc.OperationalError("COMMIT", {}, Exception("the connection is lost"))
+
+    connection.commit = without_an_answer
+
+
+EITHER: Final = pytest.mark.parametrize("commit", [commit, acommit], ids=["function", "coroutine"])
+
+
+@EITHER
+def test_it_was_committed(store: Store, job: ClaimedJob, commit: Callable[..., Outcome]) -> None:
+    outcome = commit(store, job, sa.Connection.commit)
+    assert isinstance(outcome, Settled)
+    assert outcome.succeeded
+    assert row(store, job.id)["status"] == "SUCCESS"
+
+
+@EITHER
+def test_it_was_not_committed(store: Store, job: ClaimedJob, commit: Callable[..., Outcome]) -> None:
+    with pytest.raises(NotCommitted, match="was not committed"):
+        commit(store, job, sa.Connection.rollback)
+
+
+@EITHER
+@pytest.mark.parametrize("taken", TAKEN)
+def test_the_job_is_not_this_run_s_by_then(
+    store: Store, job: ClaimedJob, commit: Callable[..., Outcome], taken: str
+) -> None:
+    def end(connection: sa.Connection) -> None:
+        connection.rollback()
+        run_sql(store, TAKEN[taken])
+
+    with pytest.raises(LeaseLost):
+        commit(store, job, end)
+
+
+@pytest.mark.parametrize("failures", [RESOLVE_TRIES - 1, RESOLVE_TRIES])
+def test_the_database_does_not_answer_for_a_while(
+    store: Store, job: ClaimedJob, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    asked: list[None] = []
+
+    def away(*arguments: Any) -> Any:
+        asked.append(None)
+        if len(asked) <= failures:
+            raise OperationalError("no answer")
+        return recorded_at_last(*arguments)
+
+    monkeypatch.setattr("dbqueue.store.transactions.tasks.recorded_at_last", away)
+    if failures < RESOLVE_TRIES:
+        assert isinstance(commit(store, job, sa.Connection.commit), Settled)
+    else:
+        with pytest.raises(NotCommitted):
+            commit(store, job, sa.Connection.commit)
