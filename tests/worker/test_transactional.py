@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,38 @@ def test_eagerly_in_a_database_in_memory() -> None:
         app.extra["engine"].dispose()
 
 
+def test_in_a_database_in_memory_other_threads_wait_for_the_end_of_the_transaction() -> None:
+    """There is one connection: what they wrote would be taken back or committed with it."""
+    turns: list[bool] = []
+
+    def ask(turn: Any) -> None:
+        turns.append(turn.acquire(blocking=False))
+        if turns[-1]:
+            turn.release()
+
+    with make_app("sqlite://") as app:
+
+        def of_another_thread() -> bool:
+            thread = threading.Thread(target=ask, args=(app.database.store.turn(),))
+            thread.start()
+            thread.join()
+            return turns[-1]
+
+        run_sql(app.database.store, EFFECTS)
+
+        @app.task(bind=True, transactional=True)
+        def write(self: Any, name: str) -> bool:
+            self.session.execute(sa.text("INSERT INTO effects VALUES (:name)"), {"name": name})
+            assert name != "fails"
+            return of_another_thread()
+
+        for name, state in (("a", "SUCCESS"), ("fails", "FAILURE")):
+            result = write.apply([name])
+            assert (result.state, of_another_thread()) == (state, True)
+            assert state == "FAILURE" or result.get() is False
+        app.extra["engine"].dispose()
+
+
 # -- dbqueue.complete
 
 
@@ -344,6 +377,27 @@ def test_completing_a_job_that_is_another_s_by_now(app: App) -> None:
     testing.drain(app)
     assert len(seen) == 1
     assert effects(app) == []
+
+
+@pytest.mark.parametrize("ended", ["", ", status = 'SUCCESS', finished_at = created_at"], ids=["runs", "has ended"])
+def test_a_completion_that_was_undone_before_another_run_had_the_job(
+    app: App, caplog: pytest.LogCaptureFixture, ended: str
+) -> None:
+    """What the row says by then is of that run."""
+
+    @app.task(name="t.undone")
+    def undone() -> None:
+        with app.extra["engine"].connect() as connection:
+            dbqueue.complete(connection)
+            connection.rollback()
+        steal = f"UPDATE dbqueue_jobs SET lease = '11111111-1111-1111-1111-111111111111'{ended}"
+        run_sql(app.database.store, steal)
+
+    undone.delay()
+    with caplog.at_level(logging.WARNING):
+        (run,) = testing.drain(app)
+    assert run.state == "PENDING"
+    assert "lost its lease while it ran here" in caplog.text
 
 
 def test_completing_eagerly(app: App) -> None:
