@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_ses
 
 import dbqueue
 from dbqueue import DBQueue
+from dbqueue.canvas.flat_groups import FEWEST
 from dbqueue.errors import DuplicateTaskId, EncodeError, ForeignConnection
 from tests.servers import PostgresServer, libpq_url
 from tests.waiting import wait_until
@@ -270,6 +271,41 @@ class TestAsync:
 
         asyncio.run(run())
         assert ids(database_url) == set()
+
+
+CANVASES: dict[str, Callable[[Any], Any]] = {
+    "a call": lambda add: add.s(1),
+    "a call by name": lambda add: dbqueue.signature("joined.elsewhere", (1,), app=add.app),
+    "a call with a callback": lambda add: add.s(1).set(link=add.s()),
+    "a chain": lambda add: add.s(1) | add.s(2),
+    "a group": lambda add: dbqueue.group(add.s(1), add.s(2)),
+    "a group of many": lambda add: dbqueue.group(add.s(n) for n in range(FEWEST)),
+    "a chord": lambda add: dbqueue.chord([add.s(1), add.s(2)], add.si(3)),
+    "a batch": lambda add: dbqueue.batch([add.s(1)], on_complete=add.si(2)),
+    "a dag": lambda add: dbqueue.dag({"first": add.s(1), "second": (add.si(2), "first")}),
+}
+
+
+@pytest.mark.parametrize("what", CANVASES)
+class TestCanvases:
+    def test_commit_and_rollback(self, app: DBQueue, database_url: str, what: str) -> None:
+        with by_connection(database_url) as (connection, commit, rollback):
+            for end in (rollback, commit):
+                CANVASES[what](app.tasks["joined.add"]).apply_async(connection=connection)
+                assert ids(database_url) == set()
+                end()
+        assert ids(database_url)
+
+    def test_asynchronously(self, app: DBQueue, database_url: str, what: str) -> None:
+        async def run() -> None:
+            async with by_async_connection(database_url) as (connection, commit, rollback):
+                for end in (rollback, commit):
+                    await CANVASES[what](app.tasks["joined.add"]).aapply_async(connection=connection)
+                    assert ids(database_url) == set()
+                    await end()
+
+        asyncio.run(run())
+        assert ids(database_url)
 
 
 class TestRefusals:
