@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 import dbqueue
 from dbqueue import DBQueue, signals, testing
@@ -336,6 +338,31 @@ def test_a_job_completed_in_an_asynchronous_session(app: App) -> None:
 @pytest.mark.parametrize("how", ["rollback", "leave"])
 def test_a_completion_that_was_not_committed_is_a_failure(app: App, how: str) -> None:
     result = app.tasks["t.complete_oneself"].apply_async(["a"], {"how": how})
+    assert testing.drain(app).counts == {"FAILURE": 1}
+    assert effects(app) == []
+    assert "was not committed before the task returned" in repr(result.result)
+
+
+def test_an_asynchronous_completion_that_was_left_open_holds_nothing_any_more(app: App) -> None:
+    """The worker's own write of the failure would wait for it."""
+
+    @app.task(name="t.leave_open")
+    async def leave_open() -> None:
+        engine = create_async_engine(app.extra["async_url"])
+        session = AsyncSession(engine)
+
+        async def close_with_the_loop() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await session.close()
+                await engine.dispose()
+
+        app.extra["closing"] = asyncio.create_task(close_with_the_loop())
+        await session.execute(sa.text("INSERT INTO effects VALUES ('a')"))
+        await dbqueue.acomplete(session)
+
+    result = leave_open.delay()
     assert testing.drain(app).counts == {"FAILURE": 1}
     assert effects(app) == []
     assert "was not committed before the task returned" in repr(result.result)
