@@ -279,8 +279,10 @@ def test_statements_that_the_driver_has_dropped_are_prepared_again(store: Postgr
     assert count(store) == 2
 
 
-def test_failures_leave_no_statements_behind(store: PostgresStore) -> None:
-    enqueued(store)
+@pytest.mark.parametrize("before", ["a success", "nothing"])
+def test_failures_leave_no_statements_behind(store: PostgresStore, before: str) -> None:
+    if before == "a success":
+        enqueued(store)
     for _ in range(5):
         with pytest.raises(psycopg.errors.InvalidTextRepresentation):
             enqueued(store, args="no JSON")

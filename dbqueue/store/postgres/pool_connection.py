@@ -56,10 +56,11 @@ class PoolConnection(psycopg.Connection[tuple[Any, ...]]):
         if failed is None:
             return rows
         error = errors.error_from_result(failed, encoding=encoding)
-        if not known or isinstance(error, errors.InvalidSqlStatementName):
-            del self._names[insert]
         if known and isinstance(error, errors.InvalidSqlStatementName):
-            self.settle()  # the driver has dropped all prepared statements, as it does after some rollbacks
+            # The driver has dropped all prepared statements, as it does after some rollbacks; or it failed itself, when
+            # it was first prepared. A name is kept until then: the statement of one that failed later is still there.
+            del self._names[insert]
+            self.settle()
             return self.insert_and_notify(insert, values, notify)
         raise error
 
