@@ -74,8 +74,16 @@ def test_many_threads_share_their_questions(database: Database) -> None:
     for thread in threads:
         thread.join(60)
     assert values == {n: f"value-{n % 10}" for n in range(40)}
-    # Nothing is remembered when nobody waits.
-    assert waiter.wait("job-0", timeout=0, interval=0.1) == "value-0"
+
+
+def test_nothing_is_remembered_when_nobody_waits(database: Database) -> None:
+    waiter: ResultWaiter[str] = waiter_of(database)
+    assert waiter.wait("a", timeout=0, interval=0.5) is None
+    database.ended |= {"a": "first", "b": "other"}
+    assert [waiter.wait(job_id, timeout=0, interval=0.5) for job_id in ("b", "a")] == ["other", "first"]
+    database.ended["a"] = "second"
+    assert waiter.wait("a", timeout=0, interval=0.5) == "second"
+    assert database.questions == [["a"], ["b"], ["a"], ["a"]]
 
 
 def test_one_who_gives_up_does_not_stop_the_others(database: Database) -> None:
