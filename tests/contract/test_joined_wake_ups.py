@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from dbqueue.errors import ForeignConnection
-from dbqueue.jobs import Succeeded
+from dbqueue.jobs import Replaced, Succeeded
 from dbqueue.store.base import Store
 from dbqueue.store.transactions.completing import recorded_at_last
 from dbqueue.store.transactions.joining import (
@@ -106,6 +106,22 @@ def test_a_task_that_fails_tells_nobody_of_its_jobs(store: Store, worker: TestWo
     transaction.rollback()
     assert count(store) == 1
     assert not sleeper.was_told()
+    sleeper.close()
+
+
+@pytest.mark.parametrize("freed", ["by a success", "by a replacement", "none"])
+def test_a_task_tells_of_the_jobs_that_its_end_frees(
+    store: Store, worker: TestWorker, postgres_url: str, freed: str
+) -> None:
+    store.enqueue_workflow(Workflow((new_job("first"),)) if freed == "none" else workflow())
+    job = worker.claim_one()
+    count(store)  # as above
+    sleeper, transaction = Sleeper(postgres_url), TaskTransaction(store, job, idle_seconds=None)
+    transaction.connection.execute(sa.text("SELECT 1"))
+    replaced = Replaced(job.id, job.lease, Workflow((new_job("first", task="shop.other"),)), 0.0)
+    transaction.commit(replaced if freed == "by a replacement" else Succeeded(job.id, job.lease, "1", 0.0))
+    count(store)  # as above
+    assert sleeper.was_told() is (freed != "none")
     sleeper.close()
 
 
