@@ -12,6 +12,8 @@ import sqlalchemy as sa
 
 from dbqueue import DBQueue, chain, chord, group, using
 from dbqueue.canvas import sending
+from dbqueue.canvas.compiler import Compiler
+from dbqueue.canvas.flat_groups import FEWEST
 from dbqueue.jobs import NewJob
 
 pytestmark = pytest.mark.usefixtures("canvas_worker")
@@ -117,6 +119,28 @@ class TestWriting:
         assert [job.queue for job in jobs] == ["adds", "own", "sums"]
         assert [job.queue for job in self.jobs(canvas_app, t.add.starmap([(1, 1)]))] == ["adds"]
         assert {job.queue for job in self.jobs(canvas_app, group(t.add.s(1, 1)), queue="all")} == {"all"}
+
+    def test_members_of_a_large_group_keep_what_is_their_own(self, canvas_app: DBQueue, t: Any) -> None:
+        """Those of one task are written from what they have in common, where they have all in common."""
+        members = [t.add.s(1, 1) for _ in range(FEWEST)]
+        for own in (t.add.s(1, 1).set(queue="own"), t.add.s(1, 1).set(priority=3), t.ident.s(1)):
+            jobs = self.jobs(canvas_app, group([*members, own]))
+            found = (jobs[-1].task, jobs[-1].queue, jobs[-1].priority)
+            assert found == (own.task, own.options.get("queue", jobs[0].queue), own.options.get("priority", 0))
+
+    def test_the_header_of_a_large_chord_is_made_at_once(
+        self, canvas_app: DBQueue, t: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        one_by_one: list[str] = []
+        call = Compiler._call
+
+        def noted(self: Compiler, sig: Any, *rest: Any) -> Any:
+            one_by_one.append(sig.name)
+            return call(self, sig, *rest)
+
+        monkeypatch.setattr(Compiler, "_call", noted)
+        jobs = self.jobs(canvas_app, chord([t.add.s(1, n) for n in range(FEWEST)], t.tsum.s()))
+        assert (len(jobs), one_by_one) == (FEWEST + 1, ["tasks.tsum"])
 
     def test_many_edges_between_groups_go_through_one_row(self, canvas_app: DBQueue, t: Any) -> None:
         canvas = group(t.ident.s(i) for i in range(100)) | group(t.tsum.s() for _ in range(50)) | t.tsum.s()
