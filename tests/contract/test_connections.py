@@ -120,3 +120,12 @@ def test_a_commit_to_a_file_outlasts_the_power(sqlite_url: str, kind: str) -> No
         assert found == ["wal", FULL]
         assert driver.execute("PRAGMA busy_timeout").fetchone()[0] == BUSY_TIMEOUT_SECONDS * 1000
         connection.close()
+
+
+def test_a_store_that_is_closed_leaves_no_connection_of_a_task(postgres_url: str) -> None:
+    with opened(postgres_url) as store:
+        connection = store.task_engines.plain().raw_connection()
+        driver = cast(Driver, connection.driver_connection)
+        connection.close()
+        assert not driver.closed
+    assert driver.closed

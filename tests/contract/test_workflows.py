@@ -348,6 +348,7 @@ class TestReplace:
         assert len({row(store, job_id)["workflow_id"] for job_id in ("a", "x", "z", "n1", "n2")} - {None}) == 1
         worker.settle(*(done(each, json.dumps(each.id)) for each in worker.claim()))
         (tail,) = worker.claim(queues=["other"])
+        assert tail.successors
         assert (tail.args, sorted(tail.inputs)) == ("[5]", [("n1", "[0]", '"n1"', None), ("n2", "[1]", '"n2"', None)])  # type: ignore[arg-type]
         worker.settle(done(tail, "9"))
         assert worker.claim_one().inputs == (("x", FIRST_ARGUMENT, "9", None),)
@@ -496,6 +497,14 @@ class TestAddHeader:
         worker.settle(done(worker.claim_one()))
         assert store.forget("new")
         assert (worker.claim_one().id, row(store, "c")["inputs"]) == ("c", False)
+
+    def test_a_body_of_one_header_that_is_passed_nothing(self, store: Store, worker: TestWorker) -> None:
+        """As a step of a chain, but that it is said to be a body."""
+        jobs = [new_job("a"), new_job("c", options='{"join": true}')]
+        store.enqueue_workflow(Workflow.of(jobs, [Edge("a", "c")]))
+        job = worker.claim_one()
+        assert store.add_header(self.added(), job.id, job.lease)
+        assert row(store, "c")["waits_for"] == 2
 
     def test_a_job_that_does_not_run_adds_nothing(self, store: Store, worker: TestWorker) -> None:
         store.enqueue_workflow(chord(["a", "b"], "body"))
