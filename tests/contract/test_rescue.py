@@ -596,8 +596,11 @@ def test_who_lives_is_not_dead_by_a_new_lock_file(sqlite_url: str, monkeypatch: 
         with opened(sqlite_url) as third:
             assert isinstance(third, SqliteStore)
             assert not third.worker_locks.released("second")
-        assert not second.worker_locks.released("first")
-        steady += sqlite_liveness.SETTLE_SECONDS
+            assert not second.worker_locks.released("first")
+            steady += sqlite_liveness.SETTLE_SECONDS
+            assert not third.worker_locks.released("first")
+            assert not third.worker_locks.released("second")
+            assert third.worker_locks.released("nobody")
         assert not first.worker_locks.released("second")
         assert not second.worker_locks.released("first")
         assert first.worker_locks.released("nobody")
@@ -605,8 +608,29 @@ def test_who_lives_is_not_dead_by_a_new_lock_file(sqlite_url: str, monkeypatch: 
         with opened(sqlite_url) as third:  # which makes it
             assert isinstance(third, SqliteStore)
             assert not third.worker_locks.released("second")
+        assert not first.worker_locks.released("second")
+        assert not second.worker_locks.released("first")
+        steady += sqlite_liveness.SETTLE_SECONDS
+        assert not second.worker_locks.released("first")
         first.worker_locks.drop("first")
+        assert second.worker_locks.released("first")
         second.worker_locks.drop("second")
+
+
+def test_a_worker_that_starts_holds_its_lock_where_others_look_for_it(sqlite_url: str) -> None:
+    """The lock file that was there when its program opened the database may have been replaced long ago."""
+    old_lock_file(sqlite_url)
+    with opened(sqlite_url) as its_own:
+        assert isinstance(its_own, SqliteStore)
+        if its_own.worker_locks._descriptor is None:
+            pytest.skip("this system has no locks of open files")
+        lock_file(sqlite_url).unlink()
+        old_lock_file(sqlite_url)
+        with opened(sqlite_url) as store:
+            rescuer, worker = TestWorker(store), TestWorker(its_own)
+            assert rescuer.session.rescue(max_losses=3) == []
+            for each in (worker, rescuer):
+                each.close()
 
 
 def test_a_lock_file_that_was_deleted(sqlite_url: str) -> None:
@@ -632,6 +656,7 @@ def test_a_lock_file_that_was_deleted(sqlite_url: str) -> None:
 
 def test_a_store_that_is_closed_has_living_workers_still(sqlite_url: str) -> None:
     """Its lock on the file beside the database is theirs, too: to let it go would be their death to others."""
+    old_lock_file(sqlite_url)
     with opened(sqlite_url) as store, opened(sqlite_url) as its_own:
         rescuer, worker = TestWorker(store, lease_seconds=3600), TestWorker(its_own, lease_seconds=3600)
         job_id = enqueued(store)
