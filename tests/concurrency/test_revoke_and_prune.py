@@ -217,6 +217,19 @@ def test_two_prunes_delete_a_job_once(store: Store, database_url: str) -> None:
         worker.close()
 
 
+def test_a_prune_waits_for_no_job_that_is_locked(postgres_url: str) -> None:
+    """By an operator's transaction, say, which lets it run again: the others go, and that one if it is free later."""
+    with opened(postgres_url) as store, psycopg.connect(libpq_url(postgres_url)) as operator:
+        worker, jobs = TestWorker(store), [enqueued(store) for _ in range(2)]
+        worker.settle(*(Succeeded(job.id, job.lease, "1", 0.0) for job in worker.claim()))
+        operator.execute("SELECT FROM dbqueue_jobs WHERE id = %s FOR UPDATE", [jobs[0]])
+        assert pruned(worker) == 1
+        assert count(store) == 1
+        operator.rollback()
+        assert pruned(worker) == 1
+        worker.close()
+
+
 def pruned(worker: TestWorker) -> int:
     """All that has ended, a day from now."""
     now = datetime.now(UTC) + timedelta(days=1)

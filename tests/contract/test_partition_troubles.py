@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -15,6 +15,7 @@ from dbqueue.store.base import Store
 from dbqueue.store.postgres.partitions import retiring, upkeep
 from dbqueue.store.postgres.partitions.periods import first_id
 from dbqueue.store.postgres.partitions.retiring import Retiring
+from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.worker.config import WorkerConfig
 from dbqueue.worker.upkeep import PRUNE_EVERY_SECONDS, Upkeep
 from tests.contract import test_partition_upkeep as undisturbed
@@ -245,6 +246,31 @@ def test_a_long_transaction_puts_it_off(store: Store, worker: TestWorker, databa
     made, dropped = tend(worker, 4)
     assert made == [day(4), day(5), day(6)]
     assert day(0) in dropped
+
+
+def test_a_partition_that_is_dropped_while_workers_without_a_row_are_looked_for(
+    store: Store, worker: TestWorker, new_worker: Callable[..., TestWorker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is looked into, or its size asked for: the look goes on with the others."""
+    lost = new_worker()
+    enqueued(store, "zzz")  # in the DEFAULT partition, the last one
+    lost.claim_one()
+    for number in (0, 1):
+        store.enqueue([new_job(f"{first_id(in_days(number))}-{each}") for each in range(3)])
+    run_sql(store, "DELETE FROM dbqueue_workers WHERE id = :id", id=lost.id)
+    session = cast(PostgresWorkSession, worker.session)
+    known = session._parts()
+    assert worker.session.lost_workers() == ([], True)
+    run_sql(store, f"DROP TABLE dbqueue_jobs_{day(1)}")
+    assert lost_workers(worker) == [lost.id]
+    monkeypatch.setattr(session, "_parts", lambda: known)
+    assert lost_workers(worker) == [lost.id]
+
+
+def lost_workers(worker: TestWorker) -> list[str]:
+    """Those that the rest of a look finds."""
+    found, more = worker.session.lost_workers()
+    return found + lost_workers(worker) if more else found
 
 
 def test_a_partition_that_the_application_refers_to_stays(store: Store, worker: TestWorker) -> None:
