@@ -8,7 +8,9 @@ so a beat that dies costs no delay, and there is nothing to elect or to time out
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import queue
 import random
 import threading
 import time
@@ -56,13 +58,15 @@ class Beat:
         self._store, self._steps, self._prepare, self._published = store, steps, prepare, published
         self.max_interval = max_interval
         self._prepared = False
-        self._stopping = threading.Event()
+        self._stopped = False
+        # Not an Event: its lock may be in hand when a signal comes, whose handler would wait for it for ever.
+        self._woken = queue.SimpleQueue[None]()
         self._thread: threading.Thread | None = None
 
     def run(self) -> None:
         """Serve until `stop`. A database that does not answer is asked again and again."""
         retry = FIRST_RETRY_SECONDS
-        while not self._stopping.is_set():
+        while not self._stopped:
             try:
                 pause = self.turn()
                 if retry != FIRST_RETRY_SECONDS:
@@ -75,7 +79,7 @@ class Beat:
                         "beat: Nothing is sent now: %s. Trying again.", error, exc_info=unexpected
                     )
                 pause, retry = retry * random.uniform(0.5, 1.0), min(retry * 2, LAST_RETRY_SECONDS)
-            self._stopping.wait(pause)
+            self._sleep(pause)
 
     def start(self) -> None:
         """Run in a thread of its own. Does nothing if it runs already."""
@@ -85,10 +89,16 @@ class Beat:
 
     def stop(self) -> None:
         """End the run, and the thread if there is one. May be called again, and from a signal handler of `run`."""
-        self._stopping.set()
+        self._stopped = True
+        self._woken.put(None)
         if self._thread is not None:
             self._thread.join(STOP_SECONDS)
             self._thread = None
+
+    def _sleep(self, seconds: float) -> None:
+        """Until `stop`, or for so long."""
+        with contextlib.suppress(queue.Empty):
+            self._woken.get(timeout=seconds)
 
     def turn(self, *, now: datetime | None = None) -> float:
         """Do what is due; the seconds until there may be more to do, at most `max_interval`."""

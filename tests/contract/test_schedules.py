@@ -116,7 +116,7 @@ def test_trouble_is_told_once_and_so_is_its_end(
         if len(pauses) == 7:
             beat.stop()
 
-    monkeypatch.setattr(beat._stopping, "wait", pause)
+    monkeypatch.setattr(beat, "_sleep", pause)
     with caplog.at_level("WARNING", logger="dbqueue.beat"):
         beat.run()
     assert ["Trying again" in each for each in caplog.messages] == [True, False, True, False]

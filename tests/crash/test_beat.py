@@ -50,6 +50,41 @@ app.conf.beat_schedule = {{
 """
 
 
+STOPPED_AT_EACH_LINE = """
+import itertools, signal, sys
+
+from dbqueue.worker.beat import Beat
+
+
+class Idle(Beat):
+    def turn(self):
+        return 0.001
+
+
+def stopped_at_line(number):
+    \"""Whether it had so many lines to run in two turns and the waits after them.\"""
+    beat, lines, turns = Idle(None, None), itertools.count(), 0
+    signal.signal(signal.SIGTERM, lambda *_: beat.stop())
+
+    def trace(frame, event, argument):
+        nonlocal turns
+        turns += event == "call" and frame.f_code.co_name == "turn"
+        if event == "line" and (next(lines) == number or turns > 2):
+            sys.settrace(None)
+            signal.raise_signal(signal.SIGTERM)
+        return trace
+
+    sys.settrace(trace)
+    beat.run()
+    return turns <= 2
+
+
+last = next(number for number in itertools.count() if not stopped_at_line(number))
+assert last > 10, last
+"""
+"""Each line of `Beat.run` and of what it calls to wait is once the one before which the signal comes."""
+
+
 class Processes:
     """The beats and the worker, by name; one that is killed is started again."""
 
@@ -170,3 +205,9 @@ def test_a_beat_outlives_its_database(postgres_server: PostgresServer, postgres_
         assert row.last_due_at is not None
         assert count(store) == row.total_run_count
         assert row.next_due_at == row.last_due_at + timedelta(seconds=0.1)
+
+
+def test_a_signal_ends_a_beat_wherever_it_meets_it() -> None:
+    """In the midst of its wait, too: its handler waits for nothing that the thread has which it has interrupted."""
+    command = [sys.executable, "-c", STOPPED_AT_EACH_LINE]
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": str(CHECKOUT)}, timeout=60, check=True)
