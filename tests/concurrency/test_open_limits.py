@@ -14,7 +14,7 @@ from dbqueue.store.base import Store
 from dbqueue.store.transactions.joining import enqueue_in
 from tests.concurrency.test_open_transactions import CLAIMS, KEY, Waiting
 from tests.servers import libpq_url
-from tests.stores import TestWorker, held, new_job, opened, row
+from tests.stores import TestWorker, held, new_job, opened, row, run_sql
 
 
 @pytest.fixture
@@ -58,6 +58,21 @@ def test_a_claim_of_freed_permits_waits_for_another_of_the_key(
     claim = Waiting(store, lambda: [job.id for job in CLAIMS["of freed permits"](worker)])
     other.rollback()
     assert claim.result() == [first]
+
+
+def test_a_limit_that_is_in_use_again_is_not_deleted_for_having_been_idle(
+    store: Store, worker: TestWorker, other: psycopg.Connection[Any]
+) -> None:
+    """A claim has locked it, and is about to note what it spends: the upkeep neither waits for it nor forgets that."""
+    held(store, KEY)
+    worker.claim_held(policies=Policies({"shop.pack": Limit(rate="1/h", key="{id}")}))
+    run_sql(store, "DELETE FROM dbqueue_jobs")
+    run_sql(store, "UPDATE dbqueue_limits SET updated_at = now() - interval '2 days'")
+    other.execute("UPDATE dbqueue_limits SET updated_at = now() WHERE key = %s", [KEY])
+    assert worker.session.prune_limits() == 0
+    other.commit()
+    assert worker.session.prune_limits() == 0
+    assert [each.key for each in limits.rows(store)] == [KEY]
 
 
 def test_an_operators_limit_is_not_overwritten_by_that_of_the_code(

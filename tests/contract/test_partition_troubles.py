@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import psycopg
@@ -265,6 +266,22 @@ def test_a_partition_that_is_dropped_while_workers_without_a_row_are_looked_for(
     assert lost_workers(worker) == [lost.id]
     monkeypatch.setattr(session, "_parts", lambda: known)
     assert lost_workers(worker) == [lost.id]
+
+
+def test_a_partition_that_is_dropped_while_others_are_pruned(
+    store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pass begins again, without it."""
+    monkeypatch.setattr("dbqueue.store.postgres.pruning.COUNTED_AT_ONCE", 1)
+    store.enqueue([new_job(f"{first_id(in_days(number))}-{each}") for number in (0, 1) for each in range(3)])
+    end(worker)
+    prune_on = partial(worker.session.prune, older_than_seconds=None, keep=1, limit=100)
+    prune_on()
+    assert worker.session.is_pruning
+    run_sql(store, f"DROP TABLE dbqueue_jobs_{day(1)}")
+    for _ in range(20):
+        prune_on()
+    assert count(store) == 1
 
 
 def lost_workers(worker: TestWorker) -> list[str]:

@@ -167,6 +167,15 @@ def test_a_run_under_a_later_lease_goes_on(start: Any, killed: list[int]) -> Non
     assert killed == []
 
 
+def test_all_that_the_server_has_forgotten_is_dropped_in_one_turn(start: Any) -> None:
+    """Before any of it can be given out; and then no more is known of it."""
+    worker, jobs = start(), [job(number) for number in range(3)]
+    worker.dispatcher.add(jobs)
+    worker.forget(jobs[0], jobs[2])
+    assert worker.waiting == ["job-1"]
+    assert not worker.fence._void
+
+
 def test_what_waits_in_a_child_that_dies_is_dropped(start: Any, killed: list[int]) -> None:
     worker, jobs = start(), [job(number) for number in range(3)]
     worker.child.send_jobs(jobs)
