@@ -868,6 +868,20 @@ class TestPrune:
         assert [self.prune(worker, 2, limit=5) for _ in range(5)] == [6, 6, 6, 2, 0]
         assert edges(store) == 0
 
+    def test_wherever_in_a_large_table_it_was_seen(
+        self, store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dbqueue.store.postgres.pruning.PAGES_AT_ONCE", 1)
+        store.enqueue_workflow(chain("a", "b"))
+        for _ in range(2):
+            worker.settle(*map(done, worker.claim()))
+        store.enqueue([new_job(args=f'["{"x" * 400}"]') for _ in range(60)])  # on the pages behind it
+        deleted = self.prune(worker, 2)
+        while worker.session.is_pruning:
+            deleted += self.prune(worker, 2)
+        assert deleted == 2
+        assert count(store) == 60
+
     def test_one_that_is_to_run_again_meanwhile_stays(self, store: Store, worker: TestWorker) -> None:
         for ids in (("a", "b"), ("c", "d")):
             store.enqueue_workflow(chain(*ids))
