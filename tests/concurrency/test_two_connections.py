@@ -16,9 +16,10 @@ import pytest
 from dbqueue.errors import DuplicateTaskId, OperationalError
 from dbqueue.jobs import Progress, Released, Retried, Succeeded
 from dbqueue.store.base import Store
+from dbqueue.store.inserts import sqlite_time
 from dbqueue.store.records import Claim
 from tests.servers import libpq_url
-from tests.stores import TestWorker, count, enqueued, new_job, opened, row
+from tests.stores import TestWorker, count, enqueued, new_job, opened, row, run_sql
 from tests.waiting import wait_until
 
 THREADS = 6
@@ -271,6 +272,30 @@ def test_mixed_rounds_of_many_workers(store: Store) -> None:
         assert isinstance(result, Counter), result
         total += result
     assert total == {f"job-{n:04}": 1 for n in range(jobs)}
+
+
+def test_who_has_beaten_since_the_look_for_the_dead_is_alive(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A heartbeat that was late comes between the look and the locks of those that it has found dead."""
+    late, rescuer = TestWorker(store, lease_seconds=5), TestWorker(store, lease_seconds=3600)
+    job_id, now = enqueued(store), datetime.now(UTC) + timedelta(seconds=60)
+    late.claim_one()
+    session: Any = rescuer.session
+    look, looks = session._dead, list[list[str]]()
+
+    def looked(at: Any) -> Any:
+        found = look(at)
+        looks.append(list(found))
+        if len(looks) == 1:  # on SQLite there is another, with the lock
+            beaten_at = sqlite_time(now) if store.dialect == "sqlite" else now
+            run_sql(store, "UPDATE dbqueue_workers SET heartbeat_at = :at WHERE id = :id", at=beaten_at, id=late.id)
+        return found
+
+    monkeypatch.setattr(session, "_dead", looked)
+    assert session.rescue(max_losses=3, now=now) == []
+    assert looks[0] == [late.id]
+    assert row(store, job_id)["status"] == "STARTED"
+    for each in (late, rescuer):
+        each.close()
 
 
 def test_a_rescue_waits_for_no_job_that_is_locked(postgres_url: str) -> None:
