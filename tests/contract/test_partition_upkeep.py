@@ -318,6 +318,23 @@ def test_a_large_partition_is_looked_through_in_parts(
     assert day(0) not in partitions(store)
 
 
+def test_each_partition_is_looked_through_from_its_first_page(
+    store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many pages the one before it had."""
+    monkeypatch.setattr(retiring, "PAGES_AT_ONCE", 1)
+    late = enqueued(store, f"{first_id(in_days(1))}-late")
+    worker.settle(*(Succeeded(job.id, job.lease, "1", 0.0) for job in worker.claim()), now=in_days(3.5))
+    for number in (0, 1):
+        padded = {"args": f'["{"x" * 400}"]'}
+        store.enqueue([new_job(f"{first_id(in_days(number))}-{each}", **padded) for each in range(60)])
+    end(worker, 120)
+    dropped = tend(worker, 4)[1]
+    assert day(0) in dropped
+    assert day(1) not in dropped
+    assert row(store, late)["status"] == "SUCCESS"
+
+
 def test_the_eldest_worker_sees_to_it(
     store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -316,6 +316,7 @@ class TestLostWorkers:
             run_sql(store, "DELETE FROM dbqueue_workers WHERE id = :id", id=dead.id)
         else:
             dead.session.close_worker(dead.id)
+            date_heartbeat(store, dead, 2020)
         assert rescuer.session.rescue(max_losses=3, now=later()) == []
         assert self.look(rescuer) == [dead.id]
         self.reopen(rescuer, dead.id)
