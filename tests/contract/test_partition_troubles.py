@@ -47,6 +47,17 @@ def test_what_a_killed_worker_has_taken_out_is_finished_by_the_next(store: Store
     assert len(worker.claim()) == 2
 
 
+def test_a_worker_that_has_just_taken_one_out_may_be_killed(
+    store: Store, worker: TestWorker, new_worker: Callable[..., TestWorker]
+) -> None:
+    """What it was about to look through and to drop is found by the next one."""
+    enqueued(store)
+    end(worker)
+    while day(0) in partitions(store):
+        worker.session.tend_partitions(older_than_seconds=DAY, now=in_days(4))
+    assert day(0) in tend(new_worker(), 4)[1]
+
+
 def take_out_half_ended(store: Store, worker: TestWorker) -> None:
     """A partition of several pages, of whose 60 jobs 30 have ended."""
     store.enqueue([new_job(args=f'["{"x" * 400}"]') for _ in range(60)])

@@ -161,6 +161,7 @@ def test_missed_firings_by_policy(store: Store, policy: str, expected: list[int]
     assert fired(store) == minutes(*expected)
     after = row(store)
     assert (after.next_due_at, after.total_run_count) == (NOON + timedelta(hours=4), len(expected))
+    assert after.last_due_at == max(minutes(*expected), default=None)
     settle(new_beat(store), NOON + timedelta(hours=4))
     assert fired(store) == minutes(*expected, 240)
 
@@ -290,6 +291,7 @@ def test_a_pause_with_plain_sql(store: Store) -> None:
         ({"schedule": "every now and then"}, "an interval reads like"),
         ({"schedule": "61 * * * *"}, "minute of a crontab takes numbers from 0 to 59"),
         ({"schedule": "0 0 30 2 *"}, "is never due"),
+        ({"schedule": "every 999999999 days"}, "date value out of range"),
         ({"timezone": "Mars/Phobos"}, "no time zone 'Mars/Phobos'"),
     ],
 )

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -201,6 +202,7 @@ def test_a_beat_outlives_its_database(postgres_server: PostgresServer, postgres_
                     postgres_server.restart(mode)
         finally:
             beat.stop()
+        assert "beat" not in [thread.name for thread in threading.enumerate()]  # what it was at is over
         (row,) = schedules.read(store)[1]
         assert row.last_due_at is not None
         assert count(store) == row.total_run_count
