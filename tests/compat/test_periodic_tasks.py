@@ -251,6 +251,18 @@ def test_starting_needs_no_single_scheduler(app: DBQueue) -> None:
     assert rows(app)["add"].total_run_count == 1
 
 
+def test_each_firing_is_a_job_whatever_id_the_options_name(app: DBQueue) -> None:
+    """Different on purpose: in Celery all firings have that id, and so one result; here they would be one job."""
+    app.conf.beat_schedule = {
+        "add": {"task": "tasks.add", "schedule": 30.0, "args": (1, 1), "options": {"task_id": "one"}}
+    }
+    beat = make_beat(app)
+    for number in range(3):
+        beat.turn(now=MIDNIGHT + timedelta(seconds=30 * number))
+    jobs = queries.find_jobs(app.database.store, tasks=["tasks.add"])
+    assert len({job.id for job in jobs} - {"one"}) == 2
+
+
 def test_app_beat(app: DBQueue) -> None:
     """`app.Beat().run()`, as programs start a beat; the signals of publishing are sent in its process."""
     told: list[tuple[str, str]] = []
