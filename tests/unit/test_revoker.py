@@ -79,6 +79,30 @@ class Crew(list[Child]):
     def watch(self, child: Child) -> None:
         pass
 
+    def recall(self, child: Child) -> None:
+        child.recalling = True
+
+
+def test_what_waits_behind_a_run_is_called_back_and_ended(
+    clock: list[float], dispatcher: Dispatcher, ended: list[Outcome]
+) -> None:
+    ours, theirs = socket.socketpair()
+    child, waits = Child(1, 1, ours), job("waits")
+    child.send_jobs([job("runs"), waits])
+    crew, monitors = Crew([child]), SimpleNamespace(revoked=lambda *_, **__: None)
+    parts: Any = (crew, dispatcher, TimeLimits({}, Limits()), ended.append, {}, monitors)
+    revoker = Revoker("prefork", *parts)
+    revoker.revoke(["runs", "waits"])
+    revoker.keep()
+    assert child.recalling
+    assert ended == []
+    del child.held["waits"]
+    dispatcher.put_back([waits])
+    revoker.keep()
+    assert [each.job_id for each in ended] == ["waits"]
+    child.close()
+    theirs.close()
+
 
 @pytest.mark.parametrize("pool", ["threads", "asyncio", "prefork"])
 def test_a_run_that_goes_on_is_told_of_once(dispatcher: Dispatcher, ended: list[Outcome], pool: str) -> None:
