@@ -130,7 +130,7 @@ class Compiler:
         """The members side by side, all with the same feed."""
         tasks = list(members(sig, sig._app))
         parent, everywhere = feed.parent, not header or self.app.conf.task_allow_error_cb_on_chord_header
-        if feed == Feed(parent=parent) and (flat := self._flat(tasks, options)):
+        if not (feed.inputs or feed.args or feed.kwargs) and (flat := self._flat(tasks, options)):
             return self._write_flat(flat, parent, watchers if everywhere else ())
         if len(feed.inputs) > 1 and len(feed.inputs) * len(tasks) > MAX_EDGES:
             feed = self._after(self._collect(feed), feed)

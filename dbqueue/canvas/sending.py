@@ -128,7 +128,7 @@ def _with_arguments(sig: Any, args: Sequence[Any] | None, kwargs: Mapping[str, A
         sig = sig.clone()
         sig.body = maybe_signature(kwargs.pop("body"), app=sig._app)
     if isinstance(sig, chain | group | chord | chunks):
-        return sig, Feed() if sig.immutable else Feed(args=tuple(args or ()), kwargs=kwargs or None)
+        return sig, Feed(args=() if sig.immutable else tuple(args or ()), kwargs={} if sig.immutable else kwargs)
     return sig.clone(args, kwargs) if args or kwargs else sig, Feed()
 
 

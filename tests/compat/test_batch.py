@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dbqueue import batch, chord, group
+from dbqueue.canvas.flat_groups import FEWEST
 from dbqueue.errors import ChordError
 
 Noted = Callable[[int], list[Any]]
@@ -48,6 +49,11 @@ class TestOnWorkers:
             result = batch([call], on_failure=t.record.si("batch")).delay()
             assert result.on_failure.get(timeout=60) == ["batch"]
         assert noted(4) == [["batch"], ["batch"], ["chain"], ["chord"]]
+
+    def test_many_that_are_alike(self, t: Any, noted: Noted) -> None:
+        result = batch((t.fail.s() for _ in range(FEWEST)), on_failure=t.record.si("failure")).delay()
+        assert result.on_failure.get(timeout=60) == ["failure"]
+        assert [each.get(timeout=60, propagate=False).args for each in result] == [("bad",)] * FEWEST
 
     def test_a_chord_in_a_header_tells_of_itself(self, t: Any, noted: Noted) -> None:
         inner = chord([t.fail.s()], t.tsum.s())
