@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import orm
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 import dbqueue
@@ -151,6 +152,24 @@ def test_a_session_s_own_commit_and_rollback_are_savepoints(app: App) -> None:
     call(app, "undo_a_part", "a")
     testing.drain(app)
     assert effects(app) == ["a-kept", "a-last"]
+
+
+@pytest.mark.parametrize("within", [False, True], ids=["a job", "a call inside"])
+def test_an_object_that_was_only_added_is_written(app: App, within: bool) -> None:
+    class Effect(orm.declarative_base()):  # type: ignore[misc]
+        __table__ = sa.Table("effects", sa.MetaData(), sa.Column("name", sa.Text, primary_key=True))
+
+    @app.task(name="t.add_object", bind=True, transactional=True)
+    def add_object(self: Any) -> None:
+        self.session.add(Effect(name="a"))
+
+    @app.task(name="t.outer", transactional=True)
+    def outer() -> None:
+        add_object.apply()
+
+    (outer if within else add_object).delay()
+    assert testing.drain(app).counts == {"SUCCESS": 1}
+    assert effects(app) == ["a"]
 
 
 def test_the_connection_is_not_the_task_s_to_commit(app: App) -> None:
