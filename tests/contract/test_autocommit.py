@@ -17,7 +17,7 @@ from dbqueue.store.transactions.joining import aenqueue_workflow_in, enqueue_wor
 from dbqueue.workflows import Edge, Workflow
 from tests.contract.test_joining import by_async_psycopg, by_psycopg, by_sqlite3
 from tests.contract.test_workflows import chain, edges
-from tests.stores import count, new_job
+from tests.stores import count, new_job, opened
 
 
 @contextlib.contextmanager
@@ -94,3 +94,24 @@ def test_in_a_transaction_of_the_callers_it_is_the_callers(store: Store, databas
             enqueue_workflow_in(store, connection, chain("x", "y"))
             connection.execute("ROLLBACK")
     assert (count(store), edges(store)) == (0, 0)
+
+
+def test_where_a_program_begins_sqlites_transactions_itself(sqlite_url: str) -> None:
+    """As SQLAlchemy's documentation has it: the driver begins none."""
+    engine = sa.create_engine(sqlite_url)
+
+    @sa.event.listens_for(engine, "connect")
+    def connected(driver: Any, record: Any) -> None:
+        driver.isolation_level = None
+
+    @sa.event.listens_for(engine, "begin")
+    def begun(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    with opened(sqlite_url) as store:
+        for kept in (False, True):
+            with engine.connect() as connection:
+                enqueue_workflow_in(store, connection, chain("x", "y"))
+                connection.commit() if kept else connection.rollback()
+            assert count(store) == (2 if kept else 0)
+    engine.dispose()

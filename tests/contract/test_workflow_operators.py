@@ -147,6 +147,16 @@ class TestOperators:
         worker.settle(failed(worker.claim_one()))
         assert claimed_ids(worker) == ["e"]
 
+    def test_an_errback_that_has_run_waits_for_no_other_failure(self, store: Store, worker: TestWorker) -> None:
+        links = [Edge(name, "e", "error", ERRBACK) for name in ("a", "b")]
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "b", "e")], links))
+        first, second = worker.claim()
+        worker.settle(failed(first))
+        worker.settle(failed(worker.claim_one()))
+        assert changes.retry(store, ["e"]) == {"e"}
+        worker.settle(done(second))
+        assert claimed_ids(worker) == ["e"]
+
     def test_cancel_of_a_whole_workflow(self, store: Store, worker: TestWorker) -> None:
         jobs = [new_job(name) for name in ("a", "b", "body", "e")]
         edges_ = [*chord(["a", "b"], "body").edges, Edge("a", "e", "error", ERRBACK)]

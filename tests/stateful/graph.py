@@ -152,9 +152,12 @@ class Graph(Rows):
         }  # fmt: skip
         for job_id in behind.union(job_ids):
             row = self.rows[job_id]
-            awaits = frozenset(
-                edge.predecessor for edge in self.edges if edge.successor == job_id and self._is_to_come(edge)
+            edges = [edge for edge in self.edges if edge.successor == job_id]
+            told = any(
+                edge.on == "error" and edge.predecessor == row.told_of and self._status(row.told_of) in FAILED
+                for edge in edges
             )
+            awaits = frozenset(() if told else (edge.predecessor for edge in edges if self._is_to_come(edge)))
             self.change(row, awaits=awaits, due=None if awaits else row.due)
 
     def _is_to_come(self, edge: Edge) -> bool:

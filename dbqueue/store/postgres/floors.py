@@ -92,7 +92,7 @@ class Floors:
         full = len(claimed) >= claim.limit
         measured = rows >= MEASURED_ROWS
         if hinted:
-            if measured:
+            if measured and full:
                 self._measure(seconds / rows, now)
         else:
             self.slow = seconds > SLOW_SECONDS + SLOW_SECONDS_A_ROW * rows

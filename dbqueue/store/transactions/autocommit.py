@@ -20,7 +20,10 @@ _PSYCOPG_IDLE = 0
 
 
 def commits_each(driver: Any) -> bool:
-    """Whether each statement is a transaction by itself on this connection of psycopg, sqlite3 or aiosqlite."""
+    """Whether each statement is a transaction by itself on this connection of psycopg, sqlite3 or aiosqlite.
+
+    Other drivers, which SQLAlchemy may bring, are not asked: False.
+    """
     if hasattr(driver, "info"):
         return bool(driver.autocommit) and int(driver.info.transaction_status) == _PSYCOPG_IDLE
     if getattr(driver, "in_transaction", True):
@@ -37,11 +40,11 @@ def whole(driver: Any, reply: Callable[[Statement], Reply]) -> Iterator[None]:
     reply(_begin(driver))
     try:
         yield
+        reply(_COMMIT)
     except BaseException:
         with contextlib.suppress(Exception):  # the server has done so, where the connection is broken
             reply(_ROLLBACK)
         raise
-    reply(_COMMIT)
 
 
 async def awhole(driver: Any, reply: Callable[[Statement], Awaitable[Reply]], work: Callable[[], Awaitable[T]]) -> T:
@@ -51,11 +54,11 @@ async def awhole(driver: Any, reply: Callable[[Statement], Awaitable[Reply]], wo
     await reply(_begin(driver))
     try:
         found = await work()
+        await reply(_COMMIT)
     except BaseException:
         with contextlib.suppress(Exception):
             await reply(_ROLLBACK)
         raise
-    await reply(_COMMIT)
     return found
 
 

@@ -72,6 +72,9 @@ class Joined(ABC):
         """The psycopg connection that it is or stands for, to be used at once; None where it is another driver's."""
         return None
 
+    def begin(self) -> None:  # noqa: B027 - a driver does by itself
+        """See to it that a transaction has begun, where the connection begins one with its first statement."""
+
     def wake(self, store: Store) -> None:
         """See to it that workers are woken once the transaction has committed."""
         if store.notifies:
@@ -91,6 +94,12 @@ class JoinedConnection(Joined):
         else:
             waiting.add(store)
 
+    def begin(self) -> None:
+        # By a statement of SQLAlchemy's own, with all that is to be at its beginning: `TaskTransaction`'s, or the
+        # BEGIN of a program that lets SQLite's driver begin nothing.
+        if not self._connection.in_transaction():
+            self._connection.exec_driver_sql("SELECT 1")
+
     def execute(self, statement: Statement) -> int:
         # text() gives the parameters the form of whatever driver the caller uses.
         return self._connection.execute(sa.text(statement.sql), statement.parameters).rowcount
@@ -101,9 +110,7 @@ class JoinedConnection(Joined):
     def psycopg(self) -> Any:
         if not _is(self.driver, "psycopg", "Connection"):
             return None
-        # What the driver does is not seen by SQLAlchemy, whose `commit` would do nothing: a statement of its own begins
-        # the transaction, with all that is to be at its beginning (`TaskTransaction`).
-        self._connection.exec_driver_sql("SELECT 1")
+        self.begin()  # what the driver does is not seen by SQLAlchemy, whose `commit` would do nothing
         return self.driver
 
     def reply(self, statement: Statement) -> Reply:
@@ -275,6 +282,7 @@ def run_in(store: Store, connection: Any, steps: Operation[T]) -> T:
     """
     joined = join(connection)
     _check_database(store, joined)
+    joined.begin()
     with whole(joined.driver, joined.reply):
         found = run(steps, joined.reply)
     if found is not False:

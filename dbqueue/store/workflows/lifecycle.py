@@ -358,8 +358,8 @@ def _to_repeat(store: Store, job_ids: Collection[str]) -> Steps[set[str]]:
         wanted = set(job_ids) - never
         found = {*wanted, *(row[0] for row in (yield statement(store, sql.TO_REPEAT, ids=wanted)).rows)} - never
     failed = (yield statement(store, sql.FAILED_BEFORE, ids=found)).rows
-    while in_vain := {successor for predecessor, successor in failed if predecessor not in found} & found:
-        found -= in_vain  # it would wait for ever; it is taken along when the other is repeated
+    while still_blocked := {successor for predecessor, successor in failed if predecessor not in found} & found:
+        found -= still_blocked  # they would wait for ever; they are taken along when the other is repeated
     return found
 
 

@@ -145,7 +145,8 @@ WITH RECURSIVE done AS ({postgres_sql.FINISH}
     SELECT s.id, s.waits_for - c.ended AS waits_for, c.event <> 'error' AS counts
     FROM (SELECT * FROM counted ORDER BY successor) c
     CROSS JOIN LATERAL (
-        SELECT id, waits_for, blocked_reason FROM {{jobs}} WHERE id = c.successor OFFSET 0 FOR UPDATE) s
+        SELECT id, waits_for, blocked_reason FROM {{jobs}}
+        WHERE id = c.successor AND status <> 'STARTED' OFFSET 0 FOR UPDATE) s
     WHERE s.blocked_reason = 'predecessors'
 ), dropped(id) AS (
     SELECT id FROM locked WHERE waits_for <= 0 AND NOT counts
@@ -191,7 +192,9 @@ SELECT id FROM below"""
 
 WITH_SUCCESSORS: Final = "SELECT id FROM {jobs} WHERE id {among} AND successors"
 
-LOCK_READ: Final = "SELECT id FROM {jobs} WHERE id {among} AND successors ORDER BY id {lock}"
+LOCK_READ: Final = (
+    "SELECT id FROM {jobs} WHERE id {among} AND successors AND finished_at IS NOT NULL ORDER BY id {lock}"
+)
 
 LOCK_TOGETHER: Final = "SELECT id FROM {jobs} WHERE id {among} ORDER BY status <> 'STARTED', id {lock}"
 
@@ -330,12 +333,13 @@ WHERE e.event = 'success' AND p.status IN ('FAILURE', 'REVOKED')"""
 
 ALL_SUCCESSORS: Final = "SELECT e.successor FROM {given} {each}{edges} {out_of_b}"
 
-# Those too that were let go, and have not begun.
+# Those too that were let go, and do not run now.
 WAITING_SUCCESSORS: Final = """
 SELECT s.id FROM {given} {each}{edges} {out_of_b} {each}{jobs} {at_end}
 WHERE s.blocked_reason = 'predecessors' OR (e.event = 'success' AND s.status IN ('PENDING', 'RETRY'))"""
 
-# A predecessor whose row is gone, and which this one takes nothing of, had succeeded.
+# A predecessor whose row is gone, and which this one takes nothing of, had succeeded. An errback that has been told of
+# a failure waits for no other.
 RECOUNT: Final = """
 UPDATE {jobs}
 SET waits_for = c.awaited,
@@ -343,8 +347,10 @@ SET waits_for = c.awaited,
     ready_at = CASE WHEN c.awaited > 0 THEN NULL ELSE ready_at END,
     held_at = CASE WHEN c.awaited > 0 THEN NULL ELSE held_at END
 FROM (
-    SELECT e.successor, sum(CASE WHEN p.id IS NULL OR p.status = 'SUCCESS' THEN 0
-        WHEN e.event <> 'success' AND p.finished_at IS NOT NULL THEN 0 ELSE 1 END) AS awaited
+    SELECT e.successor, min(CASE WHEN e.event = 'error' AND p.status IN ('FAILURE', 'REVOKED')
+            AND p.id = (SELECT s.parent_id FROM {jobs} s WHERE s.id = e.successor) THEN 0 ELSE 1 END)
+        * sum(CASE WHEN p.id IS NULL OR p.status = 'SUCCESS' THEN 0
+            WHEN e.event <> 'success' AND p.finished_at IS NOT NULL THEN 0 ELSE 1 END) AS awaited
     FROM {given} {each}{edges} {into_b} {each_or_none}{jobs} {at_start_or_none}
     GROUP BY e.successor) AS c
 WHERE {jobs}.id = c.successor AND {jobs}.status IN ('PENDING', 'RETRY')"""
@@ -385,7 +391,7 @@ WHERE {_RIPE}
 LIMIT 10000"""
 
 # Asked again for the portion, whose rows are locked by then: an operator may have let one of them run again.
-LOCK_WORKFLOWS: Final = "SELECT id FROM {jobs} WHERE workflow_id {among} ORDER BY id {lock}"
+LOCK_WORKFLOWS: Final = "SELECT id FROM {jobs} WHERE workflow_id {among} ORDER BY status <> 'STARTED', id {lock}"
 
 STILL_RIPE: Final = f"SELECT w.id FROM (SELECT id AS workflow_id, id FROM {{given}}) AS w WHERE {_RIPE}"
 
