@@ -258,6 +258,7 @@ OF_WORKFLOWS: dict[str, dict[str, Any]] = {
     "REVOKE_WAITING": {"error": "{}"},
     "REVOKE_RUNNING": {},
     "FORGET": {},
+    "LOCK_WORKFLOWS": {},
     "STILL_RIPE": {"seconds": 60, "surplus_at": None, "now": None},
     "DELETE_WORKFLOWS": {},
 }
