@@ -47,7 +47,7 @@ def test_what_was_revoked_before_it_was_enqueued_is_not_retried(dbqueue: Command
     dbqueue.here("control", "revoke", "a", "-t", "0.1")
     refused = dbqueue.json("jobs", "retry", "a", code=1)
     assert refused["retried"] == []
-    assert refused["refused"]["a"].startswith("it was revoked before it was enqueued")
+    assert "was revoked before it was enqueued" in refused["refused"]["a"]
 
 
 def test_jobs_in_words(dbqueue: Commands) -> None:

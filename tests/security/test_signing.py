@@ -195,7 +195,7 @@ def test_a_signed_job_that_takes_results_is_given_no_more(app: DBQueue, form: st
         "UPDATE dbqueue_edges SET place = '[0]'",
         "UPDATE dbqueue_edges SET place = 'errback'",
         "UPDATE dbqueue_edges SET place = NULL",
-        "UPDATE dbqueue_edges SET predecessor = 'forged'",
+        "UPDATE dbqueue_edges SET predecessor = 'another'",
         "DELETE FROM dbqueue_edges",
         "UPDATE dbqueue_jobs SET inputs = false WHERE task = 's.named'",
     ],
@@ -203,10 +203,23 @@ def test_a_signed_job_that_takes_results_is_given_no_more(app: DBQueue, form: st
 def test_a_changed_edge_is_refused(app: DBQueue, change: str) -> None:
     second = app.tasks["s.named"].s(other="x").set(countdown=3600)
     result = (app.tasks["s.echo"].s(1) | second).apply_async()
-    assert drained(app) == {"SUCCESS": 1}
+    app.tasks["s.echo"].apply_async([2], task_id="another")
+    assert drained(app) == {"SUCCESS": 2}
     run_sql(app.database.store, change)
     testing.drain(app, now=datetime.now(UTC) + timedelta(hours=2))
     assert isinstance(result.result, BadSignature)
+
+
+def test_an_edge_from_no_job_is_refused(app: DBQueue) -> None:
+    result = (app.tasks["s.echo"].s(1) | app.tasks["s.named"].s(other="x")).apply_async()
+    run_sql(
+        app.database.store,
+        "UPDATE dbqueue_jobs SET status = 'PENDING', ready_at = created_at,"
+        " blocked_reason = NULL, waits_for = 0 WHERE task = 's.named'",
+    )
+    run_sql(app.database.store, "UPDATE dbqueue_edges SET predecessor = 'forged'")
+    drained(app)
+    assert isinstance(result.result, InvalidTaskError)
 
 
 def test_an_operator_s_retry_runs(app: DBQueue) -> None:

@@ -198,6 +198,8 @@ class PostgresStore(Store):
 
     def forget(self, job_id: str) -> bool:
         # Most are in no workflow, and have no edges: one statement, and no transaction.
+        if not storable([job_id]):
+            return False
         alone = self._run(lambda driver: driver.execute(self.text(sql.FORGET_ALONE), {"id": job_id}).fetchone())
         return alone is not None or super().forget(job_id)
 
