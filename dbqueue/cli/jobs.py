@@ -204,8 +204,8 @@ def _change(
 def _why_no_retry(status: str) -> str:
     if status in TERMINAL:
         return (
-            "it cannot run: it, or a job that it waits for, was revoked before it was enqueued,"
-            " takes the result of a job that was deleted, or has left a result that a running job takes"
+            "it, or a job that it waits for, was revoked before it was enqueued, takes the result of a job that was"
+            " deleted, or is needed as it is by one that comes after it: dbqueue jobs tree ID shows them"
         )
     return "it is running" if status == STARTED else f"it waits already ({status})"
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Collection, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 
 from dbqueue.codec import describe_exception
-from dbqueue.errors import TaskRevokedError
+from dbqueue.errors import OperationalError, TaskRevokedError
 from dbqueue.jobs import (
     BLOCKED_BY_LIMIT,
     PENDING,
@@ -29,18 +29,36 @@ from dbqueue.jobs import (
     storable,
 )
 from dbqueue.store.base import Store
+from dbqueue.store.inserts import Statement
 from dbqueue.store.queries import in_schema, is_orphan, reading
 from dbqueue.store.revoking import Revoked, revoke
-from dbqueue.store.steps import run
+from dbqueue.store.steps import Reply, run
 from dbqueue.store.tables import Json, database_now, jobs
 from dbqueue.store.transactions.joining import JoinedConnection
+from dbqueue.store.trouble import Tries, trouble_of
 from dbqueue.store.workflows import lifecycle
+
+T = TypeVar("T")
+Ask: TypeAlias = Callable[[Statement], Reply]
+"""Runs the steps of `lifecycle` on the connection of a change."""
 
 
 @contextlib.contextmanager
 def _changing(store: Store) -> Iterator[sa.Connection]:
     with store.connect() as connection:
         yield in_schema(connection, store)
+
+
+def _changed(store: Store, change: Callable[[sa.Connection, Ask], T]) -> T:
+    """Run it in a transaction of its own; again from its start where the locks of others were in its way."""
+    tries = Tries(connections=0)
+    while True:
+        try:
+            with _changing(store) as connection:
+                return change(connection, JoinedConnection(connection).reply)
+        except OperationalError as error:
+            if not tries.again(trouble_of(error.__cause__)):
+                raise
 
 
 def retry(store: Store, job_ids: Collection[str]) -> set[str]:
@@ -52,17 +70,21 @@ def retry(store: Store, job_ids: Collection[str]) -> set[str]:
 
     A job of a workflow takes with it the failed ones that it waits for, and those that ended because they
     could not run without it, unless they wait for another that has failed: they wait again, and so does what was let
-    go and has not begun. Errbacks do not; one that ran has run. Left alone are a job that was revoked before it was
-    enqueued, for there is nothing to run, one that takes a result which was deleted, for it would run without that
-    argument, one whose result a running job takes, for the next run of that job would, and what cannot run without
-    these.
+    go and does not run yet. Errbacks do not; one that ran has run. Left alone, with what cannot run without them, are
+
+    - a job that was revoked before it was enqueued: there is nothing to run;
+    - one that takes a result which was deleted: it would run without that argument;
+    - one after which another runs, or whose errback is about to be told of its failure: these need it as it is;
+    - an errback of a failure that is none any more, or may soon be none.
     """
-    with _changing(store) as connection:
-        reply = JoinedConnection(connection).reply
-        again = run(lifecycle.to_repeat(store, storable(job_ids)), reply)
+
+    def change(connection: sa.Connection, ask: Ask) -> set[str]:
+        again = run(lifecycle.to_repeat(store, storable(job_ids)), ask)
         done = {job_id for chunk in _chunks(again) for job_id in _put_back(connection, chunk)}
-        run(lifecycle.recount(store, done), reply)
-    if done:
+        run(lifecycle.recount(store, done), ask)
+        return done
+
+    if done := _changed(store, change):
         store.wake()
     return done
 
@@ -130,7 +152,7 @@ def cancel(store: Store, job_ids: Collection[str]) -> set[str]:
     What cannot run without one of them ends as well, and its errbacks run.
     """
     error, _ = describe_exception(TaskRevokedError("revoked"), max_bytes=4096)
-    change = (
+    end = (
         sa.update(jobs)
         .where(jobs.c.id.in_(storable(job_ids)), jobs.c.status.in_(WAITING))
         .values(
@@ -144,15 +166,17 @@ def cancel(store: Store, job_ids: Collection[str]) -> set[str]:
         )
         .returning(jobs.c.id, jobs.c.successors)
     )
-    with _changing(store) as connection:
-        reply = JoinedConnection(connection).reply
-        run(lifecycle.lock_with_below(store, job_ids), reply)
-        rows = connection.execute(change).all()
+
+    def change(connection: sa.Connection, ask: Ask) -> tuple[set[str], bool]:
+        run(lifecycle.lock_with_below(store, job_ids), ask)
+        rows = connection.execute(end).all()
         causes = [lifecycle.Ended(row.id, REVOKED, error) for row in rows if row.successors]
-        released = run(lifecycle.propagate(store, causes), reply)
+        return {row.id for row in rows}, run(lifecycle.propagate(store, causes), ask)
+
+    done, released = _changed(store, change)
     if released:
         store.wake()
-    return {row.id for row in rows}
+    return done
 
 
 def cancel_workflow(store: Store, job_id: str) -> Revoked:
@@ -197,18 +221,20 @@ def purge(store: Store, *, queues: Collection[str] = (), excluded: Collection[st
         waiting.append(jobs.c.queue.not_in(excluded))
     members = sa.select(jobs.c.id).where(*waiting, jobs.c.workflow_id.is_not(None))
     error, _ = describe_exception(TaskRevokedError("purged"), max_bytes=4096)
-    with _changing(store) as connection:
-        reply = JoinedConnection(connection).reply
+
+    def change(connection: sa.Connection, ask: Ask) -> int:
         found = list(connection.scalars(members))
         if found:
-            run(lifecycle.lock_with_below(store, found), reply)
+            run(lifecycle.lock_with_below(store, found), ask)
         member = jobs.c.workflow_id.is_not(None)
         gone = list(connection.scalars(sa.delete(jobs).where(*waiting, member).returning(jobs.c.id)))
         # Errbacks are not told: the row of which they would be told is gone.
         causes = [lifecycle.Ended(job_id, REVOKED, error) for job_id in gone]
-        run(lifecycle.propagate(store, causes, told=False), reply)
-        run(lifecycle.unlink(store, gone), reply)
+        run(lifecycle.propagate(store, causes, told=False), ask)
+        run(lifecycle.unlink(store, gone), ask)
         return len(gone) + connection.execute(sa.delete(jobs).where(*waiting, ~member)).rowcount
+
+    return _changed(store, change)
 
 
 def record(

@@ -36,6 +36,7 @@ class Order:
 
     def __init__(self, url: str, job_id: str) -> None:
         self._rival = psycopg.connect(libpq_url(url))
+        self._rival.execute("SET deadlock_timeout = '10min'")  # of a deadlock it is never the victim
         self._rival.execute("SELECT FROM dbqueue_jobs WHERE id = %s FOR UPDATE", [job_id])
         self._watch = psycopg.connect(libpq_url(url), autocommit=True)
         self._threads: list[threading.Thread] = []
@@ -55,6 +56,10 @@ class Order:
     def _waiting(self) -> int:
         (count,) = self._watch.execute(WAITING).fetchone() or (0,)
         return int(count)
+
+    def also_wants(self, job_id: str) -> None:
+        """Lock another row, which one of the calls may have locked: return when it has let go."""
+        self._rival.execute("SELECT FROM dbqueue_jobs WHERE id = %s FOR UPDATE", [job_id])
 
     def go(self) -> None:
         self._rival.close()
@@ -156,4 +161,49 @@ def test_a_result_is_not_deleted_while_its_reader_is_let_run_again(store: Store,
     order.go()
     assert bool(order.found["the repeat"]) != order.found["forget"]
     assert [job.inputs for job in worker.claim()] == [(("a", "[]", "7", None),)] * len(order.found["the repeat"])
+    worker.close()
+
+
+def test_a_failure_further_up_sees_what_was_let_wait_again_meanwhile(store: Store, postgres_url: str) -> None:
+    """What is between them waits, and may not run any more."""
+    worker = TestWorker(store)
+    edges = [Edge("first", "middle"), Edge("middle", "s", place="[0]"), Edge("y", "s", place="[1]")]
+    store.enqueue_workflow(Workflow.of([new_job(name) for name in ("first", "middle", "s", "y")], edges))
+    runs = {job.id: job for job in worker.claim()}
+    worker.settle(ENDS["fails"]("y", runs["y"].lease))
+    order = Order(postgres_url, "y")
+    order.begin("the repeat", lambda: changes.retry(store, ["y"]))
+    order.begin("the end", lambda: worker.settle(ENDS["fails"]("first", runs["first"].lease)))
+    order.go()
+    assert order.found["the repeat"] == {"y", "s"}
+    worker.settle(*(ENDS["succeeds"](job.id, job.lease) for job in worker.claim()))
+    assert [row(store, name)["status"] for name in ("middle", "s", "y")] == ["FAILURE", "FAILURE", "SUCCESS"]
+    worker.close()
+
+
+def test_a_workflow_that_is_revoked_while_a_part_of_it_is_let_run_again(store: Store, postgres_url: str) -> None:
+    worker = TestWorker(store)
+    jobs = [new_job("body"), new_job("later", delay_seconds=3600.0), new_job("z")]
+    edges = [Edge("later", "body", place="[0]"), Edge("z", "body", place="[1]")]
+    store.enqueue_workflow(Workflow.of(jobs, edges))
+    worker.settle(ENDS["fails"]("z", worker.claim_one().lease))
+    order = Order(postgres_url, "z")
+    order.begin("the repeat", lambda: changes.retry(store, ["z"]))
+    order.begin("the end", lambda: changes.cancel_workflow(store, "z"))
+    order.go()
+    assert [row(store, name)["status"] for name in ("body", "later", "z")] == ["REVOKED"] * 3
+    worker.close()
+
+
+def test_a_repeat_that_met_a_deadlock_is_done_again(store: Store, postgres_url: str) -> None:
+    worker = TestWorker(store)
+    edges = [Edge(name, "body", place=f"[{place}]") for place, name in enumerate("amz")]
+    store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "m", "z", "body")], edges))
+    runs = {job.id: job for job in worker.claim()}
+    worker.settle(ENDS["fails"]("m", runs["m"].lease))
+    order = Order(postgres_url, "z")
+    order.begin("the repeat", lambda: changes.retry(store, ["m"]))
+    order.also_wants("a")
+    order.go()
+    assert order.found["the repeat"] == {"m", "body"}
     worker.close()

@@ -8,7 +8,7 @@ from dbqueue.jobs import Retried
 from dbqueue.store import changes
 from dbqueue.store.base import Store
 from dbqueue.store.revoking import revoke, revoked_ids
-from dbqueue.workflows import ERRBACK, Edge, Workflow
+from dbqueue.workflows import ERRBACK, Edge, Event, Workflow
 from tests.contract.test_workflows import chain, chord, claimed_ids, done, edges, failed, statuses
 from tests.stores import TestWorker, new_job, row, run_sql
 
@@ -156,6 +156,30 @@ class TestOperators:
         assert changes.retry(store, ["e"]) == {"e"}
         worker.settle(done(second))
         assert claimed_ids(worker) == ["e"]
+
+    def test_a_failure_is_as_it_is_until_its_errback_was_told(self, store: Store, worker: TestWorker) -> None:
+        links = [Edge("a", "e", "error", ERRBACK), Edge("a", "f", "error", ERRBACK)]
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in "aef"], links))
+        worker.settle(failed(worker.claim_one()))
+        first, second = worker.claim()
+        assert changes.retry(store, ["a"]) == set()
+        worker.settle(done(first), Retried(second.id, second.lease, "{}", None, 0.0))
+        assert changes.retry(store, ["a"]) == set()
+        worker.settle(done(worker.claim_one()))
+        assert changes.retry(store, ["a"]) == {"a"}
+        (again,) = worker.claim()
+        assert changes.retry(store, ["e"]) == set(), "it may be deleted at this moment"
+        worker.settle(done(again))
+        assert changes.retry(store, ["e"]) == set(), "there is no failure to be told of"
+
+    @pytest.mark.parametrize("event", ["success", "end"])
+    def test_nothing_runs_again_before_a_job_that_runs(self, store: Store, worker: TestWorker, event: Event) -> None:
+        store.enqueue_workflow(Workflow.of([new_job("a"), new_job("b")], [Edge("a", "b", event)]))
+        worker.settle(done(worker.claim_one()))
+        running = worker.claim_one()
+        assert changes.retry(store, ["a"]) == set()
+        worker.settle(done(running))
+        assert changes.retry(store, ["a"]) == {"a"}
 
     def test_cancel_of_a_whole_workflow(self, store: Store, worker: TestWorker) -> None:
         jobs = [new_job(name) for name in ("a", "b", "body", "e")]

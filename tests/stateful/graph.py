@@ -122,7 +122,8 @@ class Graph(Rows):
         } - below:  # fmt: skip
             below |= more
         never = {each for each, row in self.rows.items() if not row.job.task}.union(self.bereft())
-        never |= {edge.predecessor for edge in self.edges if edge.on == "success" and self._reads_now(edge)}
+        never |= {edge.predecessor for edge in self.edges if self._is_needed_now(edge)}
+        never |= {edge.successor for edge in self.edges if edge.on == "error" and self._is_told_of_nothing(edge)}
         while more := {
             edge.successor for edge in self.edges
             if edge.on == "success" and edge.predecessor in never and self._status(edge.predecessor) != SUCCESS
@@ -139,9 +140,22 @@ class Graph(Rows):
             found -= more
         return found
 
-    def _reads_now(self, edge: Edge) -> bool:
-        """Whether the successor runs, and would read another result if it ran again."""
-        return edge.place is not None and self._status(edge.successor) == STARTED
+    def _is_needed_now(self, edge: Edge) -> bool:
+        """Whether the successor runs, or is an errback that is about to be told."""
+        row = self.rows.get(edge.successor)
+        if row is None or row.status == STARTED:
+            return row is not None
+        told = edge.on == "error" and edge.place is not None and row.told_of == edge.predecessor
+        return told and row.waits and not row.awaits
+
+    def _is_told_of_nothing(self, edge: Edge) -> bool:
+        """Whether the failure that the errback was told of is none, or it may be dropped at this moment."""
+        row, status = self.rows.get(edge.successor), self._status(edge.predecessor)
+        if row is None:
+            return False
+        if row.told_of == edge.predecessor:
+            return status in (SUCCESS, STARTED)
+        return status == STARTED and (row.told_of is None or self._status(row.told_of) not in FAILED)
 
     def recount(self, job_ids: Collection[str]) -> None:
         """Jobs that were put back, and those that wait behind them, wait for what has not happened yet."""

@@ -246,10 +246,14 @@ def propagate(store: Store, causes: Collection[Ended], now: Any = None, *, told:
     """
     if not causes:
         return False
-    below = (yield statement(store, sql.BLOCKED_BELOW, ids=[cause.id for cause in causes])).rows
-    locked = (yield statement(store, sql.LOCK_BLOCKED, ids=[row[0] for row in below])).rows
-    if not locked:
-        return False
+    locked: Sequence[Sequence[Any]] = ()
+    known: set[str] = set()
+    # Asked again with the locks: an operator may have let more of it wait meanwhile, further down.
+    while not known >= (below := (yield from _blocked_below(store, causes))):
+        known |= below
+        locked = (yield statement(store, sql.LOCK_BLOCKED, ids=known)).rows
+        if not locked:
+            return False
     blocked = {
         job_id: Blocked(waits_for, flag(is_body), flag(replaced)) for job_id, waits_for, is_body, replaced in locked
     }
@@ -258,6 +262,10 @@ def propagate(store: Store, causes: Collection[Ended], now: Any = None, *, told:
     graph.follow(causes, told=told)
     yield from _apply(store, graph, now)
     return bool(graph.fired or graph.freed())
+
+
+def _blocked_below(store: Store, causes: Collection[Ended]) -> Steps[set[str]]:
+    return {row[0] for row in (yield statement(store, sql.BLOCKED_BELOW, ids=[cause.id for cause in causes])).rows}
 
 
 def _apply(store: Store, graph: _Graph, now: Any) -> Steps[None]:
@@ -327,9 +335,8 @@ def lock_with_below(store: Store, job_ids: Collection[str]) -> Steps[None]:
 def to_repeat(store: Store, job_ids: Collection[str]) -> Steps[set[str]]:
     """These jobs, the failed ones that they wait for, and those that ended because they could not run without them.
 
-    But for jobs that were revoked before anybody enqueued them, for those that take a result which was deleted or whose
-    own is taken by a job that runs, and for what cannot run without these; nor for what waits for another that has
-    failed, such as a chord's body.
+    But for those that can not, or must not, run again (`sql.NEVER`), and for what waits for another that has failed,
+    such as a chord's body.
 
     They are locked with what they wait for, and what waits for them: whatever ends, begins or is deleted meanwhile is
     seen here, or sees what becomes of them.
@@ -377,8 +384,8 @@ def recount(store: Store, job_ids: Collection[str]) -> Steps[None]:
 
 def cancel(store: Store, workflow_id: str) -> Steps[tuple[dict[str, str], frozenset[str]]]:
     """Revoke all jobs of the workflow that have not ended: the tasks of those that waited, and those that run."""
+    yield statement(store, sql.LOCK_WORKFLOWS, ids=[workflow_id])  # an operator may be letting more of it run again
     ids = [row[0] for row in (yield statement(store, sql.UNFINISHED, workflow=workflow_id)).rows]
-    yield statement(store, sql.LOCK_TOGETHER, ids=ids)
     error, _ = describe_exception(TaskRevokedError("revoked"), max_bytes=4096)
     ended = (yield statement(store, sql.REVOKE_WAITING, ids=ids, error=error)).rows
     running = (yield statement(store, sql.REVOKE_RUNNING, ids=ids)).rows

@@ -307,9 +307,12 @@ WITH RECURSIVE above(id) AS (
 )
 SELECT id FROM below"""
 
-# What was revoked before it was enqueued has nothing to run. What takes a result that was deleted would run without it,
-# or with that of a later job of the same id, in no workflow or another; and so would, the next time, a job that runs
-# now and takes a result which is to be another. What has succeeded once has left a result of its own.
+# What must not run again, of these jobs: in this order
+# - what was revoked before it was enqueued: it has nothing to run;
+# - what takes a result that was deleted: it would run without it, or with that of a later job of the same id;
+# - what comes before a job that runs, or an errback that is yet to be told of its failure: they need it as it is;
+# - an errback that was told of a failure which is none any more, or that may come to be deleted at this moment;
+# - and what waits for these, but for what has succeeded once: it has left a result of its own.
 NEVER: Final = f"""
 WITH RECURSIVE never(id) AS (
     SELECT id FROM {{jobs}} WHERE id {{among}} AND task = '{NOT_ENQUEUED}'
@@ -320,7 +323,13 @@ WITH RECURSIVE never(id) AS (
       AND (p.workflow_id = s.workflow_id) IS NOT TRUE
   UNION
     SELECT e.predecessor{{c}} FROM {{given}} {{each}}{{edges}} {{out_of_b}} {{each}}{{jobs}} {{at_end}}
-    WHERE e.place IS NOT NULL AND e.event = 'success' AND s.inputs AND s.status = 'STARTED'
+    WHERE s.status = 'STARTED' OR (e.event = 'error' AND e.place IS NOT NULL AND e.predecessor = s.parent_id
+      AND s.status IN ('PENDING', 'RETRY') AND coalesce(s.blocked_reason, '') <> 'predecessors')
+  UNION
+    SELECT s.id FROM {{given}} {{each}}{{edges}} {{into_b}} {{each}}{{jobs}} {{at_end}} {{each}}{{jobs}} {{at_start}}
+    WHERE e.event = 'error' AND ((e.predecessor = s.parent_id AND p.status IN ('SUCCESS', 'STARTED'))
+      OR (p.status = 'STARTED' AND coalesce((SELECT q.status FROM {{jobs}} q WHERE q.id = s.parent_id), '')
+          NOT IN ('FAILURE', 'REVOKED')))
   UNION
     SELECT e.successor FROM never b {{each}}{{edges}} {{out_of_b}}
     WHERE e.event = 'success' AND (SELECT n.status FROM {{jobs}} n WHERE n.id = b.id) <> 'SUCCESS'
