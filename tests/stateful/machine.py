@@ -15,7 +15,7 @@ from dbqueue.store.records import Claim, HeldClaim
 from tests.stateful.history import History
 from tests.stateful.model import ONCE, Model
 from tests.stateful.rows import Seen, Token
-from tests.stateful.subject import Given, Subject, first_of_each, seen
+from tests.stateful.subject import Given, Subject, Workflows, seen
 
 LEASE_SECONDS = 600.0
 """Longer by far than an example takes: SQLite counts a heartbeat's age by a clock of its own."""
@@ -39,6 +39,7 @@ class Machine(RuleBasedStateMachine):
         start = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
         self.model = Model(start, LEASE_SECONDS)
         self.subjects = [Subject(url, start, LEASE_SECONDS) for url in urls]
+        self._workflow_names = Workflows()
         self.histories = [History() for _ in urls]
         self.repeated: Collection[str] = ()
         """Jobs that an operator let begin again in this step."""
@@ -143,7 +144,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def agree(self) -> None:
         expected = self.model.seen()
-        names = first_of_each({job_id: row.workflow for job_id, row in expected.items()})
+        names = self._workflow_names.named({job_id: row.workflow for job_id, row in expected.items()})
         expected = {job_id: row._replace(workflow=names.get(row.workflow)) for job_id, row in expected.items()}
         first, *others = [subject.rows() for subject in self.subjects]
         _same(_dicts({job_id: seen(row) for job_id, row in first.items()}), _dicts(expected))

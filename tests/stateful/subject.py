@@ -36,6 +36,20 @@ Given = dict[str, Any]
 """A claimed job, as `shown`."""
 
 
+class Workflows:
+    """Names for workflows, the same in all databases: of the first job that each had when it was first seen."""
+
+    def __init__(self) -> None:
+        self._names: dict[str | None, str] = {}
+
+    def named(self, workflows: Mapping[str, str | None]) -> Mapping[str | None, str]:
+        """`workflows`: of all jobs, by their ids."""
+        for job_id, workflow in sorted(workflows.items()):
+            if workflow is not None:
+                self._names.setdefault(workflow, job_id)
+        return self._names
+
+
 class Subject:
     def __init__(self, url: str, start: datetime, lease_seconds: float) -> None:
         self.url, self._start, self._lease_seconds = url, start, lease_seconds
@@ -44,6 +58,7 @@ class Subject:
         self.sessions: dict[str, WorkSession] = {}
         self._claimed: dict[tuple[str, str], ClaimedJob] = {}
         self._linked: set[str] = set()
+        self._workflows = Workflows()
 
     # workers
 
@@ -177,7 +192,7 @@ class Subject:
         """All rows, the same for both databases; but for what each dates by its own clock."""
         with self.store.connect() as connection:
             found = connection.execute(sa.select(*map(_as_text, jobs.c))).mappings().all()
-        names = first_of_each({row["id"]: row["workflow_id"] for row in found})
+        names = self._workflows.named({row["id"]: row["workflow_id"] for row in found})
         return {
             row["id"]: {column.name: self._shown(column, row[column.name]) for column in jobs.c}
             | {"workflow_id": names.get(row["workflow_id"])}
@@ -219,15 +234,6 @@ def _without_text(value: Any) -> Any:
     if value.get("exc_type") == "ChordError":
         return {"exc_type": "ChordError"}
     return {name: _without_text(each) for name, each in value.items()}
-
-
-def first_of_each(workflows: Mapping[str, str | None]) -> dict[str | None, str]:
-    """A name for each workflow that is the same in all databases: of the workflows of jobs."""
-    names: dict[str | None, str] = {}
-    for job_id, workflow in sorted(workflows.items()):
-        if workflow is not None:
-            names.setdefault(workflow, job_id)
-    return names
 
 
 def seen(row: dict[str, Any]) -> Seen:
