@@ -9,35 +9,36 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
+from dbqueue.store.base import Store
 from dbqueue.store.inserts import Statement
 from dbqueue.store.steps import Reply
 
 T = TypeVar("T")
 
 _COMMIT, _ROLLBACK = Statement("COMMIT", {}), Statement("ROLLBACK", {})
-_PSYCOPG_IDLE = 0
-"""psycopg's TransactionStatus.IDLE."""
 
 
-def commits_each(driver: Any) -> bool:
+def commits_each(store: Store, driver: Any) -> bool:
     """Whether each statement is a transaction by itself on this connection of psycopg, sqlite3 or aiosqlite.
 
     Other drivers, which SQLAlchemy may bring, are not asked: False.
     """
     if hasattr(driver, "info"):
-        return bool(driver.autocommit) and int(driver.info.transaction_status) == _PSYCOPG_IDLE
-    if getattr(driver, "in_transaction", True):
+        autocommit = bool(driver.autocommit)
+    elif hasattr(driver, "in_transaction"):
+        autocommit = driver.isolation_level is None or getattr(driver, "autocommit", None) is True
+    else:
         return False
-    return driver.isolation_level is None or getattr(driver, "autocommit", None) is True
+    return autocommit and not store.in_transaction(driver)
 
 
 @contextlib.contextmanager
-def whole(driver: Any, reply: Callable[[Statement], Reply]) -> Iterator[None]:
+def whole(store: Store, driver: Any, reply: Callable[[Statement], Reply]) -> Iterator[None]:
     """One transaction around the statements, unless they are in one already, or the driver begins one."""
-    if not commits_each(driver):
+    if not commits_each(store, driver):
         yield
         return
-    reply(_begin(driver))
+    reply(_begin(store))
     try:
         yield
         reply(_COMMIT)
@@ -47,11 +48,13 @@ def whole(driver: Any, reply: Callable[[Statement], Reply]) -> Iterator[None]:
         raise
 
 
-async def awhole(driver: Any, reply: Callable[[Statement], Awaitable[Reply]], work: Callable[[], Awaitable[T]]) -> T:
+async def awhole(
+    store: Store, driver: Any, reply: Callable[[Statement], Awaitable[Reply]], work: Callable[[], Awaitable[T]]
+) -> T:
     """As `whole`, over an asynchronous connection, around `work`."""
-    if not commits_each(driver):
+    if not commits_each(store, driver):
         return await work()
-    await reply(_begin(driver))
+    await reply(_begin(store))
     try:
         found = await work()
         await reply(_COMMIT)
@@ -62,6 +65,6 @@ async def awhole(driver: Any, reply: Callable[[Statement], Awaitable[Reply]], wo
     return found
 
 
-def _begin(driver: Any) -> Statement:
+def _begin(store: Store) -> Statement:
     # SQLite's plain BEGIN takes no lock, and a write that comes later may be refused at once.
-    return Statement("BEGIN" if hasattr(driver, "info") else "BEGIN IMMEDIATE", {})
+    return Statement("BEGIN IMMEDIATE" if store.dialect == "sqlite" else "BEGIN", {})

@@ -283,7 +283,7 @@ def run_in(store: Store, connection: Any, steps: Operation[T]) -> T:
     joined = join(connection)
     _check_database(store, joined)
     joined.begin()
-    with whole(joined.driver, joined.reply):
+    with whole(store, joined.driver, joined.reply):
         found = run(steps, joined.reply)
     if found is not False:
         joined.wake(store)
@@ -316,7 +316,7 @@ async def _run_in_async_psycopg(store: Store, connection: Any, steps: Operation[
     if store not in _checked.get(connection, ()):
         (identity,) = (await reply(Statement(store.identity, {}))).rows
         _accept(store, connection, store.same_database(lambda sql: identity), "postgresql")
-    found = await awhole(connection, reply, lambda: arun(steps, reply))
+    found = await awhole(store, connection, reply, lambda: arun(steps, reply))
     if found is not False:
         await reply(Statement(NOTIFY_INSIDE, {}))
     return found
