@@ -73,10 +73,9 @@ def _drain(jobs: int) -> float:
     The worker goes on until so many have finished: one that is ended hands back what it claimed and has not begun.
     """
     table.settle()
-    mark, first = table.clock(), table.head()
-    end = table.scalar(f"SELECT ('{first}'::timestamptz + {jobs} * interval '1 microsecond')::text")
+    mark, last = table.clock(), table.waiting_at(jobs)
     with worker():
-        table.wait(lambda: (head := table.head()) is None or head >= end)
+        table.wait(lambda: table.has_finished(last))
         table.wait(lambda: table.finished_since(mark) >= jobs)
     return table.rate_since(mark, jobs)
 

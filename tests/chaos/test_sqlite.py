@@ -188,7 +188,7 @@ def test_a_worker_whose_clock_is_an_hour_off(campaign: Judge, tries: Tries, kind
             it.heal()
             it.stop_workers()
             for worker in it.workers:
-                assert "dead" not in worker.log
+                assert " is dead" not in worker.log  # a result is random digits, and may spell the word
 
 
 def ended(pid: int, status: list[int]) -> bool:
