@@ -6,11 +6,12 @@ variable; nested direct calls of other tasks do not change it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+from dbqueue.codec.plain import json_object
 
 if TYPE_CHECKING:
     from dbqueue.jobs import ClaimedJob, Progress
@@ -103,7 +104,7 @@ class Context:
 
     @property
     def _call_options(self) -> dict[str, Any]:
-        return json.loads(self._job.options) if self._job is not None and self._job.options else {}
+        return json_object(self._job.options) if self._job is not None else {}
 
     @property
     def properties(self) -> dict[str, Any]:

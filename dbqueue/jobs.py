@@ -10,14 +10,13 @@ A job's life, and which operation moves it:
                    └◄─── RETRY ◄──────┘ Retried
 
 A terminal row never changes, except by an operator's explicit retry and by `forget`. Everything
-here is immutable, knows no SQL, and imports the standard library only.
+here is immutable, knows no SQL, and nothing of dbqueue but how JSON is read.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import os
 import re
 import time
@@ -25,13 +24,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeVar
+
+from dbqueue.codec.plain import json_object
 
 if TYPE_CHECKING:
     from dbqueue.workflows import Workflow
 
 T = TypeVar("T")
-K = TypeVar("K", list[Any], dict[str, Any])
 
 PENDING: Final = "PENDING"
 STARTED: Final = "STARTED"
@@ -190,23 +190,6 @@ def _shadow(options: str | None) -> str | None:
         return None
     shadow = json_object(options).get("shadow")
     return shadow[:MAX_NAME_LENGTH] if isinstance(shadow, str) else None
-
-
-def json_object(text: str | None) -> dict[str, Any]:
-    """The JSON object of a row; an empty one where the row holds anything else, which its run will tell."""
-    return json_value(text, dict)
-
-
-def json_value(text: Any, kind: type[K]) -> K:
-    """The JSON value of a row, a list or an object; an empty one where the row holds anything else.
-
-    Never raises: what stands in a row is not to end whoever only looks at it.
-    """
-    try:
-        found = json.loads(text) if text else None
-    except (TypeError, ValueError, RecursionError):
-        found = None
-    return found if isinstance(found, kind) else kind()
 
 
 @contextlib.contextmanager

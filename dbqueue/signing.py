@@ -25,7 +25,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from dbqueue.errors import BadSignature
+from dbqueue import codec
+from dbqueue.errors import BadSignature, DecodeError
 from dbqueue.jobs import REJECTIONS, RETRIES_OPTION, ClaimedJob, NewJob
 from dbqueue.workflows import DELAY, ERRBACK, EXPIRY, REPLACED, Source
 
@@ -105,8 +106,8 @@ def _digest(key: bytes, message: bytes) -> str:
 
 def _parsed(options: str | None) -> dict[str, Any]:
     try:
-        found = json.loads(options) if options else {}
-    except (TypeError, ValueError, RecursionError):
+        found = codec.loads(options, typed=False) if options else {}
+    except DecodeError:
         found = None
     if not isinstance(found, dict):
         raise BadSignature("the job's options are no JSON object: nobody can have signed them")

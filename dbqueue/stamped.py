@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from dbqueue.jobs import json_object
+from dbqueue.codec.plain import json_object
 
 Wanted: TypeAlias = Mapping[str, Sequence[Any]]
 """By the name of a stamp, the values that are meant."""

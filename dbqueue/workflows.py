@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, TypeAlias
 
+from dbqueue import codec
 from dbqueue.jobs import BLOCKED_BY_PREDECESSORS, NewJob
 
 Event: TypeAlias = Literal["success", "error", "end"]
@@ -131,4 +132,4 @@ def _linked(job: NewJob, waits_for: int, *, inputs: bool, successors: bool) -> N
 
 def with_options(options: str | None, **more: object) -> str:
     """The JSON of a job's options with these among them."""
-    return json.dumps((json.loads(options) if options else {}) | more, ensure_ascii=False)
+    return json.dumps((codec.loads(options, typed=False) if options else {}) | more, ensure_ascii=False)

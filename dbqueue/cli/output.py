@@ -16,6 +16,8 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from dbqueue import codec
+from dbqueue.errors import DecodeError
 from dbqueue.jobs import FAILURE, PENDING, RETRY, REVOKED, STARTED, SUCCESS
 from dbqueue.shown import harmless
 
@@ -52,8 +54,8 @@ def print_json(value: Any) -> None:
 def from_row(text: str | None) -> Any:
     """The value of a JSON column; its text where that is no JSON that can be read."""
     try:
-        return None if text is None else json.loads(text)
-    except (ValueError, RecursionError):
+        return None if text is None else codec.loads(text, typed=False)
+    except DecodeError:
         return text
 
 

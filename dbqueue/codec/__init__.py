@@ -15,7 +15,7 @@ from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
-from dbqueue.codec import typed_values
+from dbqueue.codec import nesting, typed_values
 from dbqueue.codec.serializers import (
     COMPRESSIONS,
     JSON_CONTENT_TYPE,
@@ -68,6 +68,7 @@ _SHORTENED_ARGS: Final = 8
 _NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _TYPE_KEY: Final = f'"{typed_values.TYPE}"'
+_TOO_DEEP: Final = f"it is nested too deeply (more than {nesting.DEEPEST_WRITTEN} lists and objects in each other)"
 _EMPTY: Final[dict[type, str]] = {dict: "{}", list: "[]", tuple: "[]"}
 
 
@@ -116,6 +117,8 @@ def dumps(value: Any, *, what: str, max_bytes: int) -> str:
         raise EncodeError(f"{what}: a string holds the character NUL, which PostgreSQL cannot store as text")
     if size > max_bytes:
         raise PayloadTooLarge(what, size, max_bytes)
+    if nesting.is_deeper(text, nesting.DEEPEST_WRITTEN):
+        raise EncodeError(f"{what}: {_TOO_DEEP}")
     return text
 
 
@@ -133,7 +136,7 @@ def _encode_reason(exc: BaseException) -> str:
     if isinstance(exc, EncodeError):
         return _text_of(exc)
     if isinstance(exc, RecursionError):
-        return "it is nested too deeply, or refers to itself"
+        return f"{_TOO_DEEP}, or refers to itself"
     if isinstance(exc, UnicodeEncodeError):
         return "a string holds half of a surrogate pair, which is no text"
     text = _text_of(exc)
@@ -150,14 +153,16 @@ _decode_plain: Final = json.JSONDecoder(parse_constant=_refuse_constant).decode
 _decode_typed: Final = json.JSONDecoder(parse_constant=_refuse_constant, object_hook=typed_values.object_hook).decode
 
 
-def loads(text: str) -> Any:
-    """The value of JSON text as `dumps` or Celery wrote it.
+def loads(text: str, *, typed: bool = True) -> Any:
+    """The value of JSON text as `dumps` or Celery wrote it; without `typed`, envelopes stay the objects that they are.
 
     Raises DecodeError for anything that is not such text. Nothing is imported or evaluated; only the `decode` of
     types that this process registered is called.
     """
     try:
-        return _decode_typed(text) if _TYPE_KEY in text else _decode_plain(text)
+        if nesting.is_deeper(text, nesting.DEEPEST_READ):
+            raise DecodeError("the data is nested too deeply")
+        return _decode_typed(text) if typed and _TYPE_KEY in text else _decode_plain(text)
     except DecodeError:
         raise
     except RecursionError as exc:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from dbqueue.jobs import json_object, json_value
+from dbqueue.codec.plain import json_object, json_value
 from dbqueue.schedules import BaseSchedule, from_text
 from dbqueue.services.beats import job_of, new_row
 from dbqueue.store import schedules

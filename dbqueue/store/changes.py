@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 import sqlalchemy as sa
 
 from dbqueue.codec import describe_exception
+from dbqueue.codec.plain import json_object
 from dbqueue.errors import OperationalError, TaskRevokedError
 from dbqueue.jobs import (
     BLOCKED_BY_LIMIT,
@@ -25,7 +26,6 @@ from dbqueue.jobs import (
     TERMINAL,
     WAITING,
     NewJob,
-    json_object,
     storable,
 )
 from dbqueue.store.base import Store

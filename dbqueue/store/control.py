@@ -23,7 +23,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from dbqueue.jobs import json_object, new_job_id
+from dbqueue.codec.plain import json_object
+from dbqueue.jobs import new_job_id
 from dbqueue.store.base import Store
 from dbqueue.store.inserts import sqlite_time
 from dbqueue.store.queries import database_time, in_schema, reading

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from dbqueue.jobs import json_object
+from dbqueue.codec.plain import json_object
 from dbqueue.store.base import Store
 from dbqueue.store.inserts import Statement, pyformat
 from dbqueue.store.sessions import WatchSession

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from dbqueue.jobs import json_object, storable
+from dbqueue.codec.plain import json_object
+from dbqueue.jobs import storable
 from dbqueue.store.base import Store
 from dbqueue.store.queries import reading
 from dbqueue.store.tables import jobs

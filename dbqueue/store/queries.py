@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from dbqueue.jobs import STARTED, WAITING, json_value, storable
+from dbqueue.codec.plain import json_value
+from dbqueue.jobs import STARTED, WAITING, storable
 from dbqueue.store.base import Store
 from dbqueue.store.tables import CLAIM_INDEX, database_now, jobs, workers
 from dbqueue.store.values import moment, moment_or_none, text_or_none, whole_number

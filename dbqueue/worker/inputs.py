@@ -44,7 +44,7 @@ def placed(
     items: dict[tuple[int, ...], Any] = {}
     for _, place, text, content in job.inputs:
         if place == ERRBACK:
-            call = json.loads(text or "{}")
+            call = codec.loads(text or "{}", typed=False)
             wide = takes_failed_call(task, args, kwargs)
             first = _failed_call(call, content, accept) if wide else [call.get("id")]
             continue

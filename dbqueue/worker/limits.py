@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dbqueue.codec import describe_exception
+from dbqueue.codec.plain import json_object
 from dbqueue.errors import TimeLimitExceeded
-from dbqueue.jobs import ClaimedJob, Failed, json_object
+from dbqueue.jobs import ClaimedJob, Failed
 from dbqueue.pools import wire
 from dbqueue.worker import log
 from dbqueue.worker.children import Child

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import enum
+import gc
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn
 from uuid import UUID
 
 import pytest
@@ -22,11 +23,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dbqueue import codec, errors
-from dbqueue.codec import typed_values
+from dbqueue.codec import nesting, typed_values
 from tests.unit.awkward_values import Hostile, circular, deep, dumps
-
-if TYPE_CHECKING:
-    pass
 
 
 def there_and_back(value: Any) -> Any:
@@ -427,10 +425,69 @@ def test_loads_raises_nothing_else(stored: str) -> None:
         codec.loads(stored)
 
 
-@pytest.mark.parametrize("stored", ["[" * 100_000, '{"__type__": ' * 100_000])
+@pytest.mark.parametrize("stored", ["[" * 100_000, '{"__type__": ' * 100_000, "[" * 501 + "]" * 501])
 def test_what_is_nested_too_deeply_is_told_as_that(stored: str) -> None:
     with pytest.raises(errors.DecodeError, match="nested too deeply"):
         codec.loads(stored)
+
+
+def test_what_was_written_can_be_read_whatever_is_put_around_it() -> None:
+    written = dumps(deep(399))
+    assert codec.loads("[" * 100 + written + "]" * 100)
+    with pytest.raises(errors.EncodeError, match="nested too deeply"):
+        dumps(deep(400))
+    brackets_in_strings = [["[" * 1000, '"[{' * 1000, "\\" * 3 + '"' + "{" * 1000]] * 150
+    assert there_and_back(brackets_in_strings) == brackets_in_strings
+
+
+@given(
+    st.recursive(
+        st.integers() | st.text('[]{}"\\\n\u2028x', max_size=5),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text('[]{}"\\', max_size=3), inner, max_size=3),
+    )
+)
+def test_the_depth_of_a_text_is_that_of_its_value(value: Any) -> None:
+    def depth(part: Any) -> int:
+        inner = part.values() if isinstance(part, dict) else part if isinstance(part, list) else None
+        return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+
+    for text in (json.dumps(value), json.dumps(value, ensure_ascii=False)):
+        assert not nesting.is_deeper(text, depth(value))
+        assert nesting.is_deeper(text, depth(value) - 1)
+
+
+def test_reading_never_comes_near_the_limit_of_recursion() -> None:
+    """A finalizer that runs meanwhile has room: one that needs a hundred frames, wherever the collection comes.
+
+    (It came as each list was made until Python 3.11; later ones collect between bytecodes only.)
+    """
+    failed: list[Any] = []
+
+    class Held:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            down(100)
+
+    def down(frames: int) -> None:
+        if frames:
+            down(frames - 1)
+
+    hook, sys.unraisablehook = sys.unraisablehook, failed.append
+    thresholds = gc.get_threshold()
+    try:
+        for lists in range(50, 1_000, 50):
+            gc.set_threshold(lists)
+            for text in ("[" * 5_000, "[" * 500 + "]" * 500):
+                gc.collect()
+                Held()
+                with contextlib.suppress(errors.DecodeError):
+                    codec.loads(text)
+    finally:
+        gc.set_threshold(*thresholds)
+        sys.unraisablehook = hook
+    assert failed == []
 
 
 def test_an_error_of_decoding_quotes_no_data() -> None:

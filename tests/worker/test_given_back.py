@@ -70,14 +70,20 @@ def test_the_pause_grows() -> None:
 
 def test_a_value_beyond_the_database_s_limits_is_a_failure(postgres_url: str, start_worker: Start) -> None:
     """SQLSTATE class 54: trying again would never end."""
-    with psycopg.connect(libpq_url(postgres_url), autocommit=True) as admin:
-        admin.execute(f"ALTER DATABASE {admin.info.dbname} SET max_stack_depth = '100kB'")
-    with make_app(postgres_url) as app:
+    with make_app(postgres_url) as app, psycopg.connect(libpq_url(postgres_url), autocommit=True) as admin:
         start_worker(postgres_url)
-        result = app.tasks["sample.nested"].delay(5_000)
+        admin.execute("""
+            CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN RAISE 'stack depth limit exceeded' USING ERRCODE = '54001'; END $$;
+            CREATE TRIGGER refuse BEFORE UPDATE ON dbqueue_jobs FOR EACH ROW
+            WHEN (NEW.result::text LIKE '%too much%') EXECUTE FUNCTION refuse()
+        """)
+        result = app.tasks["sample.echo"].delay("too much")
         with pytest.raises(EncodeError, match="stack depth"):
             result.get(timeout=TIMEOUT)
         assert app.tasks["sample.add"].delay(1, 2).get(timeout=TIMEOUT) == 3
+        admin.execute(f"ALTER DATABASE {admin.info.dbname} SET max_stack_depth = '100kB'")
+    with make_app(postgres_url) as app:
         job = new_job(app.conf, "sample.echo", None, (), {}, {})
         with pytest.raises(EncodeError, match="stack depth"):
             app.database.enqueue([job._replace(args="[" * 5_000 + "]" * 5_000)])
