@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import MutableMapping
 from functools import cache
@@ -70,6 +69,8 @@ class LazyGroup(click.Group):
         if args and args[0] in NOT_YET:
             raise click.UsageError(f"the command {args[0]!r} of Celery is not in this version of dbqueue", ctx)
         if args and args[0] not in self.list_commands(ctx) and not ctx.resilient_parsing:
+            import difflib
+
             near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
             hint = f": did you mean {near[0]!r}?" if near else "; `dbqueue --help` lists them"
             raise click.UsageError(f"there is no command {args[0]!r}{hint}", ctx)

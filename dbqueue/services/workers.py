@@ -17,7 +17,6 @@ from dbqueue.limits import Policies, Rate, parse_rate
 from dbqueue.pools.child import import_modules
 from dbqueue.queue_patterns import matches
 from dbqueue.services import django_connections
-from dbqueue.services.beats import announce, make_beat
 from dbqueue.services.timer import Timer
 from dbqueue.task import transactions
 from dbqueue.version import __version__
@@ -146,7 +145,11 @@ class Worker:
             {name: Limits(task.soft_time_limit, task.time_limit) for name, task in app.tasks.items()},
             Limits(soft_time_limit or conf.task_soft_time_limit, time_limit or conf.task_time_limit),
         )
-        self._beat = make_beat(app) if beat else None
+        self._beat = None
+        if beat:
+            from dbqueue.services.beats import make_beat
+
+            self._beat = make_beat(app)
         self._on_ready = on_ready
         self._start_child = start_child
         self.executor = make_executor(app, hostname=self.config.name)
@@ -200,6 +203,8 @@ class Worker:
         if self._stop_requested:
             supervisor.request_stop(self._stop_requested)
         if self._beat is not None:
+            from dbqueue.services.beats import announce
+
             announce(self._beat, embedded=True)
             self._beat.start()
         how = "terminate"

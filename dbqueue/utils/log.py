@@ -21,7 +21,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from logging.handlers import WatchedFileHandler
 from typing import Any, Final
 
 from dbqueue import signals
@@ -241,6 +240,8 @@ def _handler(options: LogOptions, number: int) -> logging.Handler:
         stream = sys.__stderr__ if isinstance(sys.stderr, LoggingProxy) else sys.stderr
         return PipeHandler.of(stream) or logging.StreamHandler(stream)
     # Opened anew when logrotate has moved it.
+    from logging.handlers import WatchedFileHandler
+
     return WatchedFileHandler(options.file(number), encoding="utf-8")
 
 
