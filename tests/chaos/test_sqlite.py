@@ -36,17 +36,20 @@ def kind() -> str:
 @pytest.mark.chaos("S1")
 @pytest.mark.parametrize("point", [point for point in POINTS if not point.startswith(("enqueue", "beat", "commit"))])
 def test_a_kill_at_every_point(campaign: Judge, tries: Tries, kind: str, point: str) -> None:
+    rescues = point.startswith("rescue")
     for _ in tries.until(short=1):
         with campaign() as it:
-            it.enqueue_many(JOBS, 0.01)
+            it.enqueue_many(JOBS, 0.1 if rescues else 0.01)
             it.workflows(3, failing=True)
             first = it.start_worker()
-            second = it.start_worker(failpoints=f"{point}=kill@{1 if point.startswith('rescue') else 3}")
-            it.producing(0.02)
-            it.wait_running(4)
-            if point.startswith("rescue"):
+            if rescues:  # while there is no other yet that may have the jobs
+                it.wait_running(4)
                 it.fault("SIGKILL of the supervisor", first)
                 first.kill()
+            second = it.start_worker(failpoints=f"{point}=kill@{1 if rescues else 3}")
+            it.producing(0.02)
+            if not rescues:
+                it.wait_running(4)
             it.wait_points(1, feed=lambda it=it: it.workflows(1, failing=True))  # type: ignore[misc]
             second.end()
             it.start_worker()
