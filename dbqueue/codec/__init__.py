@@ -68,7 +68,6 @@ _SHORTENED_ARGS: Final = 8
 _NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _TYPE_KEY: Final = f'"{typed_values.TYPE}"'
-_TOO_DEEP: Final = f"it is nested too deeply (more than {nesting.DEEPEST_WRITTEN} lists and objects in each other)"
 _EMPTY: Final[dict[type, str]] = {dict: "{}", list: "[]", tuple: "[]"}
 
 
@@ -96,8 +95,8 @@ def _make_encoder() -> Callable[[Any], str]:
 _encode: Final = _make_encoder()
 
 
-def dumps(value: Any, *, what: str, max_bytes: int) -> str:
-    """`value` as JSON text of at most `max_bytes` bytes of UTF-8.
+def dumps(value: Any, *, what: str, max_bytes: int, deepest: int = nesting.DEEPEST_WRITTEN) -> str:
+    """`value` as JSON text of at most `max_bytes` bytes of UTF-8, and `deepest` lists and objects in each other.
 
     `what` says in errors what the value is, such as "arguments of proj.add". Tuples and named tuples become lists,
     and keys that are numbers, booleans or None become text, as in Celery; the types of `typed_values` come back as
@@ -107,7 +106,7 @@ def dumps(value: Any, *, what: str, max_bytes: int) -> str:
     if not value and (empty := _EMPTY.get(type(value))) is not None:
         return empty  # most calls have no keyword arguments: 0.1 µs instead of 1 µs
     try:
-        text = _encode_safely(value)
+        text = _encode_safely(value, deepest)
         size = len(text) if text.isascii() else len(text.encode())
     except (KeyboardInterrupt, SystemExit, GeneratorExit, SoftTimeLimitExceeded):
         raise
@@ -117,17 +116,18 @@ def dumps(value: Any, *, what: str, max_bytes: int) -> str:
         raise EncodeError(f"{what}: a string holds the character NUL, which PostgreSQL cannot store as text")
     if size > max_bytes:
         raise PayloadTooLarge(what, size, max_bytes)
-    if nesting.is_deeper(text, nesting.DEEPEST_WRITTEN):
-        raise EncodeError(f"{what}: {_TOO_DEEP}")
+    if nesting.is_deeper(text, deepest):
+        raise EncodeError(f"{what}: it is nested too deeply (more than {deepest} lists and objects in each other)")
     return text
 
 
-def _encode_safely(value: Any) -> str:
+def _encode_safely(value: Any, deepest: int) -> str:
     if typed_values.needs_preparation():
         return _encode(typed_values.prepare(value))
     text = _encode(value)
-    # A second walk, but only where something looks like an envelope: a user's dict, or the envelope of a date.
-    if _TYPE_KEY in text and typed_values.has_lookalike(value):
+    # A second walk, but only where something looks like an envelope: a user's dict, or the envelope of a date. It is
+    # one of Python's own functions, for which what is refused anyway may be too deep.
+    if _TYPE_KEY in text and not nesting.is_deeper(text, deepest) and typed_values.has_lookalike(value):
         return _encode(typed_values.prepare(value))
     return text
 
@@ -136,7 +136,7 @@ def _encode_reason(exc: BaseException) -> str:
     if isinstance(exc, EncodeError):
         return _text_of(exc)
     if isinstance(exc, RecursionError):
-        return f"{_TOO_DEEP}, or refers to itself"
+        return "it is nested too deeply, or refers to itself"
     if isinstance(exc, UnicodeEncodeError):
         return "a string holds half of a surrogate pair, which is no text"
     text = _text_of(exc)

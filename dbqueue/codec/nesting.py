@@ -1,8 +1,8 @@
 """How deeply JSON may be nested.
 
-Python reads and shows nested values by recursion, and what comes to its limit there harms others: a finalizer that the
-collector of garbage happens to run then cannot run, and its object's file or lock stays open. Data is refused before
-that, at a depth that is the same in each version of Python and however deep the caller's own stack is.
+Python reads nested values by recursion, and what comes to its limit there harms others: a finalizer that the collector
+of garbage happens to run then cannot run, and its object's file or lock stays open. Data is refused before that, at a
+depth that is the same in each version of Python.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from itertools import accumulate
 from typing import Final
 
 DEEPEST_WRITTEN: Final = 400
-"""Lists and objects within each other, of what is enqueued or returned."""
+"""Lists and objects within each other, of what a caller enqueues."""
+DEEPEST_KEPT: Final = 450
+"""Of results, and of arguments that a retry writes with results among them: a chain's own result, the ids of its steps,
+is two levels for each."""
 DEEPEST_READ: Final = 500
-"""More than what is written, for results are put among a chord's arguments, and a failure's into its description."""
+"""More than what is written, for both are put into other things: an errback's call, a worker's reply."""
 
 _STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 """One level up or down as signed bytes: 1, -1."""

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Any, Final, Protocol
 
 from dbqueue import codec
+from dbqueue.codec import nesting
 from dbqueue.errors import DecodeError, InvalidTaskError
 
 
@@ -85,7 +86,7 @@ def written_result(
     Raises EncodeError.
     """
     if by.name == "json":
-        return codec.dumps(value, what=what, max_bytes=max_bytes), None
+        return codec.dumps(value, what=what, max_bytes=max_bytes, deepest=nesting.DEEPEST_KEPT), None
     content_type, content = codec.encode(value, by, what=what, max_bytes=max_bytes, compression=compression)
     return json.dumps({"content_type": content_type}), content
 
@@ -108,8 +109,8 @@ def rewritten(row: Payload, args: Any, kwargs: Any, *, max_bytes: int) -> dict[s
     what, limit = "the arguments of the retry", max_bytes
     if row.content is None or row.content_type is None:
         return {
-            "args": codec.dumps(args, what=what, max_bytes=limit),
-            "kwargs": codec.dumps(kwargs, what=what, max_bytes=limit),
+            "args": codec.dumps(args, what=what, max_bytes=limit, deepest=nesting.DEEPEST_KEPT),
+            "kwargs": codec.dumps(kwargs, what=what, max_bytes=limit, deepest=nesting.DEEPEST_KEPT),
         }
     _, content = codec.encode_as(row.content_type, [args, kwargs], what=what, max_bytes=limit)
     return {"content": content}

@@ -233,11 +233,11 @@ def _encode_bytes(value: bytes) -> dict[str, Any]:
 
 
 def _encode_set(name: str, values: Iterable[Any]) -> dict[str, Any]:
-    return _envelope(name, [prepare(value) for value in _in_order(values)])
+    return _envelope(name, _in_order(values))
 
 
 def _in_order(values: Iterable[Any]) -> list[Any]:
-    """The same order in every process, for the text decides whether a second call is the same as the first.
+    """Their JSON forms, in the same order in every process: the text decides whether a second call is the same one.
 
     The order of iteration depends on the process's hash seed, and `<` between sets is no total order.
     """
@@ -245,7 +245,8 @@ def _in_order(values: Iterable[Any]) -> list[Any]:
     # Exact types, and one of them: bools and subclasses sort too, but not as their text does.
     if set(map(type, found)) in ({int}, {str}):
         return sorted(found)
-    return sorted(found, key=_order_key)
+    # Plain data from here on: were the values encoded again, sets in sets would be encoded twice for each level.
+    return [json.loads(text) for text in sorted(_plain_text(prepare(value)) for value in found)]
 
 
 def _decode_uuid(payload: Any) -> UUID:
@@ -284,4 +285,4 @@ def _hashable(value: Any) -> Any:
     return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
-_order_key: Final[Callable[[Any], str]] = json.JSONEncoder(default=json_form).encode
+_plain_text: Final[Callable[[Any], str]] = json.JSONEncoder(default=json_form).encode

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from dbqueue import codec
+from dbqueue.codec import nesting
 from dbqueue.errors import ChordError, DecodeError
 from dbqueue.jobs import FAILURE, PENDING, SUCCESS, TERMINAL
 from dbqueue.result.chord_errors import first_error_above, with_cause
@@ -288,7 +289,8 @@ class GroupResult(ResultSet):
         """Write down which results belong to the group, for `restore`; kept as long as results are. Gives the group."""
         from dbqueue.store import groups
 
-        text = codec.dumps(self.as_tuple(), what="the group's ids", max_bytes=self.app.conf.max_payload_bytes)
+        limit = self.app.conf.max_payload_bytes
+        text = codec.dumps(self.as_tuple(), what="the group's ids", max_bytes=limit, deepest=nesting.DEEPEST_KEPT)
         groups.save(self.app.database.store, str(self.id), text)
         return self
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from dbqueue import codec
+from dbqueue.codec import nesting
 from dbqueue.errors import EncodeError
 from dbqueue.worker import log
 from dbqueue.worker.by_task import Totals
@@ -185,6 +186,6 @@ def carry_out(state: WorkerState, command: Command) -> str:
 def _encoded(command: Command, value: Any) -> str:
     what = f"the reply to {command.method}"
     try:
-        return codec.dumps(value, what=what, max_bytes=MAX_REPLY_BYTES)
+        return codec.dumps(value, what=what, max_bytes=MAX_REPLY_BYTES, deepest=nesting.DEEPEST_READ)
     except EncodeError as error:
         return codec.dumps({"error": str(error)}, what=what, max_bytes=MAX_REPLY_BYTES)

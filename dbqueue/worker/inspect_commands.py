@@ -9,6 +9,7 @@ import time
 from typing import Any, Final
 
 from dbqueue import codec
+from dbqueue.codec import nesting
 from dbqueue.errors import SerializationError
 from dbqueue.jobs import ClaimedJob
 from dbqueue.store import queries, revoking
@@ -218,8 +219,9 @@ def _call(job_id: str, task: str, args: str, kwargs: str) -> Reply:
 
 
 def _loaded(text: str) -> Any:
+    """The arguments; their text where they cannot be read, or are nested so deeply that the reply could not be."""
     try:
-        return codec.loads(text)
+        return text if nesting.is_deeper(text, nesting.DEEPEST_KEPT) else codec.loads(text)
     except SerializationError:
         return text
 

@@ -48,6 +48,9 @@ def execute(database_url: str) -> Iterable[Execute]:
             yield lambda sql, values: server.execute(sql.replace("?", "%s").encode(), values)
 
 
+FAR: Final = dict.fromkeys(("eta", "ready_at"), "2099-01-01 00:00:00.000")
+
+
 def insert(execute: Execute, table: str, row: Row) -> None:
     values = [value.data if isinstance(value, NoText) else value for value in row.values()]
     places = ["CAST(? AS text)" if isinstance(value, NoText) else "?" for value in row.values()]
@@ -96,6 +99,20 @@ def test_hostile_rows_end_and_stop_nothing_else(
     assert worker.alive
     assert worker.stop() == 0, worker.log
     assert count(store, "status = 'STARTED'") == 0
+
+
+@pytest.mark.parametrize("depth", [399, 460, 500])
+def test_arguments_that_are_nested_deeply_spoil_no_reply(
+    app: DBQueue, execute: Execute, start_worker: Callable[..., WorkerProcess], depth: int
+) -> None:
+    """Readable, but not with the reply around them: they are shown as their text."""
+    args = "[" * depth + "]" * depth
+    insert(execute, "jobs", {"task": "sample.echo", "args": args, **FAR})
+    start_worker(app.database.url)
+    answers = app.control.inspect(timeout=60, limit=1).scheduled()
+    assert answers is not None
+    (shown,) = answers.values()
+    assert [entry["request"]["name"] for entry in shown] == ["sample.echo"]
 
 
 TOLD: Final = (

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from dbqueue import codec, errors
 from dbqueue.codec import nesting, typed_values
-from tests.unit.awkward_values import Hostile, circular, deep, dumps
+from tests.unit.awkward_values import LIMIT, Hostile, circular, deep, dumps
 
 
 def there_and_back(value: Any) -> Any:
@@ -436,6 +436,8 @@ def test_what_was_written_can_be_read_whatever_is_put_around_it() -> None:
     assert codec.loads("[" * 100 + written + "]" * 100)
     with pytest.raises(errors.EncodeError, match="nested too deeply"):
         dumps(deep(400))
+    with pytest.raises(errors.EncodeError, match="more than 400"):  # and not by a walk of Python's own before
+        dumps([{"__type__": "x", "__value__": 1}, deep(600)])
     brackets_in_strings = [["[" * 1000, '"[{' * 1000, "\\" * 3 + '"' + "{" * 1000]] * 150
     assert there_and_back(brackets_in_strings) == brackets_in_strings
 
@@ -454,6 +456,17 @@ def test_the_depth_of_a_text_is_that_of_its_value(value: Any) -> None:
     for text in (json.dumps(value), json.dumps(value, ensure_ascii=False)):
         assert not nesting.is_deeper(text, depth(value))
         assert nesting.is_deeper(text, depth(value) - 1)
+
+
+def test_sets_in_sets_take_the_time_of_their_size() -> None:
+    """Encoded again at each level, these would take longer than the earth has been there."""
+    value: Any = 1
+    for _ in range(60):
+        value = frozenset({value, "x"})
+    assert there_and_back(value) == value
+    assert codec.describe_exception(ValueError(value), max_bytes=LIMIT)
+    mixed = {(1, 2), "a", 3, None, b"x", frozenset({(4, "y")})}
+    assert there_and_back(mixed) == mixed
 
 
 def test_reading_never_comes_near_the_limit_of_recursion() -> None:
