@@ -36,6 +36,8 @@ from dbqueue.worker.rounds import Rounds
 
 GOODBYE_SECONDS: Final = 10.0
 """How long a cold shutdown waits for the database to take the last outcomes."""
+RECALL_SECONDS: Final = 1.0
+"""How long a cold shutdown of solo waits to be told which of its jobs have not begun."""
 REMAP: Final = "REMAP_SIGTERM"
 
 
@@ -77,7 +79,7 @@ class Shutdown:
         self.state = State.RUNNING
         self.exit_code = 0
         self._until = math.inf
-        """When DRAINING or SOFT becomes ENDING, on the monotonic clock."""
+        """When DRAINING or SOFT becomes ENDING, and ENDING the end of solo's process, on the monotonic clock."""
 
     @property
     def claims(self) -> bool:
@@ -117,6 +119,9 @@ class Shutdown:
         if self.state in (State.DRAINING, State.SOFT) and time.monotonic() >= self._until:
             log.logger.warning("The tasks that run have had their time")
             self.end()
+        recalled = time.monotonic() >= self._until or not any(child.recalling for child in self._crew)
+        if self.state is State.ENDING and self._config.pool == "solo" and recalled:
+            self._end_solo()
 
     def end(self) -> None:
         """Kill the children; their jobs are handed back as each is buried."""
@@ -126,8 +131,10 @@ class Shutdown:
         self.state, self.exit_code = State.ENDING, 1
         self._rounds.stop_claiming()
         self._crew.kill()
-        if self._config.pool == "solo":
-            self._end_solo()
+        if self._config.pool == "solo":  # first what has not begun is to go back: `keep` does the rest
+            self._until = time.monotonic() + RECALL_SECONDS
+            for child in self._crew:
+                self._crew.recall(child)
 
     def abandon(self) -> None:
         """An error of the worker's own: end at once."""

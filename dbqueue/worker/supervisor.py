@@ -373,6 +373,6 @@ class Supervisor:
         if self._ending.state is not State.ENDING:
             log.logger.critical("%s: the worker ends, and its jobs go back", why)
             self._ending.end()
-            for child in self._crew:
+            for child in [] if self._crew.place is not None else self._crew:  # solo's ends with its process
                 self._losses.settle(child, "was ended with its worker", own=True)
                 self._crew.remove(child, replace=False)

@@ -197,6 +197,13 @@ def hold_and_retry(self: Any, started: str, release: str) -> None:
     raise self.retry(countdown=0)
 
 
+def hold_and_quit(started: str, release: str) -> str:
+    """As `hold`, and asks its worker, whose process it runs in, for a cold shutdown at once."""
+    if not Path(release).exists():
+        os.kill(os.getpid(), signal.SIGQUIT)
+    return hold(started, release)
+
+
 async def ahold(started: str, release: str) -> str:
     note(started, os.getpid())
     async with asyncio.timeout(60):
@@ -447,7 +454,7 @@ def make_app(url: str, **settings: Any) -> DBQueue:
     plain: list[Callable[..., Any]] = [
         add, aadd, echo, pid, record, record_slowly, hold, ahold, ahold_softly, ablock, fail, afail, fail_locally,
         fail_with_causes, recurse, unstorable, nested, shout, die, die_first, leave_child, loaded, ask, hold_softly,
-        hold_alone, hold_on, span,
+        hold_alone, hold_on, hold_and_quit, span,
     freeze, wall_clock, exit_beside,
         come_back_twice, acome_back_twice,
     ]  # fmt: skip
@@ -455,6 +462,7 @@ def make_app(url: str, **settings: Any) -> DBQueue:
         app.task(name=f"sample.{function.__name__}")(function)
     app.task(name="sample.die_once", acks_late=False)(die)
     app.task(name="sample.hold_once", acks_late=False)(hold)
+    app.task(name="sample.record_once", acks_late=False)(record)
     app.task(name="sample.ignored", ignore_result=True)(ignored)
     app.task(name="sample.flaky", autoretry_for=(OutOfStock,), max_retries=2, default_retry_delay=0)(flaky)
     app.task(

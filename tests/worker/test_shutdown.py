@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import dbqueue
 from dbqueue import DBQueue, signals
 from dbqueue.contrib.testing.worker import start_worker as embedded_worker
 from tests.waiting import wait_until
@@ -69,6 +70,23 @@ def test_one_signal_after_the_other(
         worker.says(text)
     assert worker.wait() == 1
     assert result.state == "PENDING"
+
+
+def test_what_waits_behind_the_run_of_a_solo_worker_goes_back_with_it(
+    app: DBQueue, database_url: str, send: Send, path: PathOf, start_worker: Start
+) -> None:
+    """It has not begun: it is no failure where it may run once, and waits for no rescue."""
+    worker = start_worker(database_url, pool="solo")
+    Path(path("over")).touch()
+    for _ in range(3):  # short, as far as the worker knows: others are sent ahead, and more are claimed
+        assert send("hold_and_quit", path("before"), path("over")).get(timeout=TIMEOUT) == "released"
+        send("record_once", path("ran"), "before").get(timeout=TIMEOUT)
+    with app.database.store.connect() as connection, dbqueue.using(connection):
+        run = send("hold_and_quit", path("started"), path("release"))
+        behind = [send("record_once", path("ran"), "behind") for _ in range(500)]
+    assert worker.wait() == 1
+    assert [result.state for result in (run, *behind)] == ["PENDING"] * 501
+    assert "behind" not in Path(path("ran")).read_text()
 
 
 def test_an_idle_worker_is_not_soft_unless_it_is_told(database_url: str, start_worker: Start) -> None:
