@@ -6,6 +6,7 @@ whether anything is held, and a busy one asks that about once a second.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -36,7 +37,10 @@ class HeldJobs:
 
     def __init__(self, config: WorkerConfig, rates: TaskRates) -> None:
         self._config, self._rates = config, rates
+        self._lock = threading.Lock()
+        """Held to change what two threads change: the next two."""
         self._next_at: float | None = 0.0
+        self._wakes = 0
         self._after = START
         self._permits: dict[str, str] = {}
         self._freed: Counter[str] = Counter()
@@ -47,20 +51,24 @@ class HeldJobs:
         self._parked: frozenset[str] = frozenset()
         """Tasks of which jobs are parked: one that comes now has its place behind them."""
         self._tried_at = 0.0
-        self._wakes = 0
 
     # signs
 
     def woken(self) -> None:
         """There may be new jobs, or permits. Called on any thread."""
-        self._wakes += 1
-        if self._next_at is not None or self._rates or self._config.policies:
-            at = self._tried_at + GAP_SECONDS
-            self._next_at = at if self._next_at is None else min(at, self._next_at)
+        with self._lock:
+            self._wakes += 1
+            if self._next_at is not None or self._rates or self._config.policies:
+                self._look_by(self._tried_at + GAP_SECONDS)
 
     def changed(self) -> None:
         """A rate is another one now. Called on any thread."""
-        self._next_at = 0.0
+        with self._lock:
+            self._wakes += 1
+            self._next_at = 0.0
+
+    def _look_by(self, at: float) -> None:
+        self._next_at = at if self._next_at is None else min(at, self._next_at)
 
     def seen(self, held: bool) -> None:
         """Whether anything is held, by a look that asked for nothing more."""
@@ -143,8 +151,8 @@ class HeldJobs:
         self._left = max(0, self.freed - len(jobs))
         self._freed = Counter()
         if self._left:
-            at = time.monotonic() + GAP_SECONDS
-            self._next_at = at if self._next_at is None else min(at, self._next_at)
+            with self._lock:
+                self._look_by(time.monotonic() + GAP_SECONDS)
 
     @property
     def wakes(self) -> int:
@@ -160,18 +168,19 @@ class HeldJobs:
         waits = [] if found.again_seconds is None else [found.again_seconds]
         if found.tasks and (wait := self._rates.wait(found.tasks)) is not None:
             waits.append(wait)
-        if wakes != self._wakes:  # somebody knocked while it looked
-            waits.append(GAP_SECONDS)
         least = 0.0 if found.claimed else LEAST_SECONDS
-        next_at = now + max(least, min(waits)) if waits else None
-        if claim.keys:
-            known = [at for at in (self._next_at, next_at) if at is not None]
-            self._next_at = min(known, default=None)
-            return left > 0 and bool(found.keys)
-        self._next_at, self._after = next_at, found.after
-        if found.after == START:
-            keys = (TASK_KEYS + task for task in self._rates.tokens())
-            self._parked = frozenset(key.removeprefix(TASK_KEYS) for key in keys if key in found.keys)
+        with self._lock:
+            if wakes != self._wakes:  # somebody knocked while it looked
+                waits.append(GAP_SECONDS)
+            if not claim.keys:
+                self._next_at = None
+            if waits:
+                self._look_by(now + max(least, min(waits)))
+        if not claim.keys:
+            self._after = found.after
+            if found.after == START:
+                keys = (TASK_KEYS + task for task in self._rates.tokens())
+                self._parked = frozenset(key.removeprefix(TASK_KEYS) for key in keys if key in found.keys)
         return left > 0 and bool(found.keys)
 
     def failed(self) -> None:
@@ -197,5 +206,5 @@ class HeldJobs:
         """Jobs of these tasks were parked: look for them when there are tokens."""
         self._parked |= set(tasks)
         wait = self._rates.wait(tasks)
-        at = time.monotonic() + (LEAST_SECONDS if wait is None else max(LEAST_SECONDS, wait))
-        self._next_at = at if self._next_at is None else min(at, self._next_at)
+        with self._lock:
+            self._look_by(time.monotonic() + (LEAST_SECONDS if wait is None else max(LEAST_SECONDS, wait)))
