@@ -13,7 +13,7 @@ from dbqueue.store.held import START
 from dbqueue.store.records import HeldRound
 from dbqueue.worker import held_jobs
 from dbqueue.worker.config import WorkerConfig
-from dbqueue.worker.held_jobs import FAILED_SECONDS, GAP_SECONDS, PASS_ON_SECONDS, HeldJobs
+from dbqueue.worker.held_jobs import FAILED_SECONDS, GAP_SECONDS, LEAST_SECONDS, PASS_ON_SECONDS, HeldJobs
 from dbqueue.worker.rates import TaskRates
 from tests.stores import claimed_job
 
@@ -77,6 +77,28 @@ def test_what_is_due_later_is_not_looked_for_before(clock: list[float]) -> None:
     held.woken()  # one wake-up after the other puts it off no further
     clock[0] += GAP_SECONDS
     assert held.due()
+    look(held, HeldRound(again_seconds=GAP_SECONDS / 2))
+    held.woken()
+    assert held.due_at == clock[0] + GAP_SECONDS / 2
+
+
+def test_a_look_that_found_nothing_is_not_repeated_at_once(clock: list[float]) -> None:
+    held = new()
+    look(held, HeldRound(again_seconds=0.0))
+    assert held.due_at == BEGAN_AT + LEAST_SECONDS
+    clock[0] += LEAST_SECONDS
+    look(held, HeldRound([claimed_job()], again_seconds=0.0))
+    assert held.due()
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_look_at_some_keys_says_nothing_of_the_others() -> None:
+    """Of which something is due before."""
+    held = new()
+    started(held, "a", again_seconds=60.0)
+    ended(held, "a")
+    look(held, HeldRound(again_seconds=3600.0))
+    assert held.due_at == BEGAN_AT + 60.0
 
 
 @pytest.mark.usefixtures("clock")
@@ -155,7 +177,7 @@ def test_many_keys_are_looked_at_one_part_after_the_other() -> None:
     held = new()
     look(held, HeldRound(again_seconds=0.0, after=LATER))
     claim = held.claim("w#1", ["celery"], 10, yielding=False)
-    assert claim.after == LATER
+    assert (claim.after, claim.yielding) == (LATER, False)
     held.failed()
     assert held.due_at == BEGAN_AT + FAILED_SECONDS
     assert held.claim("w#1", ["celery"], 10, yielding=False).after == START
@@ -169,6 +191,7 @@ def test_permits_that_were_freed_here_are_used_here() -> None:
     started(held, "c", key="k1", again_seconds=60.0)
     assert (held.freed, held.quick_keys()) == (0, [])
     ended(held, "a", "c", "another")
+    ended(held, "a")  # of two writes of one end it is the first that frees
     assert (held.freed, held.quick_keys(), held.due()) == (2, ["k1", "k2"], True)
     held.took(permitted("d", key="k1"), limit=1)  # as many as it could: there may be more
     assert held.quick_keys() == ["k1", "k2"]
@@ -183,8 +206,10 @@ def test_permits_that_were_freed_here_are_used_here() -> None:
 def test_a_round_does_not_claim_for_keys_that_are_more_than_counted() -> None:
     """A rate is for a look at it; and one at all that is due sees these keys too."""
     held = new()
-    look(held, HeldRound(permitted("a"), again_seconds=60.0, keys=frozenset({"k"})))
-    ended(held, "a")
+    started(held, "a", again_seconds=60.0)
+    held.changed()
+    look(held, HeldRound(permitted("b"), again_seconds=60.0, keys=frozenset({"k"})))  # it has a rate since
+    ended(held, "b")
     assert (held.quick_keys(), held.due()) == ([], True)
     held = new()
     started(held, "a", again_seconds=60.0)

@@ -1,0 +1,94 @@
+"""What a worker holds, and how claimed jobs come to its supervisor: each once, and none lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from dbqueue.jobs import Outcome, Succeeded
+from dbqueue.worker.handover import MAX_CLAIM, Handover
+from dbqueue.worker.holding import MAX_OUTCOMES, Holding
+from tests.stores import claimed_job
+
+
+def end(job_id: str, lease: str = "lease") -> Outcome:
+    return Succeeded(job_id, lease, "1", 0.0)
+
+
+@pytest.fixture
+def holding() -> Holding:
+    return Holding()
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def handover(holding: Holding, told: list[str]) -> Handover:
+    return Handover(holding, lambda: told.append("jobs"))
+
+
+def test_a_lease_is_held_until_its_outcome_is_written(holding: Holding) -> None:
+    holding.take([claimed_job("a"), claimed_job("b", successors=True)])
+    holding.take([claimed_job("c", successors=True)])
+    assert holding.leases == {"a": "lease", "b": "lease", "c": "lease"}
+    assert holding.linked == {"b", "c"}
+    holding.outcomes.extend([end("a"), end("b")])
+    outcomes = holding.next_outcomes()
+    holding.outcomes.append(end("c"))  # while those are under way
+    holding.written(outcomes)
+    assert (list(holding.outcomes), holding.leases, holding.linked) == ([end("c")], {"c": "lease"}, {"c"})
+    holding.forget(["c"])
+    assert (holding.leases, holding.linked) == ({}, set())
+    holding.written(holding.next_outcomes())
+    assert not holding.outcomes
+
+
+def test_the_end_of_a_former_run_leaves_the_lease_of_a_new_one(holding: Holding) -> None:
+    holding.take([claimed_job("a", lease="new", successors=True)])
+    holding.outcomes.append(end("a", "old"))
+    holding.written(holding.next_outcomes())
+    assert (holding.leases, holding.linked) == ({"a": "new"}, {"a"})
+
+
+def test_rounds_of_outcomes_have_each_once(holding: Holding) -> None:
+    ends = [end(f"{number}") for number in range(MAX_OUTCOMES + 3)]
+    holding.outcomes.extend(ends)
+    first = holding.next_outcomes()
+    second = holding.next_outcomes(after=len(first))
+    assert (first, second) == (ends[:MAX_OUTCOMES], ends[MAX_OUTCOMES:])
+    holding.written(first)
+    assert holding.next_outcomes() == second
+
+
+def test_what_is_claimed_comes_once(holding: Holding, handover: Handover, told: list[str]) -> None:
+    handover.want(5)
+    handover.add([])
+    handover.give()
+    assert (told, handover.take()) == ([], [])
+    first, second, third = (claimed_job(name) for name in "abc")
+    handover.add([first])
+    handover.add([second])
+    assert handover.take() == []
+    assert holding.leases.keys() == {"a", "b"}
+    handover.give()
+    handover.give()
+    assert told == ["jobs"]
+    handover.add([third])
+    handover.give()
+    assert (handover.take(), handover.take()) == ([first, second, third], [])
+
+
+def test_no_more_is_claimed_than_the_supervisor_can_take(handover: Handover) -> None:
+    assert handover.room == 0
+    handover.want(3)
+    handover.add([claimed_job("a")])
+    assert handover.room == 2
+    handover.give()
+    handover.add([claimed_job("b")])
+    assert handover.room == 1
+    handover.take()
+    assert handover.room <= 0, "until it has counted those"
+    handover.want(10 * MAX_CLAIM)
+    assert handover.room == MAX_CLAIM
