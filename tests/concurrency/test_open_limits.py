@@ -11,6 +11,7 @@ import pytest
 from dbqueue.limits import Limit, Policies
 from dbqueue.store import limits, revoking
 from dbqueue.store.base import Store
+from dbqueue.store.held import BUSY_SECONDS
 from dbqueue.store.transactions.joining import enqueue_in
 from tests.concurrency.test_open_transactions import CLAIMS, KEY, Waiting
 from tests.servers import libpq_url
@@ -46,6 +47,19 @@ def test_a_claim_passes_by_what_another_has_locked(
     assert [job.id for job in CLAIMS[how](worker)] == [free]
     other.rollback()
     assert [job.id for job in CLAIMS[how](worker)] == [locked]
+
+
+def test_a_key_that_another_worker_admits_jobs_of_is_tried_again_soon(
+    store: Store, worker: TestWorker, other: psycopg.Connection[Any]
+) -> None:
+    """Nobody tells when the other has done so: there may be permits left."""
+    limits.set_limit(store, KEY, Limit(running=1))
+    job_id = held(store, KEY)
+    other.execute("SELECT FROM dbqueue_limits WHERE key = %s FOR UPDATE", [KEY])
+    found = worker.claim_held()
+    assert (found.claimed, found.again_seconds) == ([], BUSY_SECONDS)
+    other.rollback()
+    assert [job.id for job in worker.claim_held().claimed] == [job_id]
 
 
 def test_a_claim_of_freed_permits_waits_for_another_of_the_key(

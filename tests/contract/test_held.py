@@ -138,6 +138,7 @@ def test_a_job_that_is_not_due_gets_no_permit(store: Store, worker: TestWorker) 
     empty = worker.claim_held()
     assert empty.claimed == []
     assert empty.again_seconds == pytest.approx(30, abs=5)
+    assert empty.keys == worker.claim_held(queues=["other"]).keys == {"k"}
     now = held(store, "k")
     assert [job.id for job in worker.claim_held().claimed] == [now]
     worker.session.hand_back(worker.id, [])
@@ -152,6 +153,59 @@ def test_a_key_without_a_limit_limits_nothing(store: Store, worker: TestWorker) 
     assert claimed.again_seconds == 0
     assert len(worker.claim_held().claimed) == 2
     assert running(store) == 0
+
+
+def test_a_claim_takes_no_more_than_it_has_slots_for(store: Store, worker: TestWorker) -> None:
+    """Whatever each of its keys alone would let it have."""
+    ids = [held(store, key) for key in ("k", "l", "k", "l")]
+    found = worker.claim_held(3)
+    assert {job.id for job in found.claimed} < set(ids)
+    assert (len(found.claimed), found.again_seconds) == (3, 0)
+
+
+def test_a_full_key_is_looked_at_again_beside_one_that_is_not(store: Store, worker: TestWorker) -> None:
+    limits.set_limit(store, "full", Limit(running=1))
+    held(store, "full")
+    worker.claim_held()
+    held(store, "full")
+    free = held(store, "free")
+    found = worker.claim_held()
+    assert ([job.id for job in found.claimed], found.again_seconds) == ([free], FULL_SECONDS)
+
+
+def test_what_waits_for_a_workers_own_rate_has_no_limit_of_the_code(store: Store, worker: TestWorker) -> None:
+    """A call that its task's limit does not count, and that was parked."""
+    ids = [held(store, "rate:shop.pack") for _ in range(3)]
+    policies = Policies({"shop.pack": Limit(running=1, key=lambda customer: customer)})
+    assert [job.id for job in worker.claim_held(policies=policies).claimed] == ids
+
+
+def test_code_leaves_an_operators_limit_alone(store: Store) -> None:
+    limits.declare(store, Policies({"shop.pack": Limit(running=1), "shop.mail": Limit(running=1)}))
+    limits.set_limit(store, "shop.pack", Limit(running=5, rate="1/h"))
+    limits.declare(store, Policies({"shop.pack": Limit(running=2), "shop.mail": Limit(running=2)}))
+    shown = {each.key: (each.max_running, each.rate, each.source) for each in limits.rows(store)}
+    assert shown == {"shop.mail": (2, None, "settings"), "shop.pack": (5, "1/h", "user")}
+
+
+@pytest.mark.parametrize("key", [None, "{id}"], ids=["of the task", "of calls"])
+def test_new_code_limits_another_thing(store: Store, worker: TestWorker, key: str | None) -> None:
+    """How many, or how fast: what was not limited is now, and the other way round."""
+    held(store, "shop.pack")
+    for running, rate in ((1, None), (None, "1/h"), (2, "1/h"), (None, "1/h"), (2, None)):
+        policies = Policies({"shop.pack": Limit(running=running, rate=rate, key=key)})
+        limits.declare(store, policies)
+        worker.claim_held(policies=policies)  # which makes the limit of a call
+        assert [(each.max_running, each.rate) for each in limits.rows(store)] == [(running, rate)]
+
+
+def test_a_key_of_calls_that_code_has_fixed_is_not_forgotten(store: Store, worker: TestWorker) -> None:
+    """As those of calls are, while nothing uses them."""
+    held(store, "k")
+    worker.claim_held(policies=Policies({"shop.pack": Limit(running=1, key="{id}")}))
+    assert [each.source for each in limits.rows(store)] == ["call"]
+    limits.declare(store, Policies({"shop.pack": Limit(running=1, key="k")}))
+    assert [each.source for each in limits.rows(store)] == ["settings"]
 
 
 def test_a_limit_of_none_at_once_stops_its_jobs(store: Store, worker: TestWorker) -> None:
@@ -249,6 +303,13 @@ def test_it_yields_to_what_comes_first(store: Store, worker: TestWorker) -> None
     assert [job.id for job in worker.claim_held(yielding=True).claimed] == [new]
 
 
+def test_it_yields_to_nothing_unless_it_is_told(store: Store, worker: TestWorker) -> None:
+    """No claim of the others follows."""
+    enqueued(store)
+    job_id = held(store, "k")
+    assert [job.id for job in worker.claim_held().claimed] == [job_id]
+
+
 def test_it_does_not_yield_to_what_is_due_in_the_same_instant(store: Store, worker: TestWorker) -> None:
     """Permits are scarcer than slots: of two that are due together the one that needs one goes."""
     limits.set_limit(store, "k", Limit(running=10))
@@ -266,6 +327,7 @@ def test_a_workers_own_tokens_hold_a_task_back(store: Store, worker: TestWorker)
         held(store, "k", f"mail-{number}", task="shop.mail")
     none = worker.claim_held(tokens={"shop.pack": 0, "shop.mail": 0})
     assert none.claimed == []
+    assert none.tasks == {"shop.pack", "shop.mail"}, "for these it is to look when there are tokens"
     some = worker.claim_held(tokens={"shop.pack": 3, "shop.mail": 1})
     assert sorted(job.id for job in some.claimed) == ["mail-0", "pack-0", "pack-1", "pack-2"]
     assert {job.permit for job in some.claimed} == {None}
@@ -317,11 +379,14 @@ def test_many_keys_are_looked_at_in_turns(store: Store, worker: TestWorker) -> N
     keys = [f"customer-{number:04}" for number in range(MAX_LEVELS + 3)]
     for key in keys:
         held(store, key, f"job {key}", queue="celery")
+    held(store, "a", queue="first")
+    held(store, "z", queue="last")
+    assert sorted(worker.session.waiting_queues()) == ["celery", "first", "last"]
     first = worker.claim_held(10_000, policies=Policies({"shop.pack": Limit(running=1, key="{id}")}))
-    assert len(first.claimed) == MAX_LEVELS
+    assert len(first.claimed) == MAX_LEVELS - 1  # and one level of a queue that is not its
     assert first.again_seconds == 0
     rest = worker.claim_held(after=first.after)
-    assert [job.id for job in rest.claimed] == [f"job {key}" for key in keys[MAX_LEVELS:]]
+    assert [job.id for job in rest.claimed] == [f"job {key}" for key in keys[MAX_LEVELS - 1 :]]
     assert rest.after == ("", "", 0)
 
 

@@ -57,16 +57,28 @@ def test_a_fast_rate_comes_in_small_batches(store: Store, worker: TestWorker) ->
 
 def test_another_rate_begins_anew_and_the_same_one_goes_on(store: Store, worker: TestWorker) -> None:
     """Whether code says it, as each worker does that starts, or an operator."""
-    for _ in range(3):
+    for _ in range(5):
         held(store, "shop.pack")
 
     def declared(rate: str) -> int:
         limits.declare(store, Policies({"shop.pack": Limit(rate=rate)}))
         return len(worker.claim_held().claimed)
 
-    assert [declared(rate) for rate in ("1/h", "1/h", "2/h", "2/h")] == [1, 0, 1, 0]
+    assert [declared(rate) for rate in ("1/h", "1/h", "2/h", "2/h", "1/h")] == [1, 0, 1, 0, 1]
     limits.set_limit(store, "shop.pack", Limit(rate="1/h"))
     assert len(worker.claim_held().claimed) == 1
+
+
+def test_another_rate_of_calls_begins_anew_and_the_same_one_goes_on(store: Store, worker: TestWorker) -> None:
+    for _ in range(3):
+        held(store, "customer")
+
+    def declared(rate: str) -> int:
+        policies = Policies({"shop.pack": Limit(rate=rate, key="{id}")})
+        limits.declare(store, policies)
+        return len(worker.claim_held(policies=policies).claimed)
+
+    assert [declared(rate) for rate in ("2/h", "2/h", "1/h", "1/h")] == [1, 0, 1, 0]
 
 
 def test_a_rate_of_calls_is_kept_while_it_is_used(store: Store, worker: TestWorker) -> None:

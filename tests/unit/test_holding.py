@@ -67,14 +67,15 @@ def test_what_is_claimed_comes_once(holding: Holding, handover: Handover, told: 
     handover.add([])
     handover.give()
     assert (told, handover.take()) == ([], [])
-    first, second, third = (claimed_job(name) for name in "abc")
+    first, second, third = (claimed_job(name, successors=True) for name in "abc")
     handover.add([first])
     handover.add([second])
     assert handover.take() == []
-    assert holding.leases.keys() == {"a", "b"}
     handover.give()
     handover.give()
     assert told == ["jobs"]
+    assert holding.linked == {"a", "b"}, "before any of them can end"
+    assert holding.leases.keys() == {"a", "b"}
     handover.add([third])
     handover.give()
     assert (handover.take(), handover.take()) == ([first, second, third], [])
