@@ -92,8 +92,10 @@ def test_a_refused_heartbeat_lengthens_nothing(
 ) -> None:
     clock[0], heart.alive = START + EVERY, False
     beat(watch, heart)
-    assert deaths == ["dead"]
+    assert (deaths, watch.declared_dead) == (["dead"], True)
     assert watch.deadline == START + 0.9 * LEASE
+    watch.beat_for("second", clock[0])
+    assert not watch.declared_dead
 
 
 def test_a_heartbeat_of_the_former_identity_says_nothing_of_the_new_one(
