@@ -58,7 +58,9 @@ class Revoker:
 
     def revoke(self, job_ids: Collection[str], signum: int | None = None) -> None:
         """See to these jobs; with a signal, to those that run as well."""
-        self._orders.update(dict.fromkeys(job_ids, signum))
+        for job_id in job_ids:
+            # One without a signal takes none back that has not been sent yet: commands come several at a time.
+            self._orders[job_id] = self._orders.get(job_id) if signum is None else signum
 
     def revoke_stamped(self, wanted: stamped.Wanted) -> None:
         """Run no job that has one of these stamps, from now on."""

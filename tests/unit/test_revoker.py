@@ -132,6 +132,28 @@ def test_a_run_that_goes_on_is_told_of_once(dispatcher: Dispatcher, ended: list[
         assert told == ["a", "b", "a"]
 
 
+@pytest.mark.parametrize("signums", [(signal.SIGUSR1, None), (None, signal.SIGUSR1)])
+def test_a_revoke_beside_a_terminate(
+    dispatcher: Dispatcher, ended: list[Outcome], signums: tuple[int | None, ...]
+) -> None:
+    """Of the same job, and before anything could be done: it is terminated, in whatever order they came."""
+    monitors: Any = SimpleNamespace(revoked=lambda *_, **__: None)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        child = Child(1, 1, ours)
+        crew: Any = Crew([child])
+        revoker = Revoker("threads", crew, dispatcher, TimeLimits({}, Limits()), ended.append, {}, monitors)
+        child.send_jobs([job("a")])
+        for signum in signums:
+            revoker.revoke(["a"], signum)
+        revoker.keep()
+        assert [each.job_id for each in ended] == ["a"]
+        revoker.keep()
+        revoker.revoke(["a"])
+        revoker.keep()
+        assert [each.job_id for each in ended] == ["a"]
+
+
 def test_what_the_row_says(revoker: Revoker) -> None:
     assert revoker.refuses(job("a", revoked=True))
     assert not revoker.refuses(job("a"))
