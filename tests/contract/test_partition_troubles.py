@@ -311,6 +311,18 @@ def test_a_partition_that_the_application_refers_to_stays(store: Store, worker: 
     assert day(0) in tend(worker, 4)[1]
 
 
+def test_a_partition_that_the_application_refers_to_is_pruned_by_rows(store: Store, worker: TestWorker) -> None:
+    """What refers to a job is the application's to say: here it goes with it."""
+    store.enqueue([new_job() for _ in range(3)])
+    job_id, *_ = end(worker)
+    run_sql(store, 'CREATE TABLE orders (job text COLLATE "C" REFERENCES dbqueue_jobs ON DELETE CASCADE)')
+    run_sql(store, "INSERT INTO orders VALUES (:id)", id=job_id)
+    assert day(0) not in tend(worker, 4)[1]
+    assert prune(worker, 4) == 3
+    assert count(store) == 0
+    assert day(0) in tend(worker, 4)[1]
+
+
 def test_what_cannot_be_made_is_told_once_and_rows_are_deleted(
     store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -240,6 +240,7 @@ def test_a_job_that_comes_while_its_day_is_looked_through(
     late: list[str] = []
     between(lambda: late.append(enqueued(store)))
     assert day(0) not in tend(worker, 4)[1]
+    assert prune(worker, 4) == 1  # the rest goes by rows
     assert [job.id for job in worker.claim()] == late
 
 
