@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from dbqueue import DBQueue
-from dbqueue.result import AsyncResult, ResultSet, sets
+from dbqueue.result import AsyncResult, ResultSet, sets, waiting
 from dbqueue.result.waiting import HeadStart, ResultWaiter
 from tests.waiting import wait_until
 
@@ -147,6 +147,87 @@ def test_those_who_come_during_a_question_share_the_next(database: Database) -> 
         thread.join(60)
     assert values == database.ended
     assert [sorted(question) for question in database.questions] == [["job-0"], sorted(names)]
+
+
+def in_thread(wait: Callable[[], Any]) -> threading.Thread:
+    """One that would be left behind, should it hang."""
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_question_of_another_wakes_those_whose_wait_has_no_end(database: Database) -> None:
+    asked, free = threading.Event(), threading.Event()
+
+    def held_up(ids: Sequence[str]) -> dict[str, str]:
+        found = database.finished(ids)
+        asked.set()
+        assert free.wait(60)
+        return found
+
+    waiter, values = ResultWaiter(held_up, lambda _: 0.003), dict[str, str | None]()
+
+    def wait(job_id: str) -> None:
+        values[job_id] = waiter.wait(job_id, timeout=None, interval=0.01)
+
+    first = in_thread(lambda: wait("a"))
+    assert asked.wait(60)
+    second = in_thread(lambda: wait("b"))
+    wait_until(lambda: len(waiter._awaited) == 2)
+    database.ended |= {"a": "done", "b": "done, too"}
+    free.set()
+    for thread in (first, second):
+        thread.join(60)
+        assert not thread.is_alive()
+    assert values == database.ended
+
+
+def test_a_question_that_takes_long_holds_up_only_who_asks_it(database: Database) -> None:
+    """Others give up in their time, and what the answer says of their jobs is not kept for later."""
+    given_up = threading.Event()
+    leader: list[threading.Thread] = []
+
+    def finished(ids: Sequence[str]) -> dict[str, str]:
+        found = database.finished(ids)
+        if threading.current_thread() not in leader or "hasty" not in ids:
+            return found
+        given_up.set()
+        hasty.join(60)
+        return found | {"hasty": "first", "patient": "done"}
+
+    waiter, values = ResultWaiter(finished, lambda _: 0.003), list[str | None]()
+
+    def give_up() -> None:
+        while not given_up.is_set():
+            assert waiter.wait("hasty", timeout=0.05, interval=0.01) is None
+
+    def stay() -> None:
+        leader.append(threading.current_thread())
+        values.append(waiter.wait("patient", timeout=None, interval=0.01))
+
+    hasty = in_thread(give_up)
+    patient = in_thread(stay)
+    hasty.join(60)
+    assert not hasty.is_alive()
+    patient.join(60)
+    assert values == ["done"]
+    database.ended["hasty"] = "second"
+    assert waiter.wait("hasty", timeout=0, interval=0.01) == "second"
+
+
+def test_a_pause_is_no_longer_than_the_interval_and_the_timeout(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "SHARE_OF_WAIT", 1e9)
+    waiter, values = waiter_of(database), list[str | None]()
+    hasty = in_thread(lambda: values.append(waiter.wait("a", timeout=0.05, interval=3600)))
+    hasty.join(60)
+    assert values == [None]
+    patient = in_thread(lambda: values.append(waiter.wait("a", timeout=None, interval=0.01)))
+    wait_until(lambda: len(database.questions) > 3)
+    database.ended["a"] = "done"
+    patient.join(60)
+    assert values == [None, "done"]
 
 
 def test_those_who_wait_share_their_pauses(database: Database) -> None:
