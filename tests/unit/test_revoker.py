@@ -51,7 +51,7 @@ def revoker(clock: list[float], ended: list[Outcome], dispatcher: Dispatcher) ->
 
 def test_a_claim_that_was_under_way(revoker: Revoker, clock: list[float]) -> None:
     """The worker was told when the job was nowhere here yet."""
-    revoker.revoke(["late", "never"])
+    revoker.revoke(["late", "never", "nowhere"])
     revoker.keep()
     clock[0] += LATE_SECONDS / 2
     revoker.keep()
@@ -60,6 +60,8 @@ def test_a_claim_that_was_under_way(revoker: Revoker, clock: list[float]) -> Non
     assert not revoker.refuses(job("late")), "its retry by an operator is another run"
     clock[0] += LATE_SECONDS
     assert not revoker.refuses(job("never"))
+    revoker.keep()
+    assert not revoker._late
 
 
 def test_what_waits_here_is_taken_out_and_ended(revoker: Revoker, dispatcher: Dispatcher, ended: list[Outcome]) -> None:
@@ -126,10 +128,48 @@ def test_a_run_that_goes_on_is_told_of_once(dispatcher: Dispatcher, ended: list[
         assert interrupted == ["a", "a", "b", "a"]  # the exception is raised in it again
         del child.held["a"]
         revoker.keep()
+        assert [job_id for job_id, _ in revoker._told] == ["b"]
         child.send_jobs([job("a")._replace(lease="another run")])
         revoker.revoke(["a"], signal.SIGUSR1)
         revoker.keep()
         assert told == ["a", "b", "a"]
+
+
+class Doomed(Child):
+    """Notes what is done to it, in its order."""
+
+    done: list[Any]
+
+    def write_off(self, job: ClaimedJob) -> None:
+        self.done.append(job.id)
+        super().write_off(job)
+
+    def doom(self, signum: int = signal.SIGKILL) -> None:
+        self.done.append(signum)
+
+
+def test_a_process_gets_signals_until_it_is_gone(dispatcher: Dispatcher, ended: list[Outcome]) -> None:
+    """Its job has ended in its row with the first. Later its process id may be another's."""
+    monitors: Any = SimpleNamespace(revoked=lambda *_, **__: None)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        child = Doomed(1, 1, ours)
+        child.done = []
+        crew: Any = Crew([child])
+        revoker = Revoker("prefork", crew, dispatcher, TimeLimits({}, Limits()), ended.append, {}, monitors)
+        child.send_jobs([job("a", customer="acme")])
+        for signum in (signal.SIGTERM, signal.SIGKILL):
+            revoker.revoke(revoker.having({"customer": ["acme"]}), signum)
+            revoker.keep()
+        assert child.done == ["a", signal.SIGTERM, signal.SIGKILL]
+        child.close()
+        crew.clear()
+        revoker.keep()
+        assert not revoker.having({"customer": ["acme"]})
+        revoker.revoke(["a"], signal.SIGKILL)
+        revoker.keep()
+        assert len(child.done) == 3
+        assert [each.job_id for each in ended] == ["a"]
 
 
 @pytest.mark.parametrize("signums", [(signal.SIGUSR1, None), (None, signal.SIGUSR1)])
