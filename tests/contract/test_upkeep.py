@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dbqueue.jobs import Succeeded
+from dbqueue.store import kept
 from dbqueue.store.base import Store
 from dbqueue.worker.config import WorkerConfig
 from dbqueue.worker.upkeep import LOOK_EVERY_SECONDS, NEXT_PAGES_SECONDS, NEXT_ROWS_SECONDS, PRUNE_EVERY_SECONDS, Upkeep
@@ -69,6 +70,15 @@ def test_no_more_than_so_many_are_kept(store: Store, worker: TestWorker, monkeyp
         upkeep.run(worker.session, worker.id)
         pause = upkeep.due_at - began
     assert count(store) == 12
+
+
+def test_the_newest_stay_where_a_mark_stands_for_more_than_may_be_kept() -> None:
+    """Of a large table one in six is remembered: the last six of twelve stay, though only three may."""
+    marks = kept.Marks(1)
+    total = 5 * kept.MARKS
+    marks.add([(1.0, "a", 6, total), (2.0, "b", 12, total)])
+    assert marks.newest_surplus(3) == (1.0, "a")
+    assert marks.newest_surplus(12) is None
 
 
 def test_only_the_eldest_looks_for_lost_workers(
