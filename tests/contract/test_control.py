@@ -138,6 +138,9 @@ class TestCommands:
         assert control.replies(store, command_id) == [reply]
         assert control.replies(store, command_id, seen={worker.id}) == []
         assert control.replies(store, "other") == []
+        # It is kept for as long as its command: the next sender would delete what has expired.
+        earlier = "DELETE FROM dbqueue_control WHERE expires_at < (SELECT max(expires_at) FROM dbqueue_control)"
+        assert run_sql(store, earlier) == 0
 
     def test_a_worker_that_starts_later_passes_over_it(
         self, store: Store, worker: TestWorker, watch: WatchSession

@@ -51,6 +51,7 @@ def test_more_than_one_look_reads(store: Store) -> None:
         assert len(found) <= events.BATCH
         read += numbers(found)
     assert read == list(range(number))
+    assert len(reader._seen) <= events.OVERLAP  # a monitor reads for weeks
 
 
 def test_what_is_committed_late_is_read_all_the_same(postgres_url: str) -> None:
