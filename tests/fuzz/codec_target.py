@@ -8,6 +8,7 @@ input that made it.
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from typing import Any, NamedTuple
 
@@ -70,7 +71,7 @@ def _as_error(text: str) -> str:
     name, _, rest = text.partition("\n")
     module, _, argument = rest.partition("\n")
     error: dict[str, Any] = {"exc_type": name, "exc_module": module, "exc_message": argument.split("\n")}
-    return codec._encode_safely(error)
+    return json.dumps(error, ensure_ascii=False)
 
 
 TARGETS = (values, calls, errors)
