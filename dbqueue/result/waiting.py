@@ -2,7 +2,7 @@
 
 Of the threads that wait, one leads: it asks for all awaited ids in one query and wakes the others.
 It asks at once and often at first, then ever more seldom: a wait is never longer than it must be
-by more than a tenth, or by the caller's `interval`.
+by more than a tenth, or by the least `interval` of those who wait.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class ResultWaiter(Generic[T]):
         self._finished, self._took_seconds = finished, took_seconds
         self._condition = threading.Condition()
         self._awaited: Counter[str] = Counter()
+        self._intervals: list[float] = []
+        """Of all who wait: whoever leads looks for them too."""
         self._ended: dict[str, T] = {}
         self._leading = False
         self._newest_at = 0.0
@@ -73,21 +75,23 @@ class ResultWaiter(Generic[T]):
             first_look_at = now
         with self._condition:
             self._awaited[job_id] += 1
+            self._intervals.append(interval)
             self._newest_at = first_look_at  # from there on the pauses grow
             self._next_look_at = first_look_at
             self._condition.notify_all()  # a leader that pauses for long begins anew
             try:
-                record = self._wait(job_id, deadline, interval, asked=first_look_at > now)
+                record = self._wait(job_id, deadline, asked=first_look_at > now)
                 if record is not None and sent_at is not None:
                     self._head_start.learn(self._took_seconds(record))
                 return record
             finally:
+                self._intervals.remove(interval)
                 self._awaited[job_id] -= 1
                 if not self._awaited[job_id]:
                     del self._awaited[job_id]
                     self._ended.pop(job_id, None)
 
-    def _wait(self, job_id: str, deadline: float | None, interval: float, *, asked: bool) -> T | None:
+    def _wait(self, job_id: str, deadline: float | None, *, asked: bool) -> T | None:
         while job_id not in self._ended:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0 and asked:
@@ -101,7 +105,7 @@ class ResultWaiter(Generic[T]):
             else:
                 self._lead()
                 asked = True
-                self._next_look_at = time.monotonic() + self._pause(interval)
+                self._next_look_at = time.monotonic() + self._pause()
         return self._ended[job_id]
 
     def _lead(self) -> None:
@@ -118,6 +122,6 @@ class ResultWaiter(Generic[T]):
             self._ended |= {job_id: record for job_id, record in ended.items() if job_id in self._awaited}
             self._condition.notify_all()
 
-    def _pause(self, interval: float) -> float:
+    def _pause(self) -> float:
         waited = time.monotonic() - self._newest_at
-        return min(max(FIRST_PAUSE_SECONDS, waited * SHARE_OF_WAIT), interval)
+        return min(max(FIRST_PAUSE_SECONDS, waited * SHARE_OF_WAIT), *self._intervals)

@@ -230,6 +230,24 @@ def test_a_pause_is_no_longer_than_the_interval_and_the_timeout(
     assert values == [None, "done"]
 
 
+def test_a_pause_is_no_longer_than_the_least_interval_of_all_who_wait(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever of them wakes first looks for both, and says when the next look is."""
+    monkeypatch.setattr(waiting, "SHARE_OF_WAIT", 1e9)
+    waiter, values = waiter_of(database), dict[str, str | None]()
+
+    def wait_for(job_id: str, interval: float) -> None:
+        values[job_id] = waiter.wait(job_id, timeout=None, interval=interval)
+
+    threads = [in_thread(lambda: wait_for("seldom", 3600)), in_thread(lambda: wait_for("often", 0.001))]
+    wait_until(lambda: sum(len(ids) == 2 for ids in database.questions) > 200)
+    database.ended |= {"seldom": "a", "often": "b"}
+    for thread in threads:
+        thread.join(60)
+    assert values == database.ended
+
+
 def test_those_who_wait_share_their_pauses(database: Database) -> None:
     """A pause ends for all of them with one question; if each looked in its turn, there would be thirty."""
     waiter = waiter_of(database)
