@@ -138,15 +138,9 @@ WHERE {{by_id_of_d}} AND""",
         (
             Edit(
                 "store/postgres/store.py",
-                '            failpoints.hit("enqueue.before", driver)\n',
-                "            nonlocal jobs\n"
-                '            jobs = [job._replace(id=job.id + "+") if tried else job for job in jobs]\n'
-                "            tried.append(1)\n",
-            ),
-            Edit(
-                "store/postgres/store.py",
-                "        jobs = list(jobs)\n        # One statement",
-                "        jobs, tried = list(jobs), []\n        # One statement",
+                "                self._run(lambda driver: self._enqueue_one(driver, job))\n",
+                "                ids = (job.id + '+' * tries for tries in range(100))\n"
+                "                self._run(lambda driver: self._enqueue_one(driver, job._replace(id=next(ids))))\n",
             ),
         ),
         "test_servers.py::test_a_producer_that_is_cut_off[lost replies]",
