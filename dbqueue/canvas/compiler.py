@@ -60,6 +60,11 @@ class Feed:
     joins: bool = False
     """Whether the results are those of a group: an error among them is a ChordError."""
 
+    @property
+    def is_list(self) -> bool:
+        """Whether its results make a list, or none are taken: not arguments by name, nor what an errback is told."""
+        return all(place is None or place.startswith("[") for _, place in self.inputs)
+
 
 class Compiler:
     """Compiles signatures into one workflow."""
@@ -132,7 +137,7 @@ class Compiler:
         parent, everywhere = feed.parent, not header or self.app.conf.task_allow_error_cb_on_chord_header
         if not (feed.inputs or feed.args or feed.kwargs) and (flat := self._flat(tasks, options)):
             return self._write_flat(flat, parent, watchers if everywhere else ())
-        if len(feed.inputs) > 1 and len(feed.inputs) * len(tasks) > MAX_EDGES:
+        if len(feed.inputs) > 1 and len(feed.inputs) * len(tasks) > MAX_EDGES and feed.is_list:
             feed = self._after(self._collect(feed), feed)
         feed = replace(feed, parent=None)
         group_id, for_all = flat_groups.member_options(options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dbqueue.canvas.compiler import Compiler, Feed
-from dbqueue.canvas.primitives import chain, group
+from dbqueue.canvas.primitives import chain, chunks, group
 from dbqueue.canvas.signatures import Signature
 from dbqueue.errors import ImproperlyConfigured, ReplaceTask
 from dbqueue.result import AsyncResult
@@ -72,4 +72,4 @@ def add_to_chord(task: CanvasTask, sig: Any, *, lazy: bool) -> Any:
 def _ends_in_group(sig: Any) -> bool:
     if isinstance(sig, chain):
         return _ends_in_group(sig.tasks[-1])
-    return isinstance(sig, group) or (sig.subtask_type == "chord" and _ends_in_group(sig.body))
+    return isinstance(sig, group | chunks) or (sig.subtask_type == "chord" and _ends_in_group(sig.body))

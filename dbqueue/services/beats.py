@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from dbqueue import codec, signals
-from dbqueue.calls import new_job
+from dbqueue.calls import follows, new_job
 from dbqueue.errors import EncodeError, ImproperlyConfigured
 from dbqueue.schedules import BaseSchedule, maybe_schedule
 from dbqueue.store.schedules import MISFIRES, NewSchedule, ScheduleRow, synchronise
@@ -57,11 +57,12 @@ def new_row(app: DBQueue, name: str, entry: Any) -> NewSchedule:
     if isinstance(args, str | Mapping):
         raise TypeError(f"args is a tuple or a list, not {args!r}: a tuple of one ends in a comma")
     limit = app.conf.max_payload_bytes
-    values = {
-        "args": list(args),
-        "kwargs": dict(entry.get("kwargs") or {}),
-        "options": dict(entry.get("options") or {}),
-    }
+    options = dict(entry.get("options") or {})
+    values = {"args": list(args), "kwargs": dict(entry.get("kwargs") or {}), "options": options}
+    if follows(options):
+        logger.warning(
+            "beat: What is linked to the periodic task %s is not called: enqueue it in the task itself", name
+        )
     texts = {key: codec.dumps(value, what=key, max_bytes=limit) for key, value in values.items()}
     return NewSchedule(
         name=name,

@@ -222,6 +222,8 @@ class Task(ReportingTask, Generic[P, R]):
 
     def _jobs(self, calls: Iterable[Sequence[Any] | Mapping[str, Any]], options: Mapping[str, Any]) -> Batch:
         warn_of_unknown(options)
+        if follows(options):
+            raise ValueError("enqueue_many makes single jobs: for calls with link or link_error send a group of them")
         # All calls before the first is written: theirs may be a generator that reads from the caller's own connection.
         return new_jobs(self.app.conf, self.name, self, [arguments_of(call) for call in calls], options)
 

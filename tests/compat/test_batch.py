@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dbqueue import batch, chord, group
+from dbqueue.canvas import compiler
 from dbqueue.canvas.flat_groups import FEWEST
 from dbqueue.errors import ChordError
 
@@ -59,6 +60,14 @@ class TestOnWorkers:
         inner = chord([t.fail.s()], t.tsum.s())
         result = batch([chord([inner, t.add.s(1, 1)], t.tsum.s())], on_failure=t.old_errback.s()).delay()
         assert noted(1) == [["old", result[0].parent[0].id]]
+
+    def test_a_group_of_errbacks_of_many(self, t: Any, noted: Noted, monkeypatch: pytest.MonkeyPatch) -> None:
+        """There is nothing to collect of what an errback is told, however many edges it takes."""
+        monkeypatch.setattr(compiler, "MAX_EDGES", 1)
+        result = batch([t.fail.s(), t.fail.s()], on_failure=group(t.old_errback.s(), t.record.si("failure"))).delay()
+        told = noted(2)
+        assert told[0] == ["failure"]
+        assert told[1] in [["old", each.id] for each in result]
 
     def test_the_newer_form_of_an_errback(self, t: Any, noted: Noted) -> None:
         result = batch([t.fail.s()], on_failure=t.new_errback.s()).delay()

@@ -271,6 +271,11 @@ class TestReplace:
         assert get(t.second_order.delay()) == "done"
         assert noted(3) == [["in"], ["out"], ["within"]]
 
+    def test_by_chunks(self, t: Any) -> None:
+        chunks = t.add.chunks([(1, 1), (2, 2), (3, 3)], 2)
+        for sig in (chunks, chain(t.add.s(1, 1), chunks), chord([t.add.s(1, 1)], chunks)):
+            assert get(t.rep.delay(sig)) == [[2, 4], [6]]
+
     def test_by_an_empty_chain(self, t: Any) -> None:
         with pytest.raises(ImproperlyConfigured, match="Cannot replace with an empty chain"):
             get(t.rep.delay(chain()))

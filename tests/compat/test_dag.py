@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from dbqueue import DBQueue, dag, group
+from dbqueue.canvas import compiler
 from dbqueue.errors import ChordError
 
 
@@ -60,6 +61,13 @@ class TestDag:
         both = [[["a"], {"start": 2}], [[b, "c"], {}]]
         assert result.get(timeout=60) == {"end": [[], {"sums": both, "first": 2}], "start": 2, "both": both}
         assert calls.apply().get() == result.get()
+
+    @pytest.mark.usefixtures("canvas_worker")
+    def test_a_group_with_many_edges_takes_results_by_name(self, t: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(compiler, "MAX_EDGES", 1)
+        calls = dag({"a": t.const.s(), "b": t.const.s(), "both": (group(t.kw.s(1), t.kw.s(2)), ["a", "b"])})
+        by_name = {"a": 7, "b": 7}
+        assert calls.delay().get(timeout=60) == by_name | {"both": [[[1], by_name], [[2], by_name]]}
 
     @pytest.mark.usefixtures("canvas_worker")
     def test_failures(self, t: Any) -> None:

@@ -96,6 +96,15 @@ def test_arguments_and_options_of_a_call_and_of_its_signature(app: DBQueue) -> N
     assert entry.options == '{"queue":"slow","priority":2}'
 
 
+def test_a_beat_warns_of_callbacks_that_it_does_not_call(app: DBQueue, caplog: pytest.LogCaptureFixture) -> None:
+    call = app.tasks["tasks.test"]
+    app.add_periodic_task(60, call.s("x").on_error(call.s()), name="linked")
+    app.add_periodic_task(60, call.s("x"), name="plain")
+    entries(app)
+    (told,) = caplog.messages
+    assert "linked" in told
+
+
 def test_entries_from_on_after_finalize(app: DBQueue) -> None:
     order: list[str] = []
 

@@ -95,6 +95,15 @@ def test_it_is_told_where_the_program_gives_it(app: DBQueue, call: Callable[[Any
     assert [each.filename for each in told] == [__file__]
 
 
+@pytest.mark.parametrize("name", ["link", "link_error"])
+def test_many_calls_take_no_callbacks(app: DBQueue, name: str) -> None:
+    work = app.tasks["work"]
+    with pytest.raises(ValueError, match="group"):
+        work.enqueue_many([()], **{name: work.s()})
+    with pytest.raises(ValueError, match="group"):
+        asyncio.run(_awaited(lambda: work.aenqueue_many([()], **{name: work.s()})))
+
+
 @pytest.mark.parametrize("args", [5, "ab", {"x": 1}], ids=repr)
 def test_arguments_that_are_no_sequence(app: DBQueue, args: Any) -> None:
     with pytest.raises(TypeError, match="task args must be a list or tuple"):
