@@ -61,10 +61,13 @@ class Crash:
         def arrived() -> list[tuple[str, int]]:
             lines = self._log.read_text().splitlines() if self._log.exists() else []
             fields = [line.split() for line in lines]
-            return [(name, int(pid)) for _, pid, name, _ in fields if name in pending]
+            # Who waits at commit.before holds the whole of an SQLite file: an enqueue waits for it, and so does the
+            # worker's heartbeat, until the worker takes its lease for lost and kills the child itself.
+            return [(name, int(pid)) for _, pid, name, _ in fields if name in pending and Path(f"/proc/{pid}").exists()]
 
         while pending:
-            self.enqueue()
+            if not arrived():
+                self.enqueue()
             point, pid = wait_until(arrived, what=f"one of the points {pending}")[0]
             yield point, pid
             pending.remove(point)
