@@ -86,7 +86,7 @@ RUNNING: Final[dict[str, tuple[Setting, ...]]] = {
             "worker_max_tasks_per_child",
             None,
             integer(1, 1_000_000_000),
-            "Tasks after which a pool process is replaced.",
+            "Tasks after which a pool process is replaced; in threads and asyncio, beside those that still run there.",
         ),
         Setting(
             "worker_max_memory_per_child",

@@ -45,7 +45,8 @@ class Child:
         self._end_signal: int | None = None
         self.held: dict[str, ClaimedJob] = {}
         """Jobs sent and not answered, in the order in which they were sent."""
-        self._written_off: set[str] = set()
+        self.written_off: set[str] = set()
+        """Jobs whose outcome is known while their runs go on."""
         self.backlog_seconds = 0.0
         """How long the held jobs will keep one slot busy, by the times of earlier runs."""
         self.silence = Silence(time.monotonic())
@@ -55,21 +56,26 @@ class Child:
 
     @property
     def running(self) -> list[ClaimedJob]:
-        return list(islice(self.held.values(), max(0, self.slots - len(self._written_off))))
+        return list(islice(self.held.values(), max(0, self.slots - len(self.written_off))))
 
     @property
     def free(self) -> int:
-        return int(min(self.left, max(0, self.slots - len(self._written_off) - len(self.held))))
+        return int(min(self.left, max(0, self.slots - len(self.written_off) - len(self.held))))
+
+    @property
+    def busy(self) -> int:
+        """How many jobs are here to run: those that run, those that wait, those that were written off and go on."""
+        return len(self.held) + len(self.written_off)
 
     def write_off(self, job: ClaimedJob) -> None:
         """The outcome of this run, which goes on, is known: its answer is not waited for."""
         del self.held[job.id]
-        self._written_off.add(job.id)
+        self.written_off.add(job.id)
 
     def drop_answer(self, job_id: str) -> bool:
         """Free the slot of a run that was written off and has answered; whether it was one: nobody waits for that."""
-        written_off = job_id in self._written_off
-        self._written_off.discard(job_id)
+        written_off = job_id in self.written_off
+        self.written_off.discard(job_id)
         return written_off
 
     def send_jobs(self, jobs: Iterable[ClaimedJob]) -> None:

@@ -226,15 +226,18 @@ class Crew:
         if len(self._wanted) + change < 1:
             raise ValueError(f"the pool has {len(self._wanted)} processes, and one must be left")
         for _ in range(change):
-            # Not the number of a child that is leaving: it is in use until that one is dead.
-            number = next(number for number in itertools.count(1) if number not in {*self._wanted, *self.children})
-            self._wanted.add(number)
-            self._missing[number] = time.monotonic()
+            self._want_another()
         for number in sorted(self._wanted, key=self._load)[: max(0, -change)]:
             self._wanted.discard(number)
             self._missing.pop(number, None)
             if number in self.children:
                 self.retire(self.children[number])
+
+    def _want_another(self) -> None:
+        # Not the number of a child that is leaving: it is in use until that one is dead.
+        number = next(number for number in itertools.count(1) if number not in {*self._wanted, *self.children})
+        self._wanted.add(number)
+        self._missing[number] = time.monotonic()
 
     def restart(self, modules: Iterable[str] = (), *, reload: bool = False) -> None:
         """Replace each child when its running jobs have ended; those that come after import these modules first.
@@ -260,11 +263,17 @@ class Crew:
             self.watch(child)
 
     def retire(self, child: Child) -> None:
-        """Let it end once its running jobs have, and give back the others."""
+        """Let it end once its running jobs have, and give back the others.
+
+        One that others share is replaced at once: its last job may be a long one, and its other slots would wait.
+        """
         if not child.stopping and self._config.pool != "solo":
             self.recall(child)
             child.stop()
             self.watch(child)
+            if self.shared and child.number in self._wanted:
+                self._wanted.discard(child.number)
+                self._want_another()
 
     def end_doomed(self) -> None:
         """End the children that are doomed, as soon as nothing else runs there."""

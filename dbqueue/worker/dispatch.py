@@ -16,6 +16,9 @@ that grow again.
 
 A job that was lost with its process may be what ended it. Where a process runs many jobs at once,
 such a job gets a process to itself: else its neighbours would be lost with it, again and again.
+
+A run that was to end (a limit, `terminate`) may take no notice while its job, retried by hand, is claimed anew. The
+same worker does not run it twice at once: the job waits here for a moment, then goes back for any worker to take.
 """
 
 from __future__ import annotations
@@ -35,6 +38,8 @@ STALL_SECONDS: Final = 0.05
 """A child that answers nothing for this long (`silence`) runs a long job: recall what waits behind it."""
 HAND_BACK_SECONDS: Final = 0.25
 """Buffered jobs are handed back when no child answers for this long."""
+BEHIND_SECONDS: Final = 1.0
+"""So is a job whose earlier run goes on here for this long."""
 SLOW_SECONDS: Final = 0.05
 """Jobs that take longer are not buffered: a round trip is small beside them."""
 MAX_AHEAD: Final = 1000
@@ -56,6 +61,8 @@ class Dispatcher:
         self.waiting: deque[ClaimedJob] = deque()
         self.suspects: deque[ClaimedJob] = deque()
         """Jobs that are to run alone; none where each job has a process to itself anyway."""
+        self.behind: dict[ClaimedJob, float] = {}
+        """Jobs of which an earlier run goes on here, and since when each waits for its end."""
         self._seconds_by_task = Averages()
         self._average: float | None = None
         self._share = 1.0
@@ -63,11 +70,26 @@ class Dispatcher:
         """When a job last ended or went to a free slot."""
 
     def __len__(self) -> int:
+        """How many wait for a slot; those `behind` a run do not."""
         return len(self.waiting) + len(self.suspects)
 
-    def add(self, jobs: Iterable[ClaimedJob]) -> None:
+    def add(self, jobs: Iterable[ClaimedJob], going_on: Collection[str] = ()) -> None:
+        """Jobs that were claimed; runs of those that are `going_on` were to end, and have not."""
         for job in jobs:
-            self._line(job).append(job)
+            if job.id in going_on:
+                self.behind[job] = time.monotonic()
+            else:
+                self._line(job).append(job)
+
+    def let_behind(self, going_on: Collection[str]) -> list[ClaimedJob]:
+        """Let jobs into the line whose earlier runs have ended; returns those that have waited for too long."""
+        now = time.monotonic()
+        late = [job for job, since in self.behind.items() if job.id in going_on and now - since > BEHIND_SECONDS]
+        ended = [job for job in self.behind if job.id not in going_on]
+        for job in (*late, *ended):
+            del self.behind[job]
+        self.put_back(ended)
+        return late
 
     def put_back(self, jobs: Iterable[ClaimedJob]) -> None:
         """Jobs that a child gave back: they were first in line, and are again."""
@@ -83,17 +105,20 @@ class Dispatcher:
             kept = [job for job in line if (job.id, job.lease) not in void]
             line.clear()
             line.extend(kept)
+        self.behind = {job: since for job, since in self.behind.items() if (job.id, job.lease) not in void}
 
     def take_waiting(self) -> list[ClaimedJob]:
-        jobs = [*self.suspects, *self.waiting]
+        jobs = [*self.behind, *self.suspects, *self.waiting]
         self.waiting.clear()
         self.suspects.clear()
+        self.behind.clear()
         return jobs
 
     def take(self, job_ids: Collection[str]) -> list[ClaimedJob]:
         """Take these jobs out, where they are here."""
-        taken = [job for job in (*self.suspects, *self.waiting) if job.id in job_ids]
+        taken = [job for job in (*self.behind, *self.suspects, *self.waiting) if job.id in job_ids]
         if taken:
+            self.behind = {job: since for job, since in self.behind.items() if job.id not in job_ids}
             self.waiting = deque(job for job in self.waiting if job.id not in job_ids)
             self.suspects = deque(job for job in self.suspects if job.id not in job_ids)
         return taken
@@ -125,19 +150,23 @@ class Dispatcher:
 
     def assign(self, children: Iterable[Child]) -> list[tuple[Child, list[ClaimedJob]]]:
         """Take jobs for the children: free slots first, then short jobs ahead of their turn."""
+        children = list(children)
         able = [
             child
             for child in children
             if child.ready and not (child.stopping or child.recalling or child.killed or child.closed)
         ]
+        leaving = sum(child.busy for child in children if child.stopping and not child.alone) if self._shared else 0
         batches: dict[Child, list[ClaimedJob]] = {}
         for child in sorted(able, key=lambda child: len(child.held)):
             line = self.suspects if child.alone else self.waiting
-            for _ in range(min(child.free, len(line))):
+            free = child.free if child.alone or not leaving else min(child.free, self.slots - leaving - child.busy)
+            for _ in range(min(free, len(line))):
                 self._give(child, batches, line.popleft())
         if batches:
             self.progress_at = time.monotonic()
-        self._fill_ahead(able, batches)
+        if not leaving:  # what is sent ahead begins in any slot, and all together are to be no more than `slots`
+            self._fill_ahead(able, batches)
         return list(batches.items())
 
     def _fill_ahead(self, able: list[Child], batches: dict[Child, list[ClaimedJob]]) -> None:

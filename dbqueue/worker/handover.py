@@ -28,6 +28,12 @@ class Handover:
         self._lock = threading.Lock()
         self._claimed: deque[ClaimedJob] = deque()
         self._wanted = 0
+        self.begun = 0
+        """How many claims have been sent to the database."""
+        self._answered = 0
+        self._given = 0
+        self.taken = 0
+        """So many of the first claims are over, and the supervisor has taken all that they found."""
         self.fresh: list[Sequence[ClaimedJob]] = []
         """Claimed, and not handed over yet."""
 
@@ -42,6 +48,7 @@ class Handover:
             jobs = list(self._claimed)
             self._claimed.clear()
             self._wanted = 0  # until the supervisor has counted these
+            self.taken = self._given
         return jobs
 
     @property
@@ -49,6 +56,14 @@ class Handover:
         """How many jobs to claim now: as many more as the supervisor can take, but no more than one claim may."""
         with self._lock:
             return min(MAX_CLAIM, self._wanted - len(self._claimed) - sum(map(len, self.fresh)))
+
+    def claim_begins(self) -> None:
+        """The next claim is about to be sent."""
+        self.begun += 1
+
+    def claim_ended(self) -> None:
+        """What the claims until now have found is about to be added; what else they took has gone back."""
+        self._answered = self.begun
 
     def add(self, jobs: Sequence[ClaimedJob]) -> None:
         """These are claimed: the next `give` hands them over."""
@@ -63,5 +78,8 @@ class Handover:
             with self._lock:
                 for jobs in self.fresh:
                     self._claimed.extend(jobs)
+                self._given = self._answered
             self.fresh.clear()
             self._notify()
+        else:
+            self._given = self._answered

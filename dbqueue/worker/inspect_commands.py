@@ -199,7 +199,7 @@ def clock(state: WorkerState, **_: Any) -> Reply:
 def _waiting(state: WorkerState) -> list[ClaimedJob]:
     """The jobs that are claimed and not running."""
     behind = [job for child in state.crew for job in list(child.held.values())[len(child.running) :]]
-    return [*behind, *state.dispatcher.suspects, *state.dispatcher.waiting]
+    return [*behind, *state.dispatcher.behind, *state.dispatcher.suspects, *state.dispatcher.waiting]
 
 
 def _info(state: WorkerState, job: ClaimedJob, child: Child | None = None) -> Reply:

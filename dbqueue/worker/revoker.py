@@ -12,7 +12,6 @@ solo: not at all.
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
@@ -27,11 +26,8 @@ from dbqueue.worker.children import Child
 from dbqueue.worker.crew import Crew
 from dbqueue.worker.dispatch import Dispatcher
 from dbqueue.worker.events import EventSender
+from dbqueue.worker.handover import Handover
 from dbqueue.worker.limits import TimeLimits
-
-LATE_SECONDS: Final = 5.0
-"""How long an id that is not here is refused: its claim may have been under way when it was revoked."""
-
 
 MAX_STAMPS: Final = 10_000
 """Most revoked values of one stamp that are remembered: the newest."""
@@ -42,13 +38,14 @@ class Revoker:
 
     def __init__(
         self, pool: str, crew: Crew, dispatcher: Dispatcher, limits: TimeLimits, complete: Callable[[Outcome], None],
-        tasks: Any, events: EventSender,
+        tasks: Any, events: EventSender, claims: Handover,
     ) -> None:  # fmt: skip
         self._pool, self._crew, self._dispatcher, self._limits = pool, crew, dispatcher, limits
-        self._complete, self._tasks, self._events = complete, tasks, events
+        self._complete, self._tasks, self._events, self._claims = complete, tasks, events, claims
         self._orders: dict[str, int | None] = {}
         """Jobs to see to: the signal that ends a run; None leaves a run alone."""
-        self._late: dict[str, float] = {}
+        self._late: dict[str, int] = {}
+        """Jobs that are not here, but may be found by the claims that were under way, of which this was the last."""
         self._stamps: dict[str, list[Any]] = {}
         """Stamps by name whose jobs are not to run, as long as this worker lives."""
         self._ended: dict[str, tuple[Child, ClaimedJob]] = {}
@@ -75,19 +72,24 @@ class Revoker:
         here += [job for _, job in self._ended.values()]
         return {job.id for job in here if stamped.matches(job.headers, wanted)}
 
+    @property
+    def going_on(self) -> set[str]:
+        """Jobs whose runs were told to end, and have not."""
+        return {job_id for job_id, _ in self._told}
+
     def refuses(self, job: ClaimedJob) -> bool:
         """Whether a job that was just claimed is not to run."""
         return (
             job.revoked
-            or (bool(self._late) and self._late.pop(job.id, 0.0) > time.monotonic())
+            or (bool(self._late) and self._late.pop(job.id, None) is not None)
             or (bool(self._stamps) and stamped.matches(job.headers, self._stamps))
         )
 
     def keep(self) -> None:
         """Do what can be done now; called once in a turn of the loop."""
-        if self._late and min(self._late.values()) < time.monotonic():
-            now = time.monotonic()
-            self._late = {job_id: until for job_id, until in self._late.items() if until > now}
+        if self._late:
+            taken = self._claims.taken
+            self._late = {job_id: claim for job_id, claim in self._late.items() if claim > taken}
         if self._ended:
             self._ended = {job_id: run for job_id, run in self._ended.items() if not run[0].closed}
         if self._told:
@@ -119,7 +121,8 @@ class Revoker:
             return True
         ended = self._ended.get(job_id)
         if ended is None:
-            self._late[job_id] = time.monotonic() + LATE_SECONDS
+            if self._claims.begun > self._claims.taken:
+                self._late[job_id] = self._claims.begun
         elif signum is not None:
             ended[0].doom(signum)
         return True

@@ -70,8 +70,8 @@ class Rounds:
         self._queues = QueueChoice(config)
         self._held = HeldJobs(config, rates)
         self._holding = Holding()
-        self._handover = Handover(self._holding, notify)
-        self.take_claimed = self._handover.take
+        self.handover = Handover(self._holding, notify)
+        self.take_claimed = self.handover.take
         """Jobs for the supervisor, claimed since the last call; from then on it wants none until it says so."""
         self._session = LastingSession(store, config.name, self._holding, restored=self._restored)
         self._prepared: list[Outcome] | None = None
@@ -104,7 +104,7 @@ class Rounds:
 
     def want(self, count: int) -> None:
         """How many jobs the supervisor can take, beyond those that `take_claimed` has given it."""
-        self._handover.want(count)
+        self.handover.want(count)
         if count > 0:
             self._bell.ring()
 
@@ -161,7 +161,7 @@ class Rounds:
     # the thread
 
     def _run(self) -> None:
-        for part in (self._serve, self._handover.give, self._say_goodbye, self._session.close):
+        for part in (self._serve, self.handover.give, self._say_goodbye, self._session.close):
             try:
                 part()
             except BaseException as error:  # noqa: BLE001 - the supervisor decides what becomes of the worker
@@ -211,7 +211,7 @@ class Rounds:
             self._register(self._new_info)
         outcomes, self._prepared = self._prepared or self._holding.next_outcomes(), None
         self._held.ended(outcomes)
-        able = self._claiming and self._handover.room > 0
+        able = self._claiming and self.handover.room > 0
         # What waits for a job may run as soon as this round has ended it, and the claim comes after that.
         linked = not self._holding.linked.isdisjoint(each.job_id for each in outcomes)
         claim = (self._claim_freed() if able and not linked else None) or self._claim(now=linked)
@@ -220,7 +220,7 @@ class Rounds:
         look = able and self._held.due() and not alone and not (claim and claim.keys)
         self._passed_over = bool(claim and claim.keys) and self._clock.due
         if not outcomes and claim is None and not look:
-            self._handover.give()
+            self.handover.give()
             if self._held.gives_up():
                 self._store.wake()
             return False
@@ -228,7 +228,7 @@ class Rounds:
             self._complete_and_claim(outcomes, None)
             outcomes = []
         if look and self._claim_held(yielding=claim is not None) and claim is not None:
-            claim = replace(claim, limit=self._handover.room) if self._handover.room > 0 else None
+            claim = replace(claim, limit=self.handover.room) if self.handover.room > 0 else None
             if claim is None:
                 self._clock.at_once()
         if outcomes or claim is not None:
@@ -246,18 +246,19 @@ class Rounds:
         queues = self._queue_order(held=True) if keys else []
         if not queues:
             return None
-        return self._new_claim(queues, self._handover.room, keys)
+        return self._new_claim(queues, self.handover.room, keys)
 
     def _complete_and_claim(self, outcomes: list[Outcome], claim: Claim | None) -> None:
         # A claim whose reply was lost may have been granted, and handed back: the next has a lease of its own.
-        result = self._session.surely(lambda session: self._round(session, outcomes, claim and _anew(claim)))
+        result = self._session.surely(lambda session: self._round(session, outcomes, claim and self._anew(claim)))
+        self.handover.claim_ended()
         self._clock.round_ended()
         self._holding.written(outcomes)
         if result.refused:
             self._clock.claim_refused()
         elif claim and claim.keys:
             self._held.took(result.claimed, claim.limit)
-            self._handover.add(result.claimed)
+            self.handover.add(result.claimed)
         elif claim:
             self._clock.claim_found(len(result.claimed), claim.limit)
             if result.claimed:
@@ -268,22 +269,22 @@ class Rounds:
 
     def _round(self, session: WorkSession, outcomes: list[Outcome], claim: Claim | None) -> Round:
         def meanwhile() -> None:
-            self._handover.give()
+            self.handover.give()
             if more:
                 self._prepared = self._holding.next_outcomes(after=len(outcomes))
                 session.prepare(self._prepared)
 
         more = len(self._holding.outcomes) >= len(outcomes) + MAX_OUTCOMES  # what is not whole yet may still grow
-        busy = more or bool(self._handover.fresh)
+        busy = more or bool(self.handover.fresh)
         try:
             return settle(session, outcomes, claim, self._holding.linked, meanwhile if busy else None)
         finally:
-            self._handover.give()  # also where the database did not answer
+            self.handover.give()  # also where the database did not answer
 
     def _take_on(self, jobs: Sequence[ClaimedJob], claim: Claim) -> None:
         """Let the supervisor have the jobs, but for those whose tasks may not start more now."""
         started, parked = self._held.sort_out(jobs)
-        self._handover.add(started)
+        self.handover.add(started)
         if parked:
             self._holding.take(parked)
             tasks = {job.task for job in parked}
@@ -296,11 +297,11 @@ class Rounds:
 
     def _surely(self, operation: Callable[[WorkSession], T]) -> T:
         """Something else than a round: the supervisor does not wait for it."""
-        self._handover.give()
+        self.handover.give()
         return self._session.surely(operation)
 
     def _tried(self, what: str, operation: Callable[[WorkSession], T]) -> T | None:
-        self._handover.give()
+        self.handover.give()
         return self._session.tried(what, operation)
 
     def _claim_held(self, *, yielding: bool) -> bool:
@@ -309,14 +310,15 @@ class Rounds:
         if not queues:
             return False
         wakes = self._held.wakes
-        claim = self._held.claim(self._holding.worker_id, queues, self._handover.room, yielding=yielding)
-        found = self._tried("Claiming jobs with limits", lambda session: session.claim_held(_anew(claim)))
+        claim = self._held.claim(self._holding.worker_id, queues, self.handover.room, yielding=yielding)
+        found = self._tried("Claiming jobs with limits", lambda session: session.claim_held(self._anew(claim)))
+        self.handover.claim_ended()
         if found is None:
             self._held.failed()
             return False
         if self._held.learned(claim, found, wakes):
             self._store.wake()  # others have jobs that wait for what is left
-        self._handover.add(found.claimed)
+        self.handover.add(found.claimed)
         return bool(found.claimed)
 
     def _write_reports(self) -> None:
@@ -351,7 +353,7 @@ class Rounds:
         """
         if not self._claiming:
             return None
-        wanted = self._handover.room
+        wanted = self.handover.room
         if wanted <= 0 or not (now or self._clock.due):
             return None
         self._clock.claim_begins()
@@ -394,14 +396,14 @@ class Rounds:
         if reports_at is not None:
             wake_at = min(wake_at, reports_at)
         times = [self._held.gives_up_at]
-        if self._claiming and self._handover.room > 0:
+        if self._claiming and self.handover.room > 0:
             times += [self._clock.at, self._held.due_at]
         wake_at = min([wake_at, *(at for at in times if at is not None)])
         return max(0.0, wake_at - time.monotonic()) if not self._bell.rung else 0.0
 
     def _restored(self, lost: list[tuple[str, str]]) -> None:
         """The database works again: there may be work, and leases that are lost."""
-        self._handover.give()  # they are to be found where they are dropped
+        self.handover.give()  # they are to be found where they are dropped
         self.lost_leases.extend(lost)
         self._clock.at_once()
         self._notify()
@@ -412,7 +414,7 @@ class Rounds:
         if self._upkeeper.run(session, self._holding.worker_id):
             self.woken()
 
-
-def _anew(claim: C) -> C:
-    """The claim with a lease that no other has had."""
-    return replace(claim, lease=str(uuid4()))
+    def _anew(self, claim: C) -> C:
+        """The claim with a lease that no other has had, about to be sent."""
+        self.handover.claim_begins()
+        return replace(claim, lease=str(uuid4()))

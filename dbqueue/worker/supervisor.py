@@ -88,7 +88,9 @@ class Supervisor:
         self._ending = Shutdown(config, crew, self._rounds, killed)
         self._losses = Losses(config, self._dispatcher, self._complete)
         tasks = {} if app is None else app.tasks
-        self._revoker = Revoker(config.pool, crew, self._dispatcher, limits, self._complete, tasks, self._events)
+        self._revoker = Revoker(
+            config.pool, crew, self._dispatcher, limits, self._complete, tasks, self._events, self._rounds.handover
+        )
         self._reception = Reception(config, self._rounds, self._revoker, self._events, self._complete)
         self._control = WorkerState(
             app,
@@ -306,7 +308,7 @@ class Supervisor:
             if seconds is not None:
                 self._dispatcher.measured(job.task, seconds)
         self._complete(outcome, child.pid)
-        if child.left <= 0 and not child.held:
+        if child.left <= 0 and (not child.held or (self._crew.shared and len(child.held) < child.slots)):
             self._retire(child)
 
     def _retire(self, child: Child) -> None:
@@ -330,7 +332,12 @@ class Supervisor:
     # giving out work
 
     def _receive_claims(self) -> None:
-        self._dispatcher.add(self._reception.take(self._give_back if self._ending.state is not State.RUNNING else None))
+        jobs = self._reception.take(self._give_back if self._ending.state is not State.RUNNING else None)
+        if jobs or self._dispatcher.behind:
+            going_on = self._revoker.going_on.union(*(child.written_off for child in self._crew))
+            self._dispatcher.add(jobs, going_on)
+            for job in self._dispatcher.let_behind(going_on):
+                self._give_back(job)
 
     def _give_back(self, job: ClaimedJob) -> None:
         self._rounds.complete(Released(job.id, job.lease, job.ready_at))
@@ -360,12 +367,12 @@ class Supervisor:
             for child, jobs in self._dispatcher.assign(self._crew):
                 child.send_jobs(self._reception.announced(jobs))
                 self._crew.watch(child)
-            held = len(self._dispatcher) + sum(len(child.held) for child in self._crew.children.values())
+            held = len(self._dispatcher) + sum(child.busy for child in self._crew.children.values())
             self._ahead = self._rounds.waiting_outcomes > GATHER_OUTCOMES or all(
                 len(child.held) > GATHER_JOBS * child.slots for child in self._crew.children.values()
             )
             self._rounds.want(max(0, self._dispatcher.wanted(held, time.monotonic())))
-        elif len(self._dispatcher):
+        else:
             for job in self._dispatcher.take_waiting():
                 self._give_back(job)
 
@@ -373,6 +380,8 @@ class Supervisor:
         if self._ending.state is not State.ENDING:
             log.logger.critical("%s: the worker ends, and its jobs go back", why)
             self._ending.end()
-            for child in [] if self._crew.place is not None else self._crew:  # solo's ends with its process
+            if self._crew.place is not None:  # solo's ends with its process
+                return
+            for child in self._crew:
                 self._losses.settle(child, "was ended with its worker", own=True)
                 self._crew.remove(child, replace=False)

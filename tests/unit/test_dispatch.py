@@ -92,6 +92,38 @@ def test_a_process_for_lost_jobs_gets_no_others(nest: Nest) -> None:
     assert given(dispatcher, alone) == {}
 
 
+def test_beside_a_process_that_leaves_no_more_run_than_the_pool_has_slots(nest: Nest) -> None:
+    dispatcher, leaving, another = Dispatcher(3, shared=True), nest.child(slots=3), nest.child(slots=3)
+    dispatcher.measured("quick", 0.0001)
+    dispatcher.add([job(0), job(1)])
+    given(dispatcher, leaving)
+    leaving.write_off(job(1))
+    leaving.stop()
+    dispatcher.add([job(2), job(3)])
+    assert given(dispatcher, leaving, another) == {another: ["job-2"]}
+    leaving.drop_answer("job-1")
+    assert given(dispatcher, leaving, another) == {another: ["job-3"]}
+
+
+def test_a_job_whose_earlier_run_goes_on_waits_for_its_end(nest: Nest) -> None:
+    dispatcher, child = Dispatcher(2), nest.child(slots=2)
+    dispatcher.add([job(0), job(1)], going_on={"job-0"})
+    assert len(dispatcher) == 1, "it takes no slot"
+    assert given(dispatcher, child) == {child: ["job-1"]}
+    assert dispatcher.let_behind({"job-0"}) == []
+    assert given(dispatcher, child) == {}
+    assert dispatcher.let_behind(set()) == []
+    assert given(dispatcher, child) == {child: ["job-0"]}
+
+
+def test_nor_does_it_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    dispatcher = Dispatcher(2)
+    dispatcher.add([job(0)], going_on={"job-0"})
+    monkeypatch.setattr("dbqueue.worker.dispatch.BEHIND_SECONDS", -1.0)
+    assert dispatcher.let_behind({"job-0"}) == [job(0)]
+    assert dispatcher.take_waiting() == []
+
+
 def test_what_is_put_back_is_first_in_line_again() -> None:
     dispatcher = Dispatcher(1, shared=True)
     dispatcher.add([job(0)])
@@ -102,9 +134,11 @@ def test_what_is_put_back_is_first_in_line_again() -> None:
 
 def test_jobs_are_taken_out_wherever_they_wait() -> None:
     dispatcher = Dispatcher(1, shared=True)
-    dispatcher.add([job(0), job(1, losses=1), job(2)])
-    assert {each.id for each in dispatcher.take(["job-0", "job-1", "elsewhere"])} == {"job-0", "job-1"}
-    dispatcher.drop({("job-2", "another"), ("job-2", "lease")})
+    dispatcher.add([job(0), job(1, losses=1), job(2), job(3), job(4), job(5)], going_on={"job-3", "job-4", "job-5"})
+    taken = dispatcher.take(["job-0", "job-1", "job-3", "elsewhere"])
+    assert {each.id for each in taken} == {"job-0", "job-1", "job-3"}
+    dispatcher.drop({("job-2", "another"), ("job-2", "lease"), ("job-4", "lease"), ("job-5", "another")})
+    assert dispatcher.take_waiting() == [job(5)]
     assert len(dispatcher) == 0
 
 

@@ -1,4 +1,4 @@
-"""What a worker refuses that was revoked before it came here, by a clock that the test moves."""
+"""What a worker refuses that was revoked before it came here, and what it ends that is here."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import pytest
 
 from dbqueue.jobs import ClaimedJob, Outcome
 from dbqueue.pools import wire
-from dbqueue.worker import revoker as revoking
 from dbqueue.worker.children import Child
 from dbqueue.worker.dispatch import Dispatcher
+from dbqueue.worker.handover import Handover
+from dbqueue.worker.holding import Holding
 from dbqueue.worker.limits import Limits, TimeLimits
-from dbqueue.worker.revoker import LATE_SECONDS, MAX_STAMPS, Revoker
+from dbqueue.worker.revoker import MAX_STAMPS, Revoker
 from tests.stores import claimed_job
 
 
@@ -26,10 +27,8 @@ def job(id: str, *, revoked: bool = False, **stamps: Any) -> ClaimedJob:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    now = [1000.0]
-    monkeypatch.setattr(revoking, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    return now
+def claims() -> Handover:
+    return Handover(Holding(), lambda: None)
 
 
 @pytest.fixture
@@ -43,25 +42,57 @@ def dispatcher() -> Dispatcher:
 
 
 @pytest.fixture
-def revoker(clock: list[float], ended: list[Outcome], dispatcher: Dispatcher) -> Revoker:
+def revoker(claims: Handover, ended: list[Outcome], dispatcher: Dispatcher) -> Revoker:
     nobody: Any = []
     monitors: Any = SimpleNamespace(revoked=lambda *_, **__: None)
-    return Revoker("prefork", nobody, dispatcher, TimeLimits({}, Limits()), ended.append, {}, monitors)
+    return Revoker("prefork", nobody, dispatcher, TimeLimits({}, Limits()), ended.append, {}, monitors, claims)
 
 
-def test_a_claim_that_was_under_way(revoker: Revoker, clock: list[float]) -> None:
+def answered(claims: Handover, *found: ClaimedJob) -> None:
+    claims.claim_ended()
+    claims.add(found)
+    claims.give()
+
+
+def test_a_claim_that_was_under_way(revoker: Revoker, claims: Handover) -> None:
     """The worker was told when the job was nowhere here yet."""
+    claims.claim_begins()
     revoker.revoke(["late", "never", "nowhere"])
     revoker.keep()
-    clock[0] += LATE_SECONDS / 2
+    claims.give()
+    claims.take()
+    revoker.keep()  # the claim has not been answered
+    answered(claims, job("another"), job("late"))
+    revoker.keep()  # what it found has not been taken
+    another, late = claims.take()
+    assert not revoker.refuses(another)
+    assert revoker.refuses(late)
+    assert not revoker.refuses(late), "its retry by an operator is another run"
     revoker.keep()
-    assert not revoker.refuses(job("another"))
-    assert revoker.refuses(job("late"))
-    assert not revoker.refuses(job("late")), "its retry by an operator is another run"
-    clock[0] += LATE_SECONDS
-    assert not revoker.refuses(job("never"))
-    revoker.keep()
+    assert not revoker.refuses(job("never")), "that claim did not find it, and later ones find what may run"
     assert not revoker._late
+
+
+def test_a_claim_that_found_nothing(revoker: Revoker, claims: Handover) -> None:
+    claims.claim_begins()
+    revoker.revoke(["a"])
+    revoker.keep()
+    answered(claims)
+    claims.take()
+    revoker.keep()
+    assert not revoker.refuses(job("a"))
+
+
+def test_while_no_claim_is_under_way_nothing_is_to_be_remembered(revoker: Revoker, claims: Handover) -> None:
+    claims.claim_begins()
+    answered(claims)
+    claims.take()
+    revoker.revoke(["a"])
+    revoker.keep()
+    claims.claim_begins()
+    answered(claims, job("a"))
+    (found,) = claims.take()
+    assert not revoker.refuses(found)
 
 
 def test_what_waits_here_is_taken_out_and_ended(revoker: Revoker, dispatcher: Dispatcher, ended: list[Outcome]) -> None:
@@ -86,13 +117,13 @@ class Crew(list[Child]):
 
 
 def test_what_waits_behind_a_run_is_called_back_and_ended(
-    clock: list[float], dispatcher: Dispatcher, ended: list[Outcome]
+    claims: Handover, dispatcher: Dispatcher, ended: list[Outcome]
 ) -> None:
     ours, theirs = socket.socketpair()
     child, waits = Child(1, 1, ours), job("waits")
     child.send_jobs([job("runs"), waits])
     crew, monitors = Crew([child]), SimpleNamespace(revoked=lambda *_, **__: None)
-    parts: Any = (crew, dispatcher, TimeLimits({}, Limits()), ended.append, {}, monitors)
+    parts: Any = (crew, dispatcher, TimeLimits({}, Limits()), ended.append, {}, monitors, claims)
     revoker = Revoker("prefork", *parts)
     revoker.revoke(["runs", "waits"])
     revoker.keep()
@@ -107,7 +138,9 @@ def test_what_waits_behind_a_run_is_called_back_and_ended(
 
 
 @pytest.mark.parametrize("pool", ["threads", "asyncio", "prefork"])
-def test_a_run_that_goes_on_is_told_of_once(dispatcher: Dispatcher, ended: list[Outcome], pool: str) -> None:
+def test_a_run_that_goes_on_is_told_of_once(
+    claims: Handover, dispatcher: Dispatcher, ended: list[Outcome], pool: str
+) -> None:
     """However often it is terminated: one that takes no notice of the exception in it, as in a pool of one process."""
     told: list[str] = []
     monitors: Any = SimpleNamespace(revoked=lambda job_id, **_: told.append(job_id))
@@ -116,7 +149,7 @@ def test_a_run_that_goes_on_is_told_of_once(dispatcher: Dispatcher, ended: list[
         child = Child(1, 2, ours)
         child.ready = True
         crew: Any = Crew([child])
-        revoker = Revoker(pool, crew, dispatcher, TimeLimits({}, Limits()), ended.append, {}, monitors)
+        revoker = Revoker(pool, crew, dispatcher, TimeLimits({}, Limits()), ended.append, {}, monitors, claims)
         child.send_jobs([job("a"), job("b")])
         for job_id in ("a", "a", "b", "a"):
             revoker.revoke([job_id], signal.SIGUSR1)
@@ -148,7 +181,9 @@ class Doomed(Child):
         self.done.append(signum)
 
 
-def test_a_process_gets_signals_until_it_is_gone(dispatcher: Dispatcher, ended: list[Outcome]) -> None:
+def test_a_process_gets_signals_until_it_is_gone(
+    claims: Handover, dispatcher: Dispatcher, ended: list[Outcome]
+) -> None:
     """Its job has ended in its row with the first. Later its process id may be another's."""
     monitors: Any = SimpleNamespace(revoked=lambda *_, **__: None)
     ours, theirs = socket.socketpair()
@@ -156,7 +191,7 @@ def test_a_process_gets_signals_until_it_is_gone(dispatcher: Dispatcher, ended: 
         child = Doomed(1, 1, ours)
         child.done = []
         crew: Any = Crew([child])
-        revoker = Revoker("prefork", crew, dispatcher, TimeLimits({}, Limits()), ended.append, {}, monitors)
+        revoker = Revoker("prefork", crew, dispatcher, TimeLimits({}, Limits()), ended.append, {}, monitors, claims)
         child.send_jobs([job("a", customer="acme")])
         for signum in (signal.SIGTERM, signal.SIGKILL):
             revoker.revoke(revoker.having({"customer": ["acme"]}), signum)
@@ -174,7 +209,7 @@ def test_a_process_gets_signals_until_it_is_gone(dispatcher: Dispatcher, ended: 
 
 @pytest.mark.parametrize("signums", [(signal.SIGUSR1, None), (None, signal.SIGUSR1)])
 def test_a_revoke_beside_a_terminate(
-    dispatcher: Dispatcher, ended: list[Outcome], signums: tuple[int | None, ...]
+    claims: Handover, dispatcher: Dispatcher, ended: list[Outcome], signums: tuple[int | None, ...]
 ) -> None:
     """Of the same job, and before anything could be done: it is terminated, in whatever order they came."""
     monitors: Any = SimpleNamespace(revoked=lambda *_, **__: None)
@@ -182,7 +217,7 @@ def test_a_revoke_beside_a_terminate(
     with ours, theirs:
         child = Child(1, 1, ours)
         crew: Any = Crew([child])
-        revoker = Revoker("threads", crew, dispatcher, TimeLimits({}, Limits()), ended.append, {}, monitors)
+        revoker = Revoker("threads", crew, dispatcher, TimeLimits({}, Limits()), ended.append, {}, monitors, claims)
         child.send_jobs([job("a")])
         for signum in signums:
             revoker.revoke(["a"], signum)

@@ -40,7 +40,7 @@ class RunningRounds:
     def take(self) -> ClaimedJob:
         """The next job that it claims."""
         self.rounds.want(1)  # once: each call rings the bell
-        wait_until(lambda: self.rounds._handover._claimed, what="a claimed job")
+        wait_until(lambda: self.rounds.handover._claimed, what="a claimed job")
         (job,) = self.rounds.take_claimed()
         return job
 

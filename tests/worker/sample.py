@@ -184,6 +184,16 @@ def hold_softly(started: str, release: str) -> None:
         raise
 
 
+def hold_stubbornly(started: str, release: str) -> str:
+    """As `hold`, and goes on when it is interrupted."""
+    try:
+        return hold(started, release)
+    except SoftTimeLimitExceeded:
+        note(started, "told")
+        wait_until(Path(release).exists, timeout=60)
+        return "released"
+
+
 def hold_on(started: str, release: str) -> str:
     """As `hold`, and is not ended by SIGTERM."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -454,7 +464,7 @@ def make_app(url: str, **settings: Any) -> DBQueue:
     plain: list[Callable[..., Any]] = [
         add, aadd, echo, pid, record, record_slowly, hold, ahold, ahold_softly, ablock, fail, afail, fail_locally,
         fail_with_causes, recurse, unstorable, nested, shout, die, die_first, leave_child, loaded, ask, hold_softly,
-        hold_alone, hold_on, hold_and_quit, span,
+        hold_alone, hold_on, hold_stubbornly, hold_and_quit, span,
     freeze, wall_clock, exit_beside,
         come_back_twice, acome_back_twice,
     ]  # fmt: skip

@@ -34,6 +34,30 @@ def test_each_process_runs_as_many_tasks_as_it_may(
     assert worker.stop() == 0
 
 
+@pytest.mark.parametrize("pool", ["threads", "asyncio"])
+def test_a_long_task_does_not_stop_a_process_that_others_share(
+    app: DBQueue, send: Send, database_url: str, start_worker: Start, path: NewPath, pool: str
+) -> None:
+    """Another process takes over what the first may not run any more; both together run no more than the pool may."""
+    worker = start_worker(database_url, pool=pool, concurrency=2, max_tasks_per_child=3)
+    name = "ahold" if pool == "asyncio" else "hold"
+    first = send(name, path("first"), path("release"))
+    wait_until(Path(path("first")).exists, TIMEOUT, "the first long task")
+    pids = [send("pid").get(timeout=TIMEOUT) for _ in range(6)]
+    assert [len(list(same)) for _, same in groupby(pids)] == [2, 3, 1]
+    second = send(name, path("second"), path("go"))
+    wait_until(Path(path("second")).exists, TIMEOUT, "the second long task")
+    beyond = send("record", path("beyond"), "ran")
+    assert app.control.ping(timeout=TIMEOUT), "the loop has turned"
+    wait_until(lambda: beyond.state == "PENDING", TIMEOUT, "its return, if it was claimed")
+    assert not Path(path("beyond")).exists()
+    Path(path("go")).touch()
+    assert [second.get(timeout=TIMEOUT), beyond.get(timeout=TIMEOUT)] == ["released", "ran"]
+    Path(path("release")).touch()
+    assert first.get(timeout=TIMEOUT) == "released"
+    assert worker.stop() == 0
+
+
 def test_what_a_process_gives_back_does_not_count(
     app: DBQueue, database_url: str, start_worker: Start, path: NewPath
 ) -> None:

@@ -9,9 +9,12 @@ from signal import SIGCONT
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from dbqueue import DBQueue, signals
 from dbqueue.errors import TaskRevokedError
+from dbqueue.store import changes
+from dbqueue.store.tables import jobs
 from tests.waiting import wait_until
 from tests.workers import WorkerProcess
 
@@ -36,6 +39,13 @@ def refused(result: Any, why: str) -> None:
     with pytest.raises(TaskRevokedError, match=why):
         result.get(timeout=TIMEOUT)
     assert result.state == "REVOKED"
+
+
+def lease(app: DBQueue, job_id: str) -> str | None:
+    """Under which claim it is held."""
+    with app.database.store.connect() as connection:
+        query = sa.select(sa.cast(jobs.c.lease, sa.Text)).where(jobs.c.id == job_id)
+        return connection.execute(query).scalar()
 
 
 def test_what_waits_is_revoked_without_any_worker(app: DBQueue, send: Send) -> None:
@@ -190,6 +200,42 @@ def test_terminate_on_pools_of_one_process(
     Path(path("release")).touch()
     assert stays.get(timeout=TIMEOUT) == "released"
     assert pid in worker.family()
+
+
+@pytest.mark.parametrize("pool", ["threads", "asyncio"])
+def test_a_run_that_takes_no_notice_has_no_second_one_beside_it(
+    app: DBQueue, send: Send, path: NewPath, database_url: str, start_worker: Start, pool: str
+) -> None:
+    worker = start_worker(database_url, pool=pool, concurrency=2)
+    result, _ = holding(send, path, "hold_stubbornly")
+    result.revoke(terminate=True)
+    refused(result, "^terminated$")
+    wait_until(lambda: "told" in Path(path("started")).read_text(), TIMEOUT, "the exception in the task")
+    assert changes.retry(app.database.store, [result.id]) == {result.id}
+    wait_until(lambda: result.id in str(app.control.inspect().reserved()), TIMEOUT, "its second claim")
+    second = lease(app, result.id)
+    assert send("add", 1, 2).get(timeout=TIMEOUT) == 3
+    wait_until(lambda: lease(app, result.id) not in (second, None), TIMEOUT, "its return, and its third claim")
+    assert Path(path("started")).read_text().split().count("told") == 1
+    result.revoke()
+    refused(app.AsyncResult(result.id), "^revoked$")
+    assert changes.retry(app.database.store, [result.id]) == {result.id}
+    Path(path("release")).touch()
+    assert app.AsyncResult(result.id).get(timeout=TIMEOUT) == "released"
+    assert len(Path(path("started")).read_text().split()) == 3
+    assert worker.stop() == 0
+
+
+def test_what_is_retried_at_once_runs(app: DBQueue, send: Send, database_url: str, start_worker: Start) -> None:
+    """A worker remembers what was revoked only as long as a claim of its own may have found it before."""
+    start_worker(database_url)
+    assert send("add", 1, 2).get(timeout=TIMEOUT) == 3
+    result = send("add", 1, 2, queue="other")
+    result.revoke(wait=True, timeout=TIMEOUT)
+    refused(result, "^revoked$")
+    app.control.add_consumer("other", reply=True, timeout=TIMEOUT)
+    assert changes.retry(app.database.store, [result.id]) == {result.id}
+    assert app.AsyncResult(result.id).get(timeout=TIMEOUT) == 3
 
 
 def test_solo_goes_on(app: DBQueue, send: Send, path: NewPath, database_url: str, start_worker: Start) -> None:

@@ -89,7 +89,7 @@ def test_a_lease_that_is_lost_is_told_after_its_job(store: Store) -> None:
     config = WorkerConfig(NAME, ("celery",), "solo", 1)
     silent = Rounds(store, config, rates=TaskRates({}), notify=notify, registered=lambda *_: None)
     job = worker.claim_one()
-    silent._handover.add([job])
+    silent.handover.add([job])
     silent._restored([(job.id, job.lease)])
     assert told == [[job]]
     assert list(silent.lost_leases) == [(job.id, job.lease)]
