@@ -68,6 +68,8 @@ class Dispatcher:
         self._share = 1.0
         self.progress_at = time.monotonic()
         """When a job last ended or went to a free slot."""
+        self.crowded = False
+        """Whether a child that is leaving runs so many jobs that the next may begin none, idle as it is."""
 
     def __len__(self) -> int:
         """How many wait for a slot; those `behind` a run do not."""
@@ -157,14 +159,16 @@ class Dispatcher:
             if child.ready and not (child.stopping or child.recalling or child.killed or child.closed)
         ]
         leaving = sum(child.busy for child in children if child.stopping and not child.alone) if self._shared else 0
+        room = self.slots - leaving - sum(child.busy for child in able if not child.alone) if leaving else 0
         batches: dict[Child, list[ClaimedJob]] = {}
         for child in sorted(able, key=lambda child: len(child.held)):
             line = self.suspects if child.alone else self.waiting
-            free = child.free if child.alone or not leaving else min(child.free, self.slots - leaving - child.busy)
+            free = min(child.free, room) if leaving and not child.alone else child.free
             for _ in range(min(free, len(line))):
                 self._give(child, batches, line.popleft())
         if batches:
             self.progress_at = time.monotonic()
+        self.crowded = leaving > 0 and room <= 0
         if not leaving:  # what is sent ahead begins in any slot, and all together are to be no more than `slots`
             self._fill_ahead(able, batches)
         return list(batches.items())

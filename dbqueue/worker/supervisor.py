@@ -349,7 +349,8 @@ class Supervisor:
         may_hand_back = len(self._dispatcher) > 0 and unanswered > TICK_SECONDS
         for child in self._crew.children.values():
             behind = len(child.held) > child.slots and not child.recalling
-            silent = child.silence.seconds(now, child.pid) if behind or (child.held and may_hand_back) else 0.0
+            idle = unanswered if self._dispatcher.crowded else 0.0  # it would have taken what waits
+            silent = child.silence.seconds(now, child.pid) if behind or (child.held and may_hand_back) else idle
             if behind and silent > STALL_SECONDS:
                 self._dispatcher.stalled()
                 self._crew.recall(child)
