@@ -15,6 +15,7 @@ from benchmarks.ours.worker import workers as start_workers
 DRAINED = 40_000
 """Jobs in each drain: a second or two."""
 DRAINS = 3
+"""Of which the median counts: single ones differ by a sixth."""
 FEW_WORKERS, MANY_WORKERS = 4, 64
 RATE = 2_000
 """Jobs a second while the snapshot is held."""

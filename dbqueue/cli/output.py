@@ -44,10 +44,7 @@ def json_option(command: F) -> F:
 
 def print_json(value: Any) -> None:
     """Dataclasses and datetimes included; other alphabets stay readable."""
-    try:
-        text = json.dumps(value, default=_plain, ensure_ascii=False, indent=2)
-    except RecursionError:  # by the indents, which the encoder in C does not make
-        text = json.dumps(value, default=_plain, ensure_ascii=False)
+    text = json.dumps(value, default=_plain, ensure_ascii=False, indent=2)
     click.echo(_HALVES.sub(lambda half: f"\\u{ord(half[0]):x}", text))
 
 
