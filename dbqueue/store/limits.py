@@ -81,7 +81,7 @@ def clear_limit(store: Store, key: str) -> bool:
 
 
 def declare(store: Store, policies: Policies) -> None:
-    """Let the limits that code has made be as this code says; an operator's are left alone."""
+    """Let the limits that code has made be as this code says, in every worker at once; an operator's are left alone."""
     changes: list[Any] = []
     for key, (limit, task) in policies.fixed.items():
         values = {**_numbers(limit), "task": task, "source": SETTINGS, "updated_at": database_now()}
@@ -92,10 +92,13 @@ def declare(store: Store, policies: Policies) -> None:
     for task, limit in policies.by_task.items():
         ours = sa.and_(limits.c.task == task, limits.c.source == CALL, _differs(limit))
         changes.append(sa.update(limits).where(ours).values(**_numbers(limit), full_at=sa.null()))
+    changed = False
     for change in changes:
         # Each alone: a worker that admits jobs has locked one row, and may wait for the insert of another.
         with _changing(store) as connection:
-            connection.execute(change)
+            changed |= connection.execute(change.returning(limits.c.key)).first() is not None
+    if changed:  # a worker may sleep until the next token of a rate that was slower
+        store.wake()
 
 
 def _numbers(limit: Limit) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from dbqueue.jobs import Failed, Released, Retried, Succeeded
-from dbqueue.limits import Limit
+from dbqueue.limits import Limit, Policies
 from dbqueue.store import changes, limits, queues, revoking, schedules
 from dbqueue.store.base import Store
 from dbqueue.store.postgres.copying import FEWEST
@@ -20,7 +20,7 @@ from dbqueue.store.transactions.joining import enqueue_in
 from dbqueue.store.transactions.tasks import TaskTransaction
 from dbqueue.workflows import APPEND, BODY, ERRBACK, Edge, Event, Workflow
 from tests.servers import libpq_url
-from tests.stores import TestWorker, count, enqueued, new_job
+from tests.stores import TestWorker, count, enqueued, held, new_job
 
 Call = Callable[[], Any]
 FOR_LONG = 60.0
@@ -93,6 +93,17 @@ def a_cleared_limit(store: Store, worker: TestWorker) -> Call:
     return lambda: limits.clear_limit(store, "key")
 
 
+def declared_anew(key: str | None) -> Callable[[Store, TestWorker], Call]:
+    def prepare(store: Store, worker: TestWorker) -> Call:
+        slow, fast = (Policies({"shop.pack": Limit(rate=rate, key=key)}) for rate in ("1/h", "100/s"))
+        held(store, "shop.pack")
+        limits.declare(store, slow)
+        worker.claim_held(policies=slow)  # which makes the limit of a call
+        return lambda: limits.declare(store, fast)
+
+    return prepare
+
+
 def a_schedule(store: Store, worker: TestWorker) -> Call:
     schedules.put(store, NewSchedule("tick", "shop.tick", "every 60 seconds", "UTC"), enabled=True)
     return lambda: schedules.advance(store, "tick", lambda _, now: Step(now, "", jobs=[new_job()], last_due_at=now))
@@ -152,6 +163,8 @@ WAYS: dict[str, Callable[[Store, TestWorker], Call]] = {
     "the end of a pause": a_resumption,
     "another limit": lambda store, _: lambda: limits.set_limit(store, "key", Limit(running=1)),
     "a cleared limit": a_cleared_limit,
+    "another limit of the code": declared_anew(None),
+    "another limit of the code for calls": declared_anew("{id}"),
     "a schedule": a_schedule,
 }
 
