@@ -83,6 +83,11 @@ class HeldJobs:
                 self._freed_at = time.monotonic()
             self._freed.update(keys)
 
+    def forget(self, job_ids: Iterable[str]) -> None:
+        """The leases of these are void: whoever has undone them has freed their permits."""
+        for job_id in job_ids:
+            self._permits.pop(job_id, None)
+
     @property
     def freed(self) -> int:
         """How many permits were freed here since the last look."""

@@ -404,6 +404,7 @@ class Rounds:
     def _restored(self, lost: list[tuple[str, str]]) -> None:
         """The database works again: there may be work, and leases that are lost."""
         self.handover.give()  # they are to be found where they are dropped
+        self._held.forget(job_id for job_id, _ in lost)
         self.lost_leases.extend(lost)
         self._clock.at_once()
         self._notify()

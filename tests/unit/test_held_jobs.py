@@ -246,3 +246,14 @@ def test_permits_without_a_slot_are_left_to_others_after_a_moment(clock: list[fl
     clock[0] = BEGAN_AT + PASS_ON_SECONDS
     assert [held.gives_up(), held.gives_up()] == [True, False]
     assert held.due(), "they are still for whoever is first"
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_job_whose_lease_is_void_is_kept_no_longer() -> None:
+    """Nor is its permit freed by an outcome that comes after all."""
+    held = new()
+    started(held, "a", "b", again_seconds=60.0)
+    held.forget(["a", "another"])
+    assert set(held._permits) == {"b"}
+    ended(held, "a", "b")
+    assert held.freed == 1

@@ -90,9 +90,12 @@ def test_a_lease_that_is_lost_is_told_after_its_job(store: Store) -> None:
     silent = Rounds(store, config, rates=TaskRates({}), notify=notify, registered=lambda *_: None)
     job = worker.claim_one()
     silent.handover.add([job])
+    silent._held.took([job._replace(permit="key")], limit=1)
     silent._restored([(job.id, job.lease)])
     assert told == [[job]]
     assert list(silent.lost_leases) == [(job.id, job.lease)]
+    silent._held.ended([Succeeded(job.id, job.lease, "1", 0.0)])
+    assert silent._held.freed == 0, "whoever runs it now has its permit"
     worker.close()
 
 
