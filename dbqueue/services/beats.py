@@ -13,7 +13,7 @@ from dbqueue import codec, signals
 from dbqueue.calls import follows, new_job
 from dbqueue.errors import EncodeError, ImproperlyConfigured
 from dbqueue.schedules import BaseSchedule, maybe_schedule
-from dbqueue.store.schedules import MISFIRES, NewSchedule, ScheduleRow, synchronise
+from dbqueue.store.schedules import MISFIRES, NewSchedule, ScheduleRow, reconsider, synchronise
 from dbqueue.worker.beat import MAX_INTERVAL_SECONDS, Beat
 from dbqueue.worker.schedule_steps import Steps
 
@@ -104,6 +104,7 @@ def make_beat(app: DBQueue, *, max_interval: float | None = None) -> Beat:
                 "schedule of that name. Rename one of them.",
                 name,
             )
+        reconsider(store)
 
     steps = Steps(
         make_job=lambda row, due, job_id: job_of(app, row, due=due, job_id=job_id),

@@ -16,6 +16,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from dbqueue.codec.plain import json_object, json_value
+from dbqueue.errors import ImproperlyConfigured
 from dbqueue.schedules import BaseSchedule, from_text
 from dbqueue.services.beats import job_of, new_row
 from dbqueue.store import schedules
@@ -33,7 +34,7 @@ class Schedule:
     name: str
     task: str
     schedule: BaseSchedule | None
-    """When it is due; None where its text cannot be read, which `problem` tells."""
+    """When it is due; None where its text cannot be read, which `problem` tells, or not in this process."""
     args: list[Any]
     kwargs: dict[str, Any]
     options: dict[str, Any]
@@ -134,7 +135,7 @@ _OF_SETTINGS = "the schedule {!r} belongs to the settings of an application: cha
 def _shown(row: ScheduleRow) -> Schedule:
     try:
         schedule = from_text(row.schedule)
-    except ValueError:
+    except (ValueError, ImproperlyConfigured):  # the latter: a package is missing here
         schedule = None
     return Schedule(
         name=row.name,

@@ -153,6 +153,13 @@ def synchronise(store: Store, app: str, entries: Collection[NewSchedule]) -> lis
     return refused
 
 
+def reconsider(store: Store) -> None:
+    """Have the rows that could not be planned planned anew: what a beat's machine lacked may be there now."""
+    unplanned = sa.update(schedules).where(schedules.c.next_due_at.is_(None), schedules.c.problem.is_not(None))
+    with _changing(store) as connection:
+        connection.execute(unplanned.values(planned_from=sa.null()))
+
+
 def put(store: Store, entry: NewSchedule, *, enabled: bool) -> bool:
     """Make or change a user's row; False where a row of this name belongs to an application's settings.
 

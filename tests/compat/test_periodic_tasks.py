@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import pytest
 
 from dbqueue import DBQueue, signals
 from dbqueue.errors import ImproperlyConfigured
-from dbqueue.schedules import crontab, schedule
+from dbqueue.schedules import crontab, schedule, solar
 from dbqueue.services.beats import entries, make_beat
 from dbqueue.store import queries, schedules
 from dbqueue.store.events import Reader
@@ -371,3 +372,23 @@ class TestSchedulesInPython:
             with pytest.raises(error):
                 app.schedules.set("wrong", "tasks.add", schedule_, **options)  # type: ignore[arg-type]
         assert list(app.schedules) == []
+
+    def test_what_cannot_be_read_here_is_shown_and_planned_elsewhere(
+        self, app: DBQueue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A package is missing where the beat runs: one that starts when it is there plans the entry."""
+        pytest.importorskip("ephem")
+        app.schedules.set("evening", "tasks.add", "solar sunset 59.91 10.75")
+        app.schedules.set("often", "tasks.add", 30)
+        with monkeypatch.context() as without:
+            without.setitem(sys.modules, "ephem", None)
+            make_beat(app).turn()
+            evening, often = app.schedules
+            assert (evening.schedule, evening.next_due_at) == (None, None)
+            assert "needs the package ephem" in (evening.problem or "")
+            assert often.next_due_at is not None
+        make_beat(app).turn()
+        (evening, again) = app.schedules
+        assert (evening.schedule, evening.problem) == (solar("sunset", 59.91, 10.75), None)
+        assert evening.next_due_at is not None
+        assert again == often
