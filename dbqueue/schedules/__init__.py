@@ -66,6 +66,7 @@ _EVERY: Final = re.compile(
     r"every\s+(?P<number>\d+(?:\.\d+)?)?\s*(?P<unit>[a-z]+)(?P<relative>\s+relative)?", re.IGNORECASE
 )
 _NUMBER: Final = re.compile(r"\d+(\.\d+)?")
+_DAY, _HOUR, _MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 _SHORTEST: Final = timedelta(milliseconds=1)
 """SQLite's clock has milliseconds."""
 
@@ -111,16 +112,21 @@ class schedule(BaseSchedule):  # noqa: N801 - Celery's name
         if not self.relative:
             return due
         # Days are those of the wall: one of 23 or 25 hours also ends at midnight. Hours are real ones.
-        days = self.run_every >= timedelta(days=1)
+        days = _unit(self.run_every) == _DAY
         local = moment.astimezone(zone) + self.run_every if days else due.astimezone(zone)
         local = _floor(local, self.run_every).astimezone(UTC)
         # Rounding may not lead back to the moment itself: 1.5 s after 10:00:00.2 is 10:00:01, which is later.
         return local if local > moment else due
 
     def latest(self, first: datetime, moment: datetime, zone: tzinfo = UTC) -> datetime:
-        if self.relative:
-            return super().latest(first, moment, zone)
-        return first + max(0, (moment - first) // self.run_every) * self.run_every
+        # Counted from `first`: every 2 hours relative stays at even hours.
+        if not self.relative:
+            return first + max(0, (moment - first) // self.run_every) * self.run_every
+        unit = _unit(self.run_every)
+        step = self.run_every // unit * unit or self.run_every  # what rounding leaves of it
+        passed = max(0, (moment - first) // step - 2) * step
+        near = (first.astimezone(zone) + passed).astimezone(UTC) if unit == _DAY else first + passed
+        return max(self.due_between(near, moment, zone), default=first)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, timedelta | int | float):
@@ -259,12 +265,16 @@ def _interval(text: str) -> schedule:
     return schedule(float(match["number"] or 1) * size, relative=match["relative"] is not None)
 
 
+def _unit(interval: timedelta) -> timedelta:
+    """The largest unit that the interval holds: a day, an hour, a minute or a second."""
+    return next((unit for unit in (_DAY, _HOUR, _MINUTE) if interval >= unit), timedelta(seconds=1))
+
+
 def _floor(moment: datetime, interval: timedelta) -> datetime:
     """The moment without what is smaller than the interval's largest unit."""
-    if interval >= timedelta(days=1):
+    unit = _unit(interval)
+    if unit == _DAY:
         return moment.replace(hour=0, minute=0, second=0, microsecond=0)
-    if interval >= timedelta(hours=1):
+    if unit == _HOUR:
         return moment.replace(minute=0, second=0, microsecond=0)
-    return (
-        moment.replace(second=0, microsecond=0) if interval >= timedelta(minutes=1) else moment.replace(microsecond=0)
-    )
+    return moment.replace(second=0, microsecond=0) if unit == _MINUTE else moment.replace(microsecond=0)

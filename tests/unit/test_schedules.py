@@ -418,6 +418,20 @@ def test_the_latest_due_time_is_the_last_of_all(text: str, downtime: timedelta) 
     assert following > first + downtime
 
 
+@given(
+    st.sampled_from(["1 minute", "2 hours", "90 minutes", "36 hours", "3 days", "1 week", "1.5 seconds"]),
+    st.datetimes(datetime(2026, 1, 1), datetime(2026, 12, 1)),  # noqa: DTZ001 - hypothesis adds no zone to bounds
+    st.integers(0, 300),
+)
+@settings(max_examples=60)
+def test_a_relative_interval_goes_on_as_it_began_after_a_downtime(text: str, start: datetime, steps: int) -> None:
+    """At even hours, or on Mondays, however long it was, and through changes of the clocks."""
+    rule = from_text(f"every {text} relative")
+    times = [each.astimezone(UTC) for each in due_times(rule, start.replace(tzinfo=OSLO), steps + 2)]
+    for moment in (times[-2], times[-1] - timedelta(microseconds=1)):
+        assert rule.latest(times[0], moment, OSLO) == times[-2]
+
+
 # -- Celery's questions --------------------------------------------------------------------------
 
 
