@@ -63,6 +63,7 @@ def shown(times: list[datetime]) -> list[str]:
         ("50-10/5", {50, 55, 0, 5, 10}),
         ("51-10/4", {51, 55, 59, 3, 7}),  # the step goes on over the end
         ("50/5", {50, 55}),
+        ("5-5", {5}),
         ([0, 30], {0, 30}),
         ({1, 2}, {1, 2}),
         ((3, "10-12"), {3, 10, 11, 12}),
@@ -84,6 +85,7 @@ def test_the_forms_of_a_field(given: Any, expected: set[int]) -> None:
         ("7", {0}),
         (7, {0}),
         ("5-7", {5, 6, 0}),
+        ("0-7", EVERY_DAY),
         ("*/2", {0, 2, 4, 6}),
         ("*", EVERY_DAY),
         (["mon", 3], {1, 3}),
@@ -345,6 +347,12 @@ def test_every_hour_is_every_hour() -> None:
     assert shown(autumn) == ["10-25 02:00+0200", "10-25 02:00+0100", "10-25 03:00+0100"]
 
 
+def test_a_star_and_a_range_over_the_end() -> None:
+    """cronsim, which is told of the star, knows no such range."""
+    found = due_times(crontab("*/30,50-10/10", 7), datetime(2026, 6, 1, tzinfo=UTC), 6)
+    assert [each.minute for each in found] == [0, 10, 30, 50, 0, 10]
+
+
 @given(
     st.sampled_from([OSLO, NEW_YORK]),
     st.sampled_from(["*", "*/20", "*/15"]),
@@ -390,6 +398,12 @@ def test_relative_intervals_are_by_the_clock() -> None:
         "05-05 11:00+0200",
         "05-05 13:00+0200",
     ]
+    for interval, begun in (
+        (timedelta(hours=1), datetime(2026, 5, 5, 10, tzinfo=UTC)),
+        (60, datetime(2026, 5, 5, 9, 41, tzinfo=UTC)),
+    ):
+        start = datetime(2026, 5, 5, 9, 40, 20, 5, tzinfo=UTC)
+        assert due_times(schedule(interval, relative=True), start, 1) == [begun]
     midnights = due_times(schedule(timedelta(days=1), relative=True), datetime(2026, 10, 24, 9, tzinfo=OSLO), 3)
     assert shown(midnights) == ["10-25 00:00+0200", "10-26 00:00+0100", "10-27 00:00+0100"]
     seconds = schedule(timedelta(seconds=1.5), relative=True)
