@@ -35,6 +35,7 @@ class Fence:
         """Look at the lease; called once in a turn of the loop, before it receives what was claimed."""
         while self._rounds.lost_leases:
             self._void.add(self._rounds.lost_leases.popleft())
+        registering = self._rounds.registering  # first: when that has ended, no death is that of the former identity
         state, dead, late = self._ending.state, self._watch.declared_dead, boot_clock() > self._watch.deadline
         if state in (State.DRAINING, State.SOFT):
             if late or dead:
@@ -42,7 +43,7 @@ class Fence:
                 log.logger.error("The lease ended during the shutdown: others may run these jobs, so they end here")
                 self._ending.end()
         elif dead and self._ending.claims:
-            if not self._rounds.registering:
+            if not registering:
                 seconds = self._config.lease_seconds
                 why = f"This worker was declared dead, because its heartbeat did not come for {seconds:g} s"
                 self._close(State.REGISTERING, why, "other workers have its jobs, and it registers anew")

@@ -273,6 +273,27 @@ def test_a_new_identity_has_a_lease_as_well(start: Any, killed: list[int]) -> No
     assert states == [State.REGISTERING, State.FENCED]
 
 
+def test_it_registers_once_for_a_death(start: Any, killed: list[int]) -> None:
+    """Also where the new identity is there just after a look at the old one: a second would leave the first behind."""
+    worker = start()
+    worker.watch.declared_dead = True
+    worker.turn()
+
+    class Registered:
+        deadline = 3.0
+
+        @property
+        def declared_dead(self) -> bool:
+            dead, worker.rounds.registering = worker.rounds.registering, False
+            return bool(dead)
+
+    worker.fence._watch = Registered()
+    worker.turn()
+    assert worker.rounds.registrations == 1
+    worker.turn()
+    assert (worker.ending.state, worker.claiming) == (State.RUNNING, [False, True])
+
+
 @pytest.mark.parametrize("event", ["declared_dead", "late"])
 @pytest.mark.parametrize("state", [State.DRAINING, State.SOFT])
 def test_a_shutdown_that_outlasts_the_lease_ends(start: Any, caplog: Any, event: str, state: State) -> None:

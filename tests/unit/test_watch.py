@@ -110,3 +110,22 @@ def test_a_heartbeat_of_the_former_identity_says_nothing_of_the_new_one(
         beat(watch, heart)
         assert watch.deadline == registered_at + 0.9 * LEASE
     assert deaths == []
+
+
+def test_no_moment_shows_a_living_identity_with_a_lease_that_is_over(
+    watch: Watch, heart: Heart, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop looks at any of them: it would take the new one for late, and claim nothing for a while."""
+    clock[0], heart.alive = START + EVERY, False
+    beat(watch, heart)
+    clock[0] = START + 2 * LEASE
+    seen: list[tuple[bool, bool]] = []
+
+    def put(self: Watch, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        seen.append((self.declared_dead, clock[0] > self.deadline))
+
+    monkeypatch.setattr(Watch, "__setattr__", put)
+    watch.beat_for("second", clock[0])
+    assert seen[-1] == (False, False)
+    assert (False, True) not in seen
