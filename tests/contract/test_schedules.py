@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import Any
@@ -96,6 +96,23 @@ def test_the_pause_is_shorter_by_what_the_turn_took(store: Store, monkeypatch: p
     beat, times = new_beat(store), iter([100.0, 100.75])
     monkeypatch.setattr("dbqueue.worker.beat.time", SimpleNamespace(monotonic=lambda: next(times)))
     assert beat.turn(now=NOON) == beat.max_interval - 0.75
+
+
+def test_it_tells_of_the_jobs_that_are_written(store: Store) -> None:
+    """Of each once, when it is there: monitors and receivers of signals look at it."""
+    told: list[str] = []
+
+    def published(jobs: Sequence[NewJob]) -> None:
+        told.extend(job.id for job in jobs)
+        assert all(count(store, f"id = '{job.id}'") == 1 for job in jobs)
+
+    add(store, misfire="all")
+    beat = Beat(lambda: store, Steps(make_job), published=published)
+    settle(beat, NOON)
+    assert told == []
+    settle(beat, NOON + timedelta(minutes=2))
+    settle(beat, NOON + timedelta(minutes=3))
+    assert told == [job_id("tick", due) for due in minutes(1, 2, 3)]
 
 
 def test_trouble_is_told_once_and_so_is_its_end(
