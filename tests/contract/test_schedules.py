@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import threading
@@ -343,6 +344,26 @@ def test_a_row_whose_job_cannot_be_made_does_not_stop_others(store: Store) -> No
     assert fired(store) == minutes(1, 2, 2)
 
 
+def test_a_row_that_the_database_refuses_does_not_stop_others(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever their names: the turn ends with the error, and the next takes the rows in another order."""
+    advance = schedules.advance
+
+    def refusing(store: Store, name: str, *arguments: Any, **options: Any) -> Step | None:
+        if name == "a":
+            raise OperationalError("refused")
+        return advance(store, name, *arguments, **options)
+
+    for name in ("a", "b"):
+        add(store, name)
+    settle(new_beat(store), NOON)
+    monkeypatch.setattr(schedules, "advance", refusing)
+    beat = new_beat(store)
+    for _ in range(60):
+        with contextlib.suppress(OperationalError):
+            beat.turn(now=NOON + timedelta(minutes=1))
+    assert (row(store, "a").total_run_count, row(store, "b").total_run_count) == (0, 1)
+
+
 def test_a_step_is_all_or_nothing(store: Store) -> None:
     add(store)
     settle(new_beat(store), NOON)
@@ -384,6 +405,22 @@ def test_a_row_that_another_beat_holds_is_passed_over(store: Store) -> None:
         assert fired(store) == []
     settle(new_beat(store), later)
     assert fired(store) == minutes(1)
+
+
+@pytest.mark.parametrize("misfire", schedules.MISFIRES)
+def test_a_beat_that_saw_the_row_before_another_fired_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch, misfire: str
+) -> None:
+    """Under the lock it is no longer due: nothing is sent before its time, and no due time is passed over."""
+    add(store, misfire=misfire)
+    settle(new_beat(store), NOON)
+    seen = schedules.read(store, now=minutes(1)[0])
+    settle(new_beat(store), minutes(1)[0])
+    with monkeypatch.context() as late:
+        late.setattr(schedules, "read", lambda *_, **__: seen)
+        assert new_beat(store).turn(now=minutes(1)[0]) == BUSY_SECONDS
+    after = row(store)
+    assert (fired(store), after.next_due_at, after.total_run_count) == (minutes(1), minutes(2)[0], 1)
 
 
 def test_beats_in_threads_fire_each_due_time_once(store: Store, database_url: str) -> None:
