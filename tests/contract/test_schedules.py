@@ -99,6 +99,24 @@ def test_the_pause_is_shorter_by_what_the_turn_took(store: Store, monkeypatch: p
     assert beat.turn(now=NOON) == beat.max_interval - 0.75
 
 
+def test_a_stop_ends_the_pause(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    beat, asleep = Beat(lambda: store, Steps(make_job), max_interval=3600.0), threading.Event()
+    sleep = beat._sleep
+
+    def pause(seconds: float) -> None:
+        asleep.set()
+        sleep(seconds)
+
+    monkeypatch.setattr(beat, "_sleep", pause)
+    beat.start()
+    thread = beat._thread
+    beat.start()
+    assert beat._thread is thread is not None
+    assert asleep.wait(60)
+    beat.stop()
+    assert not thread.is_alive()
+
+
 def test_it_tells_of_the_jobs_that_are_written(store: Store) -> None:
     """Of each once, when it is there: monitors and receivers of signals look at it."""
     told: list[str] = []
