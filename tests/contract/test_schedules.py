@@ -134,16 +134,17 @@ def test_it_tells_of_the_jobs_that_are_written(store: Store) -> None:
     assert told == [job_id("tick", due) for due in minutes(1, 2, 3)]
 
 
+@pytest.mark.parametrize("trouble", [OperationalError, RuntimeError])
 def test_trouble_is_told_once_and_so_is_its_end(
-    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, trouble: type[Exception]
 ) -> None:
-    """Each time anew, with short pauses first."""
+    """Each time anew, with short pauses first; a bug ends no beat, either."""
     answers, pauses = iter([False, False, True, True, False, True, True]), list[float]()
 
     def answer() -> Store:
         if next(answers):
             return store
-        raise OperationalError("the database is away")
+        raise trouble("the database is away")
 
     beat = Beat(answer, Steps(make_job))
 
