@@ -19,7 +19,7 @@ from dbqueue.jobs import NewJob
 from dbqueue.store import schedules
 from dbqueue.store.base import Store
 from dbqueue.store.schedules import NewSchedule, ScheduleRow, Step
-from dbqueue.worker.beat import BUSY_SECONDS, FIRST_RETRY_SECONDS, Beat
+from dbqueue.worker.beat import BUSY_SECONDS, FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, Beat
 from dbqueue.worker.schedule_steps import SKIP_GRACE_SECONDS, Steps, job_id
 from tests.stores import count, moment, opened, run_sql
 
@@ -97,6 +97,23 @@ def test_the_pause_is_shorter_by_what_the_turn_took(store: Store, monkeypatch: p
     beat, times = new_beat(store), iter([100.0, 100.75])
     monkeypatch.setattr("dbqueue.worker.beat.time", SimpleNamespace(monotonic=lambda: next(times)))
     assert beat.turn(now=NOON) == beat.max_interval - 0.75
+
+
+def test_after_a_long_outage_a_beat_is_back_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    def away() -> Store:
+        raise OperationalError("the database is away")
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 100:
+            beat.stop()
+
+    beat = Beat(away, Steps(make_job))
+    monkeypatch.setattr(beat, "_sleep", pause)
+    beat.run()
+    assert LAST_RETRY_SECONDS / 2 <= pauses[-1] <= LAST_RETRY_SECONDS
 
 
 def test_a_stop_ends_the_pause(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
