@@ -347,6 +347,7 @@ def test_a_pause_with_plain_sql(store: Store) -> None:
         ({"schedule": "0 0 30 2 *"}, "is never due"),
         ({"schedule": "every 999999999 days"}, "date value out of range"),
         ({"timezone": "Mars/Phobos"}, "no time zone 'Mars/Phobos'"),
+        ({"timezone": "America"}, "no time zone 'America'"),  # a folder, where the package tzdata is installed
     ],
 )
 def test_a_row_that_cannot_be_planned_says_so_and_may_be_corrected(

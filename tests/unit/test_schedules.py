@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import pickle
 import sys
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -224,6 +226,12 @@ def test_maybe_schedule() -> None:
     assert maybe_schedule(30) == maybe_schedule(30.0) == maybe_schedule(timedelta(seconds=30)) == schedule(30)
     assert maybe_schedule(3600, relative=True).relative
     assert maybe_schedule("0 5 * * *") == crontab(0, 5)
+
+
+def test_a_schedule_is_pickled_without_its_application() -> None:
+    made = maybe_schedule(crontab(0), app=threading.Lock())
+    copy = pickle.loads(pickle.dumps(made))
+    assert (copy, copy.app) == (made, None)
 
 
 @pytest.mark.parametrize("value", [0, -1, timedelta(0), 0.0001])
