@@ -25,6 +25,8 @@ from dbqueue.services.beats import entries, make_beat
 from dbqueue.store import queries, schedules
 from dbqueue.store.events import Reader
 from dbqueue.store.schedules import NewSchedule, ScheduleRow
+from dbqueue.worker.beat import MAX_INTERVAL_SECONDS
+from tests.stores import run_sql
 from tests.waiting import wait_until
 
 MIDNIGHT = datetime(2026, 6, 1, tzinfo=UTC)
@@ -158,6 +160,25 @@ def test_a_change_of_the_time_zone_resets_the_schedule(app: DBQueue) -> None:
     app.conf.timezone = "Europe/London"
     make_beat(app).turn(now=MIDNIGHT)
     assert rows(app)["morning"].next_due_at == MIDNIGHT + timedelta(hours=6)
+
+
+def test_the_settings_of_a_beat(app: DBQueue) -> None:
+    """For an entry that names no zone, and for what a crontab may be late: where no policy says more."""
+    assert make_beat(app).max_interval == MAX_INTERVAL_SECONDS
+    app.conf.update(timezone="Europe/Oslo", beat_cron_starting_deadline=60, beat_max_loop_interval=7)
+    run_sql(
+        app.database.store,
+        "INSERT INTO dbqueue_schedules (name, task, schedule) VALUES ('nightly', 'elsewhere.count', '0 3 * * *')",
+    )
+    beat = make_beat(app)
+    assert (beat.max_interval, make_beat(app, max_interval=1).max_interval) == (7, 1)
+    beat.turn(now=MIDNIGHT)
+    due = MIDNIGHT + timedelta(hours=1)
+    assert rows(app)["nightly"].next_due_at == due
+    beat.turn(now=due + timedelta(seconds=61))
+    assert (rows(app)["nightly"].next_due_at, rows(app)["nightly"].total_run_count) == (due + timedelta(days=1), 0)
+    beat.turn(now=due + timedelta(days=1, seconds=59))
+    assert rows(app)["nightly"].total_run_count == 1
 
 
 def test_available_fields(app: DBQueue) -> None:
