@@ -129,3 +129,19 @@ def test_no_moment_shows_a_living_identity_with_a_lease_that_is_over(
     watch.beat_for("second", clock[0])
     assert seen[-1] == (False, False)
     assert (False, True) not in seen
+
+
+def test_a_new_connection_looks_for_what_was_announced_to_nobody(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs and commands that came between the end of the old one and its LISTEN."""
+    did: list[str] = []
+
+    def listen(name: str) -> Any:
+        did.append("listen")
+        return SimpleNamespace(close=lambda: did.append("close"))
+
+    monkeypatch.setattr(watch, "_store", SimpleNamespace(watch_session=listen))
+    monkeypatch.setattr(watch, "_woken", lambda: did.append("jobs"))
+    monkeypatch.setattr(watch, "_desk", SimpleNamespace(heard=lambda: did.append("commands")))
+    monkeypatch.setattr(watch, "_watch", lambda session: watch.stop())
+    watch._run()
+    assert did == ["listen", "jobs", "commands", "close"]
