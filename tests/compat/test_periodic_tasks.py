@@ -294,7 +294,8 @@ def test_each_firing_is_a_job_whatever_id_the_options_name(app: DBQueue) -> None
     assert len({job.id for job in jobs} - {"one"}) == 2
 
 
-def test_app_beat(app: DBQueue) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_app_beat(app: DBQueue, number: signal.Signals) -> None:
     """`app.Beat().run()`, as programs start a beat; the signals of publishing are sent in its process."""
     told: list[tuple[str, str]] = []
 
@@ -306,7 +307,7 @@ def test_app_beat(app: DBQueue) -> None:
 
     def after(sender: str, headers: dict[str, Any], **kwargs: Any) -> None:
         told.append(("after", sender))
-        beat.stop()
+        signal.raise_signal(number)
 
     signals.before_task_publish.connect(before)
     signals.after_task_publish.connect(after)
@@ -315,9 +316,9 @@ def test_app_beat(app: DBQueue) -> None:
     beat = app.Beat(max_interval=0.05, loglevel="INFO")
     reader = Reader(app.database.store)
     reader.start()
-    handler = signal.getsignal(signal.SIGTERM)
+    handler = signal.getsignal(number)
     beat.run()
-    assert signal.getsignal(signal.SIGTERM) is handler
+    assert signal.getsignal(number) is handler
     assert told[:2] == [("before", "tasks.add"), ("after", "tasks.add")]
     (job, *_) = queries.find_jobs(app.database.store, tasks=["tasks.add"])
     assert json.loads(job.headers or "{}")["trace"] == "abc"
