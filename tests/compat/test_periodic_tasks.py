@@ -343,7 +343,9 @@ class TestSchedulesInPython:
         )
         changed = app.schedules.set("nightly", "tasks.add", 30, kwargs={"x": 1, "y": 2}, misfire="skip", enabled=False)
         assert (changed.schedule, changed.args, changed.kwargs) == (schedule(30), [], {"x": 1, "y": 2})
-        assert (changed.misfire, changed.enabled) == ("skip", False)
+        assert (changed.misfire, changed.enabled, changed.timezone) == ("skip", False, "UTC")
+        changed = app.schedules.set("nightly", task, 30, kwargs={"x": 1, "y": 2}, timezone="Asia/Tokyo", enabled=False)
+        assert changed.timezone == "Asia/Tokyo"
         assert app.schedules.resume("nightly", "absent") == {"nightly"}
         assert [each.name for each in app.schedules] == ["nightly"]
         result = app.schedules.run("nightly")
@@ -391,6 +393,7 @@ class TestSchedulesInPython:
             ("sometimes", {}, ValueError),
             (30, {"misfire": "never"}, ValueError),
             (30, {"args": "text"}, TypeError),
+            (30, {"args": {"x": 1}}, TypeError),
             (object(), {}, TypeError),
         ):
             with pytest.raises(error):
