@@ -397,7 +397,7 @@ class TestSchedulesInPython:
             (object(), {}, TypeError),
         ):
             with pytest.raises(error):
-                app.schedules.set("wrong", "tasks.add", schedule_, **options)  # type: ignore[arg-type]
+                app.schedules.set("wrong", "tasks.add", schedule_, **options)
         assert list(app.schedules) == []
 
     def test_what_cannot_be_read_here_is_shown_and_planned_elsewhere(

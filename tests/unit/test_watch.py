@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from dbqueue.store.sessions import Sign
 from dbqueue.worker import watch as watching
 from dbqueue.worker.config import WorkerConfig
 from dbqueue.worker.watch import Watch
@@ -145,3 +146,27 @@ def test_a_new_connection_looks_for_what_was_announced_to_nobody(watch: Watch, m
     monkeypatch.setattr(watch, "_watch", lambda session: watch.stop())
     watch._run()
     assert did == ["listen", "jobs", "commands", "close"]
+
+
+@pytest.mark.parametrize("sign", [Sign.JOBS, Sign.COMMANDS, Sign.JOBS | Sign.COMMANDS])
+def test_until_the_next_heartbeat_it_listens(
+    watch: Watch, heart: Heart, clock: list[float], monkeypatch: pytest.MonkeyPatch, sign: Sign
+) -> None:
+    heard: list[str] = []
+    waits: list[float] = []
+
+    def wait(seconds: float) -> Sign:
+        waits.append(seconds)
+        return sign
+
+    monkeypatch.setattr(heart, "wait", wait, raising=False)
+    monkeypatch.setattr(watch, "_woken", lambda: heard.append("jobs"))
+    desk = SimpleNamespace(serve=lambda *_: None, pause=lambda limit: limit, heard=lambda: heard.append("commands"))
+    monkeypatch.setattr(watch, "_desk", desk)
+    monkeypatch.setattr(watch, "_events", SimpleNamespace(write=lambda _: None, pause=lambda limit: limit))
+    clock[0] = START + EVERY
+    beat(watch, heart)
+    clock[0] += EVERY - 0.25
+    beat(watch, heart)
+    assert (heart.beats, waits) == (["first"], [0.25])
+    assert heard == [each for each, part in (("jobs", Sign.JOBS), ("commands", Sign.COMMANDS)) if part in sign]
