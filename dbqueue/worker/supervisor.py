@@ -47,7 +47,8 @@ IDLE_TICK_SECONDS: Final = 1.0
 WATCHFUL_TICK_SECONDS: Final = 0.02
 """While a job waits behind a running one, which may turn out to be long."""
 LOOK_AFTER_SECONDS: Final = 0.01
-"""How often the loop sees to what has a clock, unless it is woken: not after each answer of a child."""
+"""How often the loop sees to requests and to what has a clock, while there is something to hear: not after each answer
+of a child."""
 GATHER_SECONDS: Final = 0.001
 """While nobody waits for it the loop lets answers gather before it looks at them: a turn costs as much as ten answers,
 and takes the interpreter from the rounds. So where all children have jobs ahead, or the database is behind."""
@@ -81,8 +82,9 @@ class Supervisor:
         self._stop_requests: list[Request] = []
         self._ahead = False
         rates = TaskRates({}) if rates is None else rates
-        self._woken = False
         self._look_after_at = 0.0
+        self._looked_after = True
+        """Whether the last turn did; if not the next one comes as soon as it may."""
         self._events = EventSender(config)
         self._rounds = Rounds(store, config, rates=rates, notify=self.wake, registered=self._registered)
         self._ending = Shutdown(config, crew, self._rounds, killed)
@@ -218,11 +220,14 @@ class Supervisor:
         self._give_out()
         # The rest may wait for a moment: a child that waits for work should not wait for it too.
         now = time.monotonic()
-        if self._woken or now >= self._look_after_at:
-            self._woken, self._look_after_at = False, now + LOOK_AFTER_SECONDS
+        self._looked_after = now >= self._look_after_at
+        if self._looked_after:
+            self._look_after_at = now + LOOK_AFTER_SECONDS
             self._look_after()
 
     def _longest_wait(self) -> float:
+        if not self._looked_after:  # what this turn was woken for may be a command, or a signal
+            return max(0.0, self._look_after_at - time.monotonic())
         if any(len(child.held) > child.slots for child in self._crew.children.values()):
             return WATCHFUL_TICK_SECONDS
         return TICK_SECONDS if any(child.held for child in self._crew.children.values()) else IDLE_TICK_SECONDS

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from dbqueue import DBQueue
+from dbqueue.contrib.testing import worker as embedded
 from dbqueue.errors import TimeLimitExceeded
 from dbqueue.store import queries
+from dbqueue.worker import supervisor
 from tests.waiting import wait_until
 from tests.workers import WorkerProcess
 
@@ -84,6 +86,15 @@ def test_questions(app: DBQueue, worker: WorkerProcess, send: Send, path: NewPat
 def test_answers_come_within_a_second(app: DBQueue, worker: WorkerProcess) -> None:
     # One of five, on a machine that may be busy with other things.
     assert any(app.control.inspect(timeout=1).ping() is not None for _ in range(5))
+
+
+def test_a_command_that_comes_right_after_another_is_heard(app: DBQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop has seen to its clocks a moment ago, and sleeps for long where nothing is done."""
+    monkeypatch.setattr(supervisor, "LOOK_AFTER_SECONDS", 0.5)
+    monkeypatch.setattr(supervisor, "IDLE_TICK_SECONDS", 10.0 * TIMEOUT)
+    with embedded.start_worker(app, perform_ping_check=False, shutdown_timeout=TIMEOUT):
+        for _ in range(4):
+            assert len(app.control.ping(timeout=TIMEOUT)) == 1
 
 
 def test_some_of_the_workers(app: DBQueue, worker: WorkerProcess, start_worker: Start, database_url: str) -> None:
