@@ -44,4 +44,8 @@ def test_bounds_are_changed_one_by_one() -> None:
     assert (scaler.maximum, scaler.minimum) == (8, 3)
     with pytest.raises(ValueError, match=r"the maximum \(2\) is less than the minimum \(3\)"):
         scaler.update(maximum=2)
+    for wrong in (2.5, "9", [9]):  # a pool of so many processes ended the worker
+        for bounds in ({"maximum": wrong}, {"minimum": wrong}):
+            with pytest.raises(ValueError, match="whole numbers"):
+                scaler.update(**bounds)  # type: ignore[arg-type]
     assert scaler.info(4, 3) == {"max": 8, "min": 3, "current": 4, "qty": 3}
