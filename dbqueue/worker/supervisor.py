@@ -106,7 +106,7 @@ class Supervisor:
             self._revoker,
             self._events,
             autoscaler,
-            request_stop=self.request_stop,
+            request_stop=self._stop_by_command,
             started_at=time.monotonic(),
         )
         self._desk = Desk(self._control, wake=self.wake)
@@ -126,6 +126,11 @@ class Supervisor:
         """Ask for a shutdown: `warm`, or `cold`. A second warm request is a cold one."""
         self._stop_requests.append(Request(how))
         self.wake()
+
+    def _stop_by_command(self) -> None:
+        """A warm shutdown, and nothing more where the worker ends already: commands are repeated and sent to all."""
+        if self._ending.claims and not self._stop_requests:
+            self.request_stop()
 
     def handle_signals(self) -> None:
         """Let TERM, INT, HUP and QUIT ask for a shutdown. Call it on the main thread."""

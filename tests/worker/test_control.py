@@ -229,6 +229,16 @@ def test_shutdown(app: DBQueue, worker: WorkerProcess, start_worker: Start, data
     assert third.alive
 
 
+def test_a_shutdown_that_is_repeated_stays_warm(app: DBQueue, worker: WorkerProcess, send: Send, path: NewPath) -> None:
+    held = send("hold", path("started"), path("release"))
+    wait_until(Path(path("started")).exists, TIMEOUT)
+    for _ in range(3):
+        assert tell(app, "shutdown") == {"ok": "shutting down"}
+    Path(path("release")).touch()
+    assert held.get(timeout=TIMEOUT) == "released"
+    assert worker.wait() == 0, worker.log
+
+
 def test_a_pool_of_one_process_cannot_grow(app: DBQueue, start_worker: Start, database_url: str) -> None:
     start_worker(database_url, hostname="one@test", pool="threads")
     assert "cannot grow" in tell(app, "pool_grow")["error"]
