@@ -38,6 +38,9 @@ _RANK: Final = {PENDING: 0, RECEIVED: 1, STARTED: 2, REJECTED: 3, RETRY: 3, SUCC
 _EARLY: Final = frozenset({"name", "args", "kwargs", "eta", "expires", "retries", "root_id", "parent_id"})
 """What only the events `sent` and `received` know; taken from them even when they are late."""
 
+_OWN: Final = frozenset({"type", "timestamp", "hostname", "uuid", "state", "worker", "client"})
+"""What a task is told in other ways than by a field of this name."""
+
 
 def _is_pace(value: Any) -> bool:
     """Whether heartbeats may come every so many seconds: up to once a year."""
@@ -137,10 +140,11 @@ class Task:
         state = TASK_EVENT_TO_STATE.get(type, type.upper())
         if _is_free(type):
             setattr(self, type, timestamp)
-        retried = self.state == RETRY and state in (RECEIVED, STARTED) and timestamp >= (self.timestamp or 0)
+        retried = (
+            self.state in (RETRY, REJECTED) and state in (RECEIVED, STARTED) and timestamp >= (self.timestamp or 0)
+        )
         late = not retried and _RANK.get(state, 2) < _RANK.get(self.state, -1)
-        told = ("type", "timestamp", "hostname")
-        known = {name: value for name, value in fields.items() if name not in told and _is_free(name)}
+        known = {name: value for name, value in fields.items() if _is_free(name)}
         if late:
             known = {name: value for name, value in known.items() if name in _EARLY and getattr(self, name) is None}
         else:
@@ -191,8 +195,8 @@ class Task:
 
 
 def _is_free(name: str) -> bool:
-    """Whether an event may have a field of this name: a task's own methods are not to be replaced."""
-    return not name.startswith("_") and (name == "uuid" or getattr(Task, name, None) is None or name in Task._fields)
+    """Whether a task takes this from an event as it is: not in place of its methods, and of what it keeps itself."""
+    return name not in _OWN and not name.startswith("_") and (name in Task._fields or getattr(Task, name, None) is None)
 
 
 class State:

@@ -48,6 +48,8 @@ class EventSender:
         self._waiting: deque[task_events.Event] = deque(maxlen=MAX_WAITING)
         self._began: dict[str, str] = {}
         """The leases of the jobs that are known to run."""
+        self._over: dict[str, str] = {}
+        """The leases of runs that were told of as revoked and go on: what becomes of them is told to nobody."""
         self._ended = 0
         self._heartbeat_at = 0.0
         self._write_at = self._prune_at = 0.0
@@ -89,12 +91,16 @@ class EventSender:
     def keep(self, crew: Iterable[Child]) -> None:
         """Tell of the runs that have begun; called once in a turn of the loop."""
         if self.enabled:
-            active = 0
+            active, over = 0, {}
             for child in crew:
                 running = child.running
                 active += len(running)
                 for job in running:
-                    self._begin(job.id, job.lease, child.pid)
+                    if self._over and self._over.get(job.id) == job.lease:
+                        over[job.id] = job.lease
+                    else:
+                        self._begin(job.id, job.lease, child.pid)
+            self._over = over
             if time.monotonic() >= self._heartbeat_at:
                 self.beat(active)
 
@@ -104,7 +110,7 @@ class EventSender:
 
     def ended(self, outcome: Outcome, pid: int | None = None) -> None:
         """A run has ended; with the process that ran it, where one did."""
-        if self.enabled:
+        if self.enabled and self._over.get(outcome.job_id) != outcome.lease:
             told = task_events.ended(outcome, self._name, levels=self._levels)
             if told is not None:
                 if pid is not None:  # a short one, which no turn of the loop has seen running
@@ -113,9 +119,11 @@ class EventSender:
             self._ended += 1
             self._began.pop(outcome.job_id, None)
 
-    def revoked(self, job_id: str, *, terminated: bool, signum: int | None, expired: bool) -> None:
+    def revoked(self, job: ClaimedJob, *, terminated: bool, signum: int | None, expired: bool) -> None:
         if self.enabled:
-            self._put("task-revoked", uuid=job_id, terminated=terminated, signum=signum, expired=expired)
+            self._put("task-revoked", uuid=job.id, terminated=terminated, signum=signum, expired=expired)
+            if terminated:
+                self._over[job.id] = job.lease
 
     def _begin(self, job_id: str, lease: str, pid: int | None) -> None:
         if self._began.get(job_id) != lease:

@@ -150,7 +150,7 @@ class Revoker:
     def _end(self, job: ClaimedJob, why: str, seconds: float, *, signum: int | None) -> None:
         error, _ = describe_exception(TaskRevokedError(why), max_bytes=4096)
         self._complete(Failed(job.id, job.lease, error, None, seconds, status=REVOKED))
-        self._events.revoked(job.id, terminated=why == "terminated", signum=signum, expired=why == "expired")
+        self._events.revoked(job, terminated=why == "terminated", signum=signum, expired=why == "expired")
         signals.task_revoked.send(
             self._tasks.get(job.task) or job.task,
             request=request_of(job),

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -130,6 +131,25 @@ def test_real_time_processing(app: DBQueue, database_url: str, start_worker: Sta
     assert (revoked["terminated"], revoked["signum"], revoked["expired"]) == (True, 15, False)
     assert failed[0].startswith(f"TASK FAILED: sample.fail[{bad.id}] {{'args': ")
     assert len(failed) == 2
+
+
+@pytest.mark.parametrize(("pool", "signal"), [("threads", "SIGTERM"), ("asyncio", "SIGTERM"), ("prefork", "SIGUSR1")])
+def test_a_run_that_was_terminated_has_one_end(
+    app: DBQueue, database_url: str, start_worker: Start, tmp_path: Path, pool: str, signal: str
+) -> None:
+    """The exception in it makes it fail later, which its row does not take, and is no news to monitors."""
+    name = "sample.ahold_softly" if pool == "asyncio" else "sample.hold"
+    with monitoring(app) as monitor:
+        start_worker(database_url, task_events=True, pool=pool, hostname="one@host")
+        held = app.tasks[name].delay(str(tmp_path / "started"), str(tmp_path / "never"))
+        monitor.wait_for(held.id, "task-started")
+        held.revoke(terminate=True, signal=signal)
+        monitor.wait_for(held.id, "task-revoked")
+        wait_until(lambda: not app.control.inspect(timeout=30).active()["one@host"])  # type: ignore[index]
+        later = app.tasks["sample.add"].delay(1, 1)
+        monitor.wait_for(later.id, "task-succeeded")
+    assert monitor.of(held.id) == ["task-received", "task-started", "task-revoked"]
+    assert monitor.state.tasks[held.id].state == held.state == "REVOKED"
 
 
 def test_off_until_it_is_told(app: DBQueue, database_url: str, start_worker: Start) -> None:
@@ -311,6 +331,27 @@ class TestState:
         for number, kind in enumerate(("received", "started", "retried", "received", "started")):
             state.event(Event(f"task-{kind}", uuid="u", hostname="h", timestamp=float(number)))
         assert state.tasks["u"].state == "STARTED"
+
+    def test_what_was_rejected_goes_on(self) -> None:
+        state = State()
+        for number, kind in enumerate(("received", "started", "rejected", "received", "started")):
+            state.event(Event(f"task-{kind}", uuid="u", hostname="h", timestamp=float(number)))
+        assert state.tasks["u"].state == "STARTED"
+
+    def test_an_event_of_ones_own_changes_nothing_that_a_task_keeps(self) -> None:
+        """Whatever its fields and its type are called: it had been an error in the monitor."""
+        state = State()
+        state.event(Event("task-started", uuid="u", hostname="h", name="add"))
+        for name in ("state", "worker", "client", "uuid", "timestamp", "hostname", "type"):
+            state.event(
+                Event("task-progress", uuid="u", hostname="h", **({name: {}} if name == "state" else {}), step=3)
+            )
+            state.event(Event(f"task-{name}", uuid="u", hostname="h", worker="x", client=5))
+        task = state.tasks["u"]
+        assert (task.uuid, task.name, task.step, task.client, task.origin) == ("u", "add", 3, None, "h.None")
+        assert [uuid for uuid, _ in state.tasks_by_worker("h")] == ["u"]
+        state.event(Event("task-succeeded", uuid="u", hostname="h"))
+        assert task.state == "SUCCESS"
 
     def test_workers_come_and_go(self) -> None:
         told: list[tuple[str, str]] = []

@@ -143,7 +143,7 @@ def test_a_run_that_goes_on_is_told_of_once(
 ) -> None:
     """However often it is terminated: one that takes no notice of the exception in it, as in a pool of one process."""
     told: list[str] = []
-    monitors: Any = SimpleNamespace(revoked=lambda job_id, **_: told.append(job_id))
+    monitors: Any = SimpleNamespace(revoked=lambda job, **_: told.append(job.id))
     ours, theirs = socket.socketpair()
     with ours, theirs:
         child = Child(1, 2, ours)
