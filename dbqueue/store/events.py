@@ -135,4 +135,8 @@ def _is_sound(event: Event) -> bool:
 
 def _json(events: Sequence[Event]) -> str:
     # Escaped, so that a lone surrogate in a value's text is no error of the database.
-    return json.dumps(list(events), default=str).replace("\\u0000", "\\ufffd")
+    try:
+        text = json.dumps(list(events), default=str, allow_nan=False)
+    except ValueError:  # NaN and the infinities, of which JSON has none: as text, too
+        text = json.dumps(json.loads(json.dumps(list(events), default=str), parse_constant=str))
+    return text.replace("\\u0000", "\\ufffd")

@@ -54,6 +54,16 @@ def test_more_than_one_look_reads(store: Store) -> None:
     assert len(reader._seen) <= events.OVERLAP  # a monitor reads for weeks
 
 
+def test_numbers_that_json_has_none_of_are_texts(store: Store, watch: WatchSession) -> None:
+    """A loss that is NaN is told of, with all else: it was an error in the task, and a batch was lost."""
+    reader = events.Reader(store)
+    reader.start()
+    odd = {"type": "test", "losses": [float("nan"), -float("inf"), 0.5]}
+    events.send(store, [odd])
+    events.write(watch, [event(1), odd])
+    assert [each.get("losses") for each in reader.read()] == [(told := ["NaN", "-Infinity", 0.5]), None, told]
+
+
 def test_what_is_committed_late_is_read_all_the_same(postgres_url: str) -> None:
     """Its number was given out before that of what was read already."""
     with opened(postgres_url) as store, psycopg.connect(libpq_url(postgres_url)) as late:
