@@ -69,8 +69,9 @@ class Desk:
         patience = 0.0
         now = time.monotonic()
         if self._state.config.remote_control and now >= self._looked_at + (GAP_SECONDS if self._heard else self._every):
-            self._heard, self._looked_at = False, now
+            self._looked_at = now
             patience = PATIENCE_SECONDS if self._take(session, worker_id) else 0.0
+            self._heard = False  # not where the look failed: nothing announces the same command again
         self._write_replies(session, worker_id, patience)
         self._describe(session, worker_id)
 
