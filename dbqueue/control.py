@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dbqueue import codec, signals, stamped
 from dbqueue.context import Context
+from dbqueue.errors import DecodeError
 from dbqueue.jobs import storable
 from dbqueue.limits import Limit
 
@@ -94,7 +95,7 @@ class Control:
             for each in control.replies(store, command_id, seen=seen)[: _left_of(limit, replies)]:
                 seen.add(each.worker)
                 missing.discard(each.worker)
-                replies.append({each.worker.split("#")[0]: codec.loads(each.body)})
+                replies.append({each.worker.split("#")[0]: _said(each.body)})
                 if callback is not None:
                     callback(replies[-1])
             left = deadline - time.monotonic()
@@ -384,6 +385,14 @@ class Inspect:
     def clock(self) -> Reply | None:
         """The worker's logical clock."""
         return self._request("clock")
+
+
+def _said(body: str) -> Any:
+    """What a worker says; an error in its place where this program cannot read it, for there are other replies."""
+    try:
+        return codec.loads(body)
+    except DecodeError as error:
+        return {"error": f"the reply cannot be read: {error}"}
 
 
 def _left_of(limit: int | None, replies: Sequence[Reply]) -> int | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
 
+from dbqueue import DBQueue
 from dbqueue.errors import DuplicateTaskId
 from dbqueue.jobs import Released, Retried, Succeeded
 from dbqueue.store import changes, control, revoking
@@ -141,6 +143,28 @@ class TestCommands:
         # It is kept for as long as its command: the next sender would delete what has expired.
         earlier = "DELETE FROM dbqueue_control WHERE expires_at < (SELECT max(expires_at) FROM dbqueue_control)"
         assert run_sql(store, earlier) == 0
+
+    def test_a_reply_that_cannot_be_read_spoils_no_other(self, new_worker: Callable[..., TestWorker]) -> None:
+        """Types of a worker's own are unknown to a program that does not import them."""
+        worker, other = new_worker(), new_worker()
+        store = worker.store
+        watch = store.watch_session("test")
+
+        def answer() -> None:
+            wait_until(lambda: control.pending(watch, worker.id))
+            (command,) = control.pending(watch, worker.id)
+            control.answer(watch, Reply(command.id, worker.id, '{"__type__": "not.known.here", "__value__": 1}'))
+            control.answer(watch, Reply(command.id, other.id, '"sound"'))
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with DBQueue(broker=store.url, set_as_current=False) as app:
+            told = app.control.broadcast("own", reply=True, timeout=60) or []
+        thread.join()
+        watch.close()
+        said = [reply for each in told for reply in each.values()]
+        assert "sound" in said
+        assert ["the reply cannot be read" in each["error"] for each in said if each != "sound"] == [True]
 
     def test_a_worker_that_starts_later_passes_over_it(
         self, store: Store, worker: TestWorker, watch: WatchSession
