@@ -1,19 +1,22 @@
-"""Workflows on callers' connections in autocommit: whole, or not at all."""
+"""Enqueues of several statements on callers' connections in autocommit: whole, or not at all."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from psycopg.pq import TransactionStatus
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from dbqueue.errors import DuplicateTaskId
 from dbqueue.store.base import Store
 from dbqueue.store.revoking import revoke
-from dbqueue.store.transactions.joining import aenqueue_workflow_in, enqueue_workflow_in
+from dbqueue.store.transactions.joining import aenqueue_in, aenqueue_workflow_in, enqueue_in, enqueue_workflow_in
 from dbqueue.workflows import Edge, Workflow
 from tests.contract.test_joining import by_async_psycopg, by_psycopg, by_sqlite3
 from tests.contract.test_workflows import chain, edges
@@ -36,6 +39,14 @@ async def by_async_connection(url: str) -> AsyncIterator[Any]:
     await engine.dispose()
 
 
+def by_kind(store: Store, url: str, kind: str) -> contextlib.AbstractContextManager[Any]:
+    if kind == "SQLAlchemy":
+        return by_connection(url)
+    if store.dialect == "postgresql":
+        return by_psycopg(url, autocommit=True)
+    return by_sqlite3(url, isolation_level=None)
+
+
 def refused_at_its_edges() -> Workflow:
     """By the table: there is no such event."""
     return Workflow.of(map(new_job, "abc"), [Edge("a", "b"), Edge("b", "c", "never")])  # type: ignore[arg-type]
@@ -50,13 +61,7 @@ def test_nothing_is_left_of_a_workflow_whose_edges_cannot_be_written(
     store: Store, database_url: str, kind: str
 ) -> None:
     revoke(store, ["b"])  # so that they are written by a statement of their own on PostgreSQL too
-    if kind == "SQLAlchemy":
-        opened = by_connection(database_url)
-    elif store.dialect == "postgresql":
-        opened = by_psycopg(database_url, autocommit=True)
-    else:
-        opened = by_sqlite3(database_url, isolation_level=None)
-    with opened as (connection, *_):
+    with by_kind(store, database_url, kind) as (connection, *_):
         with is_refused():
             enqueue_workflow_in(store, connection, refused_at_its_edges())
         assert (count(store), edges(store)) == (1, 0)
@@ -82,6 +87,58 @@ def test_nor_on_an_asynchronous_connection(store: Store, database_url: str, kind
             assert (count(store), edges(store)) == (3, 1)
 
     asyncio.run(write())
+
+
+@pytest.mark.parametrize("kind", ["driver", "SQLAlchemy"])
+def test_of_jobs_of_which_one_is_refused_none_is_written(store: Store, database_url: str, kind: str) -> None:
+    store.enqueue([new_job("taken", task="another")])
+    with by_kind(store, database_url, kind) as (connection, *_), pytest.raises(DuplicateTaskId):
+        enqueue_in(store, connection, [new_job("fresh"), new_job("taken")])
+    assert count(store) == 1
+
+
+@pytest.mark.parametrize("kind", ["driver", "SQLAlchemy"])
+def test_nobody_takes_a_unique_key_whose_job_is_about_to_be_written(
+    store: Store, database_url: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unique = new_job("first", unique_key="k")
+    with by_kind(store, database_url, kind) as (connection, *_), ThreadPoolExecutor() as pool:
+        rivals: list[Future[Any]] = []
+        insert = store.inserts.statements
+
+        def after_the_key(jobs: Any) -> Any:
+            if not rivals:
+                rivals.append(pool.submit(store.enqueue, [unique._replace(id="second")]))
+                wait(rivals, timeout=0.3)
+            return insert(jobs)
+
+        monkeypatch.setattr(store.inserts, "statements", after_the_key)
+        assert enqueue_in(store, connection, [unique]) == {}
+        assert rivals[0].result() == {"second": "first"}
+    assert count(store) == 1
+
+
+def test_nor_on_an_asynchronous_driver_s_connection(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def write() -> None:
+        async with by_async_psycopg(postgres_url, autocommit=True) as (connection, *_):
+            statuses = []
+
+            def note(jobs: Any) -> Any:
+                statuses.append(connection.info.transaction_status)
+                return insert(jobs)
+
+            insert = store.inserts.statements
+            monkeypatch.setattr(store.inserts, "statements", note)
+            with pytest.raises(DuplicateTaskId):
+                await aenqueue_in(store, connection, [new_job("fresh", unique_key="k"), new_job("taken")])
+            assert statuses == [TransactionStatus.INTRANS]
+            await aenqueue_in(store, connection, [new_job("alone")])
+            assert connection.info.transaction_status == TransactionStatus.IDLE
+
+    with opened(postgres_url) as store:
+        store.enqueue([new_job("taken", task="another")])
+        asyncio.run(write())
+        assert count(store) == 2
 
 
 def test_in_a_transaction_of_the_callers_it_is_the_callers(store: Store, database_url: str) -> None:

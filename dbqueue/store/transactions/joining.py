@@ -9,9 +9,11 @@ sends it at the commit, at the price of a lock that such commits wait for in tur
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -244,9 +246,20 @@ def enqueue_in(store: Store, connection: Any, jobs: Batch) -> Mapping[str, str]:
     # Made before they are written: what the making of one may run (an encoder of the caller's) may use this connection.
     jobs = list(jobs)
     if not _copied(store, joined, jobs):
-        taken = run_steps(store.inserts.steps(jobs), joined.execute, joined.rows)
+        with contextlib.nullcontext() if _is_one_statement(jobs) else _whole(store, joined):
+            taken = run_steps(store.inserts.steps(jobs), joined.execute, joined.rows)
     joined.wake(store)
     return taken
+
+
+def _is_one_statement(jobs: Sequence[NewJob]) -> bool:
+    """Whether nothing can come between, and no job be refused once others are written."""
+    return len(jobs) <= 1 and all(job.unique_key is None for job in jobs)
+
+
+def _whole(store: Store, joined: Joined) -> AbstractContextManager[None]:
+    joined.begin()
+    return whole(store, joined.driver, joined.reply)
 
 
 def _copied(store: Store, joined: Joined, jobs: list[NewJob]) -> bool:
@@ -282,8 +295,7 @@ def run_in(store: Store, connection: Any, steps: Operation[T]) -> T:
     """
     joined = join(connection)
     _check_database(store, joined)
-    joined.begin()
-    with whole(store, joined.driver, joined.reply):
+    with _whole(store, joined):
         found = run(steps, joined.reply)
     if found is not False:
         joined.wake(store)
@@ -303,6 +315,15 @@ async def arun_in(store: Store, connection: Any, steps: Operation[T]) -> T:
 
 
 async def _run_in_async_psycopg(store: Store, connection: Any, steps: Operation[T]) -> T:
+    reply = await _async_psycopg(store, connection)
+    found = await awhole(store, connection, reply, lambda: arun(steps, reply))
+    if found is not False:
+        await reply(Statement(NOTIFY_INSIDE, {}))
+    return found
+
+
+async def _async_psycopg(store: Store, connection: Any) -> Callable[[Statement], Awaitable[Reply]]:
+    """What runs a statement on the connection, which leads to the store's database."""
     from psycopg.rows import tuple_row
 
     cursor = connection.cursor(row_factory=tuple_row)
@@ -316,10 +337,7 @@ async def _run_in_async_psycopg(store: Store, connection: Any, steps: Operation[
     if store not in _checked.get(connection, ()):
         (identity,) = (await reply(Statement(store.identity, {}))).rows
         _accept(store, connection, store.same_database(lambda sql: identity), "postgresql")
-    found = await awhole(store, connection, reply, lambda: arun(steps, reply))
-    if found is not False:
-        await reply(Statement(NOTIFY_INSIDE, {}))
-    return found
+    return reply
 
 
 async def aenqueue_in(store: Store, connection: Any, jobs: Batch) -> Mapping[str, str]:
@@ -339,31 +357,23 @@ async def aenqueue_in(store: Store, connection: Any, jobs: Batch) -> Mapping[str
 
 
 async def _enqueue_in_async_psycopg(store: Store, connection: Any, jobs: Sequence[NewJob]) -> Mapping[str, str]:
-    from psycopg.rows import tuple_row
+    reply = await _async_psycopg(store, connection)
 
-    cursor = connection.cursor(row_factory=tuple_row)
+    def enqueue() -> Awaitable[dict[str, str]]:
+        return _run_steps(store.inserts.steps(jobs), reply)
 
-    async def rows(statement: Statement) -> Sequence[Sequence[Any]]:
-        await cursor.execute(pyformat(statement.sql), statement.parameters)
-        return list(await cursor.fetchall())
-
-    if store.dialect != "postgresql":
-        raise _other_database(store, "postgresql")
-    if store not in _checked.get(connection, ()):
-        (identity,) = await rows(Statement(store.identity, {}))
-        _accept(store, connection, store.same_database(lambda sql: identity), "postgresql")
-    taken = await _run_steps(store.inserts.steps(jobs), cursor)
-    await rows(Statement(NOTIFY_INSIDE, {}))
+    taken = await (enqueue() if _is_one_statement(jobs) else awhole(store, connection, reply, enqueue))
+    await reply(Statement(NOTIFY_INSIDE, {}))
     return taken
 
 
-async def _run_steps(steps: Steps[dict[str, str]], cursor: Any) -> dict[str, str]:
+async def _run_steps(steps: Steps[dict[str, str]], reply: Callable[[Statement], Awaitable[Reply]]) -> dict[str, str]:
     answer: Any = None
     try:
         while True:
             statement = steps.send(answer)
-            await cursor.execute(pyformat(statement.sql), statement.parameters)
-            answer = await cursor.fetchall() if statement.reads else cursor.rowcount
+            found = await reply(statement)
+            answer = found.rows if statement.reads else found.changed
     except StopIteration as end:
         taken: dict[str, str] = end.value
         return taken
