@@ -76,7 +76,9 @@ def make_task_engine(access: Access) -> sa.Engine:
         sa.event.listen(engine, "connect", _prepare_sqlite)
         _leave_files_that_are_gone(engine)
         return engine
-    return sa.create_engine(url, isolation_level="READ COMMITTED", pool_timeout=None, **_postgres_options(access))
+    engine = sa.create_engine(url, isolation_level="READ COMMITTED", pool_timeout=None, **_postgres_options(access))
+    sa.event.listen(engine, "checkout", _hear_last_words)
+    return engine
 
 
 def make_async_task_engine(access: Access) -> AsyncEngine:
@@ -87,7 +89,9 @@ def make_async_task_engine(access: Access) -> AsyncEngine:
 
         if url.get_backend_name() != "sqlite":
             options = _postgres_options(access)
-            return create_async_engine(url, isolation_level="READ COMMITTED", pool_timeout=None, **options)
+            engine = create_async_engine(url, isolation_level="READ COMMITTED", pool_timeout=None, **options)
+            sa.event.listen(engine.sync_engine, "checkout", _hear_last_words)
+            return engine
         url, options = _sqlite_options(url, access.pool_size)
         url = url.set(drivername="sqlite+aiosqlite")
         engine = create_async_engine(url, isolation_level="AUTOCOMMIT", pool_timeout=None, **options)
@@ -178,6 +182,20 @@ def _settle(connection: Any, record: object, proxy: object) -> None:
 
     try:
         connection.settle()
+    except psycopg.Error as error:
+        raise sa.exc.DisconnectionError(str(error)) from error
+
+
+def _hear_last_words(connection: object, record: Any, proxy: object) -> None:
+    """Let the pool give out no connection that the server has ended: the task that got it would fail.
+
+    As `PoolConnection.settle`: what the server has said is here already, and costs no round trip.
+    """
+    import psycopg
+
+    try:
+        for _ in ("the last words", "the end of the stream"):
+            record.driver_connection.pgconn.consume_input()
     except psycopg.Error as error:
         raise sa.exc.DisconnectionError(str(error)) from error
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import psycopg
 import pytest
@@ -19,7 +20,7 @@ from dbqueue.store.postgres.watch_session import PostgresWatchSession
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.sqlite.watch_session import SqliteWatchSession
 from dbqueue.store.sqlite.work_session import SqliteWorkSession
-from dbqueue.store.transactions.tasks import TaskTransaction
+from dbqueue.store.transactions.tasks import AsyncTaskTransaction, TaskTransaction
 from dbqueue.store.trouble import LOCK_SECONDS
 from tests.stores import TestWorker, enqueued, opened
 
@@ -100,6 +101,36 @@ def test_the_transaction_of_a_task(postgres_url: str) -> None:
         with opened(postgres_url) as store, store.connect() as connection:
             connection.exec_driver_sql(f"ALTER DATABASE {name} RESET default_transaction_isolation")
     assert settings == ["read committed", "7s"]
+
+
+ENDED: Final = "SELECT count(pg_terminate_backend(%s, 10000))"  # when it has ended; it waits for so many milliseconds
+
+
+@pytest.mark.parametrize("kind", ["function", "coroutine"])
+def test_no_task_is_given_a_connection_that_the_server_has_ended(postgres_url: str, kind: str) -> None:
+    """It would fail with its first statement, for good, each time the server was restarted."""
+
+    async def run(store: Store) -> None:
+        for _ in range(2):
+            if kind == "coroutine":
+                transaction: Any = AsyncTaskTransaction(store, job, idle_seconds=7.0)
+                await transaction.open()
+                pid = (await transaction.connection.exec_driver_sql("SELECT pg_backend_pid()")).scalar_one()
+                await transaction.rollback()
+            else:
+                transaction = TaskTransaction(store, job, idle_seconds=7.0)
+                pid = transaction.connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+                transaction.rollback()
+            with pooled(store) as driver:
+                driver.execute(ENDED, [pid])
+        await store.task_engines.aclose()
+
+    with opened(postgres_url) as store:
+        worker = TestWorker(store)
+        enqueued(store)
+        job = worker.claim_one()
+        asyncio.run(run(store))
+        worker.close()
 
 
 ON_A_FILE: dict[str, Callable[[Store], sa.PoolProxiedConnection]] = {
