@@ -109,6 +109,21 @@ def test_a_result_that_cannot_be_stored_takes_the_writes_back(app: App) -> None:
     assert "EncodeError" in repr(result.result)
 
 
+@pytest.mark.parametrize("eagerly", [False, True])
+def test_an_error_of_the_database_of_which_the_task_takes_no_notice(app: App, eagerly: bool) -> None:
+    """PostgreSQL's COMMIT would undo the writes and raise nothing; and another run would be no better."""
+    if eagerly:
+        result: Any = app.tasks["t.take_no_notice"].apply(["a"])
+    else:
+        result = call(app, "take_no_notice", "a")
+        testing.drain(app)
+    if app.database.store.dialect == "sqlite":
+        assert (result.get(), effects(app)) == ("written", ["a"])
+    else:
+        assert (result.state, effects(app)) == ("FAILURE", [])
+        assert "current transaction is aborted" in str(result.result)
+
+
 def test_enqueues_are_part_of_the_transaction(app: App) -> None:
     result = call(app, "follow", "a")
     assert testing.drain(app).counts == {"SUCCESS": 5}

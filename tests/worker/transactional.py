@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -122,6 +123,14 @@ def break_a_promise(self: Any, name: str) -> None:
         self.connection.execute(sa.text("INSERT INTO promises VALUES (:name)"), {"name": name})
 
 
+def take_no_notice(self: Any, name: str) -> str:
+    """Of an error of the database, which on PostgreSQL ends the transaction."""
+    self.connection.execute(ADD, {"name": name})
+    with contextlib.suppress(sa.exc.DBAPIError):
+        self.connection.execute(sa.text("SELECT * FROM no_such_table"))
+    return "written"
+
+
 def touch_nothing(self: Any) -> str:
     return "nothing"
 
@@ -211,7 +220,8 @@ def complete_twice(self: Any, name: str) -> None:
 TRANSACTIONAL: Any = (
     write, write_by_connection, write_by_driver, awrite, awrite_by_connection, write_and_fail, awrite_and_fail,
     write_and_retry, write_and_ignore, write_unstorable, follow, afollow, only_follow, only_follow_many, undo_a_part,
-    commit_it_oneself, break_a_promise, touch_nothing, replace_by_another, hold_and_write, ahold_and_write,
+    commit_it_oneself, break_a_promise, take_no_notice, touch_nothing, replace_by_another, hold_and_write,
+    ahold_and_write,
 )  # fmt: skip
 
 

@@ -146,6 +146,8 @@ class TaskTransaction:
                 joined = JoinedConnection(connection)
                 if run(complete(self.store, outcome, linked=self._job.successors), joined.reply):
                     self._wakes.add(self.store)
+        else:  # PostgreSQL commits nothing where a statement has failed, and raises nothing either
+            connection.exec_driver_sql("SELECT 1")
         self._ending = True
         known = True
         failpoints.hit("commit.before", driver)
@@ -166,6 +168,8 @@ class TaskTransaction:
         try:
             yield
         except _BROKEN as error:
+            if error.orig is not None and getattr(error.orig, "sqlstate", None) == _ABORTED:
+                raise error.orig from None  # SQLAlchemy's shows the statement, and with it the task's result
             raise NotCommitted(f"the transaction of job {self._job.id} broke, {what}: {_line(error)}") from error
 
     def _found(self, found: Recorded | None) -> None:
@@ -311,6 +315,8 @@ def _session(connection: sa.Connection) -> orm.Session:
 
 
 _BROKEN: Final = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError)
+_ABORTED: Final = "25P02"
+"""in_failed_sql_transaction: the task has caught what a statement raised, and would do so in each of its runs."""
 
 
 def _line(error: BaseException) -> str:
