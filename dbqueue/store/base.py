@@ -141,6 +141,10 @@ class Store(ABC):
     def task_begin(self, idle_seconds: float | None) -> str:
         """What a task's transaction begins with; empty for nothing. `idle_seconds`: how long it may then do nothing."""
 
+    def is_locked(self, error: Exception) -> bool:
+        """Whether this error of the driver's says that another connection has kept the only lock for too long."""
+        return False
+
     def turn(self) -> AbstractContextManager[Any]:
         """Held while a transaction is open, where the whole process has one connection."""
         return contextlib.nullcontext()

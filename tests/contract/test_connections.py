@@ -7,7 +7,7 @@ import os
 import socket
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, Final, cast
 
 import psycopg
@@ -18,11 +18,13 @@ from dbqueue.store.base import Store
 from dbqueue.store.engine import BUSY_TIMEOUT_SECONDS
 from dbqueue.store.postgres.watch_session import PostgresWatchSession
 from dbqueue.store.postgres.work_session import PostgresWorkSession
+from dbqueue.store.sqlite.store import SqliteStore
 from dbqueue.store.sqlite.watch_session import SqliteWatchSession
 from dbqueue.store.sqlite.work_session import SqliteWorkSession
 from dbqueue.store.transactions.tasks import AsyncTaskTransaction, TaskTransaction
 from dbqueue.store.trouble import LOCK_SECONDS
-from tests.stores import TestWorker, enqueued, opened
+from tests.contract.test_joining import sqlite_path
+from tests.stores import TestWorker, claimed_job, enqueued, opened
 
 OPTIONS = {
     (socket.SOL_SOCKET, "SO_KEEPALIVE"): 1,
@@ -151,6 +153,55 @@ def test_a_commit_to_a_file_outlasts_the_power(sqlite_url: str, kind: str) -> No
         assert found == ["wal", FULL]
         assert driver.execute("PRAGMA busy_timeout").fetchone()[0] == BUSY_TIMEOUT_SECONDS * 1000
         connection.close()
+
+
+@contextmanager
+def of_others(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """A store whose file another program keeps locked, until a task has given up to wait for it twice."""
+    asked: list[Exception] = []
+
+    def is_locked(store: SqliteStore, error: Exception) -> bool:
+        asked.append(error)
+        if len(asked) == 2:
+            other.rollback()
+        return locked(store, error)
+
+    locked = SqliteStore.is_locked
+    monkeypatch.setattr(SqliteStore, "is_locked", is_locked)
+    monkeypatch.setattr("dbqueue.store.engine.BUSY_TIMEOUT_SECONDS", 0.05)
+    with opened(url) as store, closing(sqlite3.connect(sqlite_path(url), check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield store
+
+
+@pytest.mark.parametrize("kind", ["function", "coroutine"])
+def test_a_task_waits_for_the_lock_as_long_as_it_may_run(
+    sqlite_url: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those before it may be many, and it would fail for good."""
+
+    async def run(store: Store) -> None:
+        transaction = AsyncTaskTransaction(store, claimed_job(), idle_seconds=None)
+        await transaction.open()
+        await transaction.connection.exec_driver_sql("SELECT 1")
+        await transaction.rollback()
+        await store.task_engines.aclose()
+
+    with of_others(sqlite_url, monkeypatch) as store:
+        if kind == "coroutine":
+            asyncio.run(run(store))
+        else:
+            transaction = TaskTransaction(store, claimed_job(), idle_seconds=None)
+            transaction.connection.exec_driver_sql("SELECT 1")
+            transaction.rollback()
+
+
+def test_a_call_in_place_waits_no_longer_than_others(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with of_others(sqlite_url, monkeypatch) as store:
+        transaction = TaskTransaction(store, claimed_job(lease=""), idle_seconds=None)
+        with pytest.raises(sa.exc.OperationalError, match="database is locked"):
+            transaction.connection.exec_driver_sql("SELECT 1")
+        transaction.rollback()
 
 
 def test_a_store_that_is_closed_leaves_no_connection_of_a_task(postgres_url: str) -> None:

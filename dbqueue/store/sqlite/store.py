@@ -115,6 +115,9 @@ class SqliteStore(Store):
     def task_begin(self, idle_seconds: float | None) -> str:
         return "BEGIN IMMEDIATE"
 
+    def is_locked(self, error: Exception) -> bool:
+        return "database is locked" in str(error)
+
     def turn(self) -> AbstractContextManager[Any]:
         return self._turn
 

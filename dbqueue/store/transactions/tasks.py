@@ -6,7 +6,8 @@
 
 The first statement begins it. On SQLite that is BEGIN IMMEDIATE, which takes the file's one write lock: a
 transaction that reads first and writes later fails at once where another has written meanwhile, and a task
-should not fail for that. So nothing is locked while the task does what needs no database.
+should not fail for that. So nothing is locked while the task does what needs no database. Nor should it fail where
+other tasks are before it: a job waits for the lock as long as it may run.
 
 A coroutine's transaction is the same object; what has to wait runs where SQLAlchemy lets a coroutine wait
 for it (`run_sync`).
@@ -118,8 +119,19 @@ class TaskTransaction:
         if self._begin and not self.store.in_transaction(connection.connection.driver_connection):
             # Not on the statement's own cursor, which may be one on the server's side.
             cursor = connection.connection.cursor()
-            cursor.execute(self._begin)
+            while not self._has_begun(cursor):
+                pass
             cursor.close()
+
+    def _has_begun(self, cursor: Any) -> bool:
+        """Begin; False where other tasks have kept a job's from it for as long as SQLite waits: nothing is done yet."""
+        try:
+            cursor.execute(self._begin)
+        except Exception as error:
+            if self._job.lease and self.store.is_locked(error):
+                return False
+            raise
+        return True
 
     def _before_commit(self, connection: sa.Connection) -> None:
         if not self._ending:
