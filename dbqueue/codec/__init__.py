@@ -387,7 +387,24 @@ def _loaded_class(module_name: str, dotted: str) -> type[Exception] | None:
 
 
 def _make_exception(cls: type[Exception], arguments: tuple[Any, ...]) -> Exception | None:
-    return _constructed(cls, cls, arguments) or _constructed(cls, partial(cls.__new__, cls), arguments)
+    made = _constructed(cls, cls, arguments)
+    if made is None and (made := _constructed(cls, partial(cls.__new__, cls), arguments)) is not None:
+        try:
+            str(made)
+        except BaseException:  # noqa: BLE001 - it misses what its constructor would have set: SQLAlchemy's errors do
+            return _printable(cls, arguments)
+    return made
+
+
+def _printable(cls: type[Exception], arguments: tuple[Any, ...]) -> Exception | None:
+    """One of a subclass that is shown as Python shows an exception: by its arguments."""
+    metaclass: Any = type(cls)
+    own = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__str__": Exception.__str__}
+    try:
+        plain: type[Exception] = metaclass(cls.__name__, (cls,), own)
+    except BaseException:  # noqa: BLE001 - a class may refuse to have subclasses
+        return None
+    return _constructed(cls, partial(plain.__new__, plain), arguments)
 
 
 def _constructed(cls: type[Exception], construct: Callable[..., Any], arguments: tuple[Any, ...]) -> Exception | None:

@@ -7,9 +7,11 @@ import sys
 import types
 from datetime import UTC, datetime
 from decimal import Decimal
+from traceback import format_exception
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -287,6 +289,16 @@ def test_exceptions_come_back_as_they_were(exc: Exception) -> None:
     assert type(returned) is type(exc)
     assert returned.args == exc.args
     assert str(returned) == str(exc)
+
+
+def test_what_is_shown_where_the_constructor_cannot_be_used() -> None:
+    """SQLAlchemy's errors are shown by what it sets: to print one would raise, and its message be lost."""
+    returned = rebuilt(sa.exc.OperationalError("SELECT 1", {}, Exception("the disk is full")))
+    assert isinstance(returned, sa.exc.OperationalError)
+    assert str(returned) == "(builtins.Exception) the disk is full"
+    assert "sqlalchemy.exc.OperationalError: (builtins.Exception) the disk is full" in "".join(
+        format_exception(returned)
+    )
 
 
 @pytest.mark.parametrize("cls", [Explodes, Impostor, MakesLiars])
