@@ -6,6 +6,7 @@ what the run wrote commit together or not at all, and both are fenced by the lea
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -153,7 +154,8 @@ class Completion:
     def _commit(self) -> Outcome:
         error = self._error()
         if error is not None:
-            self._connection.rollback()
+            with contextlib.suppress(Exception):  # the task has closed it, which says the same
+                self._connection.rollback()
             raise error
         return self._settled()
 
@@ -162,7 +164,8 @@ class Completion:
 
         error = await asyncio.to_thread(self._error)
         if error is not None:
-            await self._connection.rollback()
+            with contextlib.suppress(Exception):
+                await self._connection.rollback()
             raise error
         return self._settled()
 

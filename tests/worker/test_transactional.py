@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
@@ -18,6 +20,7 @@ import dbqueue
 from dbqueue import DBQueue, signals, testing
 from dbqueue.errors import EncodeError, LeaseLost
 from dbqueue.store.postgres.copying import FEWEST
+from tests.servers import libpq_url
 from tests.stores import count, row, run_sql
 from tests.worker.transactional import DEFERRED, EFFECTS, App, make_app
 from tests.workers import WorkerProcess
@@ -374,6 +377,22 @@ def test_a_completion_that_was_not_committed_is_a_failure(app: App, how: str) ->
     result = app.tasks["t.complete_oneself"].apply_async(["a"], {"how": how})
     assert testing.drain(app).counts == {"FAILURE": 1}
     assert effects(app) == []
+    assert "was not committed before the task returned" in repr(result.result)
+
+
+def test_a_completion_on_a_connection_that_the_task_has_closed_is_a_failure_that_says_so(
+    app: App, database_url: str
+) -> None:
+    @app.task(name="t.close_at_once")
+    def close_at_once() -> None:
+        sqlite = database_url.startswith("sqlite")
+        path = sa.make_url(database_url).database or ""
+        connection: Any = sqlite3.connect(path) if sqlite else psycopg.connect(libpq_url(database_url))
+        dbqueue.complete(connection)
+        connection.close()
+
+    result = close_at_once.delay()
+    assert testing.drain(app).counts == {"FAILURE": 1}
     assert "was not committed before the task returned" in repr(result.result)
 
 
