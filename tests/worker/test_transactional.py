@@ -112,6 +112,14 @@ def test_a_result_that_cannot_be_stored_takes_the_writes_back(app: App) -> None:
     assert "EncodeError" in repr(result.result)
 
 
+@pytest.mark.parametrize("name", ["begin_anew", "abegin_anew"])
+def test_a_rollback_of_the_connection_undoes_all_and_the_session_goes_on(app: App, name: str) -> None:
+    call(app, name, "a")
+    (run,) = testing.drain(app)
+    assert run.state == "SUCCESS", run.result
+    assert effects(app) == ["a-kept"]
+
+
 @pytest.mark.parametrize("eagerly", [False, True])
 def test_an_error_of_the_database_of_which_the_task_takes_no_notice(app: App, eagerly: bool) -> None:
     """PostgreSQL's COMMIT would undo the writes and raise nothing; and another run would be no better."""

@@ -113,6 +113,23 @@ def undo_a_part(self: Any, name: str) -> None:
     self.session.execute(ADD, {"name": f"{name}-last"})
 
 
+def begin_anew(self: Any, name: str) -> None:
+    """After a rollback of all that there was."""
+    self.session.execute(ADD, {"name": f"{name}-undone"})
+    self.session.commit()
+    self.connection.rollback()
+    self.session.execute(ADD, {"name": f"{name}-kept"})
+    self.session.commit()
+
+
+async def abegin_anew(self: Any, name: str) -> None:
+    await self.session.execute(ADD, {"name": f"{name}-undone"})
+    await self.session.commit()
+    await self.connection.rollback()
+    await self.session.execute(ADD, {"name": f"{name}-kept"})
+    await self.session.commit()
+
+
 def commit_it_oneself(self: Any, name: str) -> None:
     self.connection.execute(ADD, {"name": name})
     self.connection.commit()
@@ -221,7 +238,7 @@ TRANSACTIONAL: Any = (
     write, write_by_connection, write_by_driver, awrite, awrite_by_connection, write_and_fail, awrite_and_fail,
     write_and_retry, write_and_ignore, write_unstorable, follow, afollow, only_follow, only_follow_many, undo_a_part,
     commit_it_oneself, break_a_promise, take_no_notice, touch_nothing, replace_by_another, hold_and_write,
-    ahold_and_write,
+    ahold_and_write, begin_anew, abegin_anew,
 )  # fmt: skip
 
 

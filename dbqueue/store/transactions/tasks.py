@@ -75,9 +75,9 @@ class TaskTransaction:
 
     @property
     def session(self) -> Any:
+        connection = self.connection
+        self._begin_root()
         if self._session is None:
-            connection = self.connection
-            self._begin_root()
             self._session = _session(connection)
         return self._session
 
@@ -110,7 +110,10 @@ class TaskTransaction:
         sa.event.listen(connection, "commit", self._before_commit)
 
     def _begin_root(self) -> None:
-        """Have a transaction for the session to join: one that it begins itself, it would commit itself."""
+        """Have a transaction for the session to join: one that it begins itself, it would commit itself.
+
+        Another one, where the task has rolled its connection back.
+        """
         assert self._connection is not None
         if not self._connection.in_transaction():
             self._connection.begin()
@@ -250,10 +253,10 @@ class AsyncTaskTransaction(TaskTransaction):
 
     @property
     def session(self) -> Any:
+        self._begin_root()
         if self._async_session is None:
             from sqlalchemy.ext.asyncio import AsyncSession
 
-            self._begin_root()
             self._async_session = AsyncSession(self._async_connection, join_transaction_mode=_JOIN)
             self._session = self._async_session.sync_session
         return self._async_session
