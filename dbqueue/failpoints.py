@@ -48,7 +48,7 @@ POINTS: Final = {
     "rescue.between": "a dead worker's jobs are taken back in this transaction, its row is not closed",
     "heartbeat.before": "a heartbeat is about to be sent",
     "heartbeat.after": "a heartbeat is written; the worker has not taken note",
-    "beat.between": "a due job is enqueued in this transaction, its schedule has not moved on",
+    "beat.between": "a due job or workflow is enqueued in this transaction, its schedule has not moved on",
 }
 """Every point and what holds there."""
 

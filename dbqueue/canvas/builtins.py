@@ -39,8 +39,7 @@ def register(app: DBQueue) -> None:
 
         return primitives.group(list(tasks), app=app).apply_async().as_tuple()
 
-    # A canvas is sent as the jobs that it consists of. One that is a job by itself (of a schedule, which
-    # has a task and its arguments) sends them.
+    # A canvas is sent as the jobs that it consists of. One that is a job by itself (sent by its name) sends them.
     def chain(*args: Any, tasks: Iterable[Any] = (), **kwargs: Any) -> Any:
         from dbqueue.canvas import primitives
 

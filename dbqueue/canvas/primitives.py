@@ -354,6 +354,10 @@ def members(tasks: Any, app: DBQueue | None = None) -> Iterator[Any]:
 
 
 def links(sig: Signature, options: Mapping[str, Any], kind: str) -> list[Any]:
-    """The signatures linked by the option `link` or `link_error`."""
+    """The signatures linked by the option `link` or `link_error`; raises TypeError for what is none."""
     found = options.get(kind)
-    return [maybe_signature(each, app=sig._app) for each in as_list(found)] if found else []
+    linked = [maybe_signature(each, app=sig._app) for each in as_list(found)] if found else []
+    for each in linked:
+        if not isinstance(each, Signature):
+            raise TypeError(f"{kind} takes signatures, as task.s(), not {each!r}")
+    return linked

@@ -32,10 +32,12 @@ def plan(
     args: Sequence[Any] | None,
     kwargs: Mapping[str, Any] | None,
     options: Mapping[str, Any],
+    *,
+    compiler: Compiler | None = None,
 ) -> Plan:
     """The workflow of a call of the signature with these arguments and options."""
     sig, feed = _with_arguments(sig, args, kwargs)
-    compiler = Compiler(app)
+    compiler = compiler or Compiler(app)
     result = compiler.compile(sig, feed, options)
     if (
         isinstance(sig, group)

@@ -92,23 +92,22 @@ def next_(target: Target, /, names: Sequence[str], limit: int, as_json: bool) ->
 @json_option
 @click.pass_obj
 def run(target: Target, /, name: str, as_json: bool) -> None:
-    """Enqueue a periodic task now, and print the job's id. Its due times stay as they are."""
-    from dbqueue.services.beats import job_of
+    """Enqueue a periodic task now, and print its id: the job's, the last one's of a chain, a group's.
+
+    Its due times stay as they are.
+    """
     from dbqueue.store import schedules
 
     app = target.database_app
     with importing():
         app.import_tasks()
-    row = schedules.find(target.store, name)
-    if row is None:
+    if schedules.find(target.store, name) is None:
         _tell_missing({name})
         return
     try:
-        job = job_of(app, row)
-    except (TypeError, ValueError) as error:
+        job_id = app.schedules.run(name).id
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise click.ClickException(f"the entry {harmless(name)!r} makes no job: {error}") from error
-    taken = target.store.enqueue([job])
-    job_id = taken.get(job.id, job.id)
     if as_json:
         print_json({"name": name, "id": job_id})
     else:

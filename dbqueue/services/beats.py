@@ -1,4 +1,4 @@
-"""A beat for an application: its setting `beat_schedule` as rows, and rows as jobs."""
+"""A beat for an application: its setting `beat_schedule` as rows, and rows as jobs and workflows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from dbqueue import codec, signals
-from dbqueue.calls import follows, new_job
+from dbqueue.calls import new_job
+from dbqueue.canvas import firings
+from dbqueue.canvas.flat_groups import LINKS
+from dbqueue.canvas.primitives import links
+from dbqueue.canvas.sending import Plan
+from dbqueue.canvas.signatures import Signature
 from dbqueue.errors import EncodeError, ImproperlyConfigured
 from dbqueue.schedules import BaseSchedule, maybe_schedule
 from dbqueue.store.schedules import MISFIRES, NewSchedule, ScheduleRow, reconsider, synchronise
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
     from dbqueue.app import DBQueue
     from dbqueue.jobs import NewJob
     from dbqueue.store.base import Store
+    from dbqueue.workflows import Workflow
 
 FIELDS: Final = ("task", "schedule", "args", "kwargs", "options", "relative", "misfire", "timezone")
 """What an entry of `beat_schedule` may hold; the last two are not Celery's."""
@@ -59,10 +65,8 @@ def new_row(app: DBQueue, name: str, entry: Any) -> NewSchedule:
     limit = app.conf.max_payload_bytes
     options = dict(entry.get("options") or {})
     values = {"args": list(args), "kwargs": dict(entry.get("kwargs") or {}), "options": options}
-    if follows(options):
-        logger.warning(
-            "beat: What is linked to the periodic task %s is not called: enqueue it in the task itself", name
-        )
+    for kind in LINKS:
+        links(Signature(), options, kind)  # raises TypeError for what is none
     texts = {key: codec.dumps(value, what=key, max_bytes=limit) for key, value in values.items()}
     return NewSchedule(
         name=name,
@@ -157,14 +161,27 @@ def announce(beat: Beat, *, embedded: bool) -> None:
         signals.beat_embedded_init.send(sender=beat)
 
 
-def job_of(app: DBQueue, row: ScheduleRow, *, due: datetime | None = None, job_id: str | None = None) -> NewJob:
-    """The job that a row stands for. Its headers name the entry and, where it is a firing, the due time."""
+def job_of(
+    app: DBQueue, row: ScheduleRow, *, due: datetime | None = None, job_id: str | None = None
+) -> NewJob | Workflow:
+    """What a row stands for, signed if there are keys: a job, or the workflow of a call with more than one.
+
+    The headers name the entry and, where it is a firing, the due time. `job_id` is the job's, or that of the first one.
+    """
+    made = plan_of(app, row, due=due, job_id=job_id)
+    return app.database.signed_workflow(made.workflow) if isinstance(made, Plan) else app.database.signed(made)
+
+
+def plan_of(app: DBQueue, row: ScheduleRow, *, due: datetime | None = None, job_id: str | None = None) -> NewJob | Plan:
+    """As `job_of`, before it is signed; of a workflow with its result."""
     args, kwargs, options = codec.loads(row.args), codec.loads(row.kwargs), codec.loads(row.options)
     if not isinstance(args, list) or not isinstance(kwargs, dict) or not isinstance(options, dict):
         raise TypeError("args must be a JSON list, kwargs and options JSON objects")
-    headers = {**(options.get("headers") or {}), "periodic_task_name": row.name}
+    headers = {"periodic_task_name": row.name}
     if due is not None:
         headers["due_at"] = due.isoformat()
-    changes = {"headers": headers, "task_id": job_id or options.get("task_id")}
-    job = new_job(app.conf, row.task, app.tasks.get(row.task), args, kwargs, {**options, **changes})
-    return app.database.signed(job)
+    sig = firings.call(app, row.task, args, kwargs, options)
+    if sig is not None:
+        return firings.firing(app, sig, headers, job_id=job_id)
+    changes = {"headers": {**(options.get("headers") or {}), **headers}, "task_id": job_id or options.get("task_id")}
+    return new_job(app.conf, row.task, app.tasks.get(row.task), args, kwargs, {**options, **changes})

@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from dbqueue.canvas.sending import Plan
 from dbqueue.codec.plain import json_object, json_value
 from dbqueue.errors import ImproperlyConfigured
 from dbqueue.schedules import BaseSchedule, from_text
-from dbqueue.services.beats import job_of, new_row
+from dbqueue.services.beats import new_row, plan_of
 from dbqueue.store import schedules
 from dbqueue.store.schedules import ScheduleRow
 
 if TYPE_CHECKING:
     from dbqueue.app import DBQueue
-    from dbqueue.result import AsyncResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +115,20 @@ class ScheduleBook:
         """Fire these again; what was due meanwhile is not made up for."""
         return frozenset(schedules.set_enabled(self._store, names, enabled=True))
 
-    def run(self, name: str) -> AsyncResult[Any]:
-        """Enqueue the entry's call now; its due times stay as they are. Raises KeyError where there is none."""
+    def run(self, name: str) -> Any:
+        """Enqueue the entry's call now; its due times stay as they are. Returns its result, a group's of a group.
+
+        Raises KeyError where there is no such entry.
+        """
         row = schedules.find(self._store, name)
         if row is None:
             raise KeyError(f"there is no schedule {name!r}")
-        job = job_of(self.app, row)
-        self.app.database.enqueue([job])
-        return self.app.AsyncResult(job.id)
+        made = plan_of(self.app, row)
+        if isinstance(made, Plan):
+            self.app.database.enqueue_workflow(made.workflow)
+            return made.result
+        (job_id,) = self.app.database.enqueue([made])
+        return self.app.AsyncResult(job_id)
 
     @property
     def _store(self) -> Any:

@@ -3,7 +3,8 @@
 Any number of beats look at it. A due time fires once, for in one transaction a beat locks the row,
 inserts the job and moves `next_due_at`; another beat passes over a locked row, and finds a row
 that was moved no longer due. The job's id is made of the entry's name and the due time, so that
-even a due time that comes again (a row deleted and made anew) is one job.
+even a due time that comes again (a row deleted and made anew) is one job. Where a call is a workflow,
+that is the id of its first job, without which nothing of it is written.
 
 A row may be changed with plain SQL at any time. `planned_from` keeps what `next_due_at` was
 reckoned from, and a beat that finds it different reckons anew.
@@ -24,9 +25,12 @@ from dbqueue.jobs import NewJob
 from dbqueue.store.base import Store
 from dbqueue.store.inserts import run_steps, sqlite_time
 from dbqueue.store.queries import in_schema, reading
+from dbqueue.store.steps import run
 from dbqueue.store.tables import Json, database_now, schedules
 from dbqueue.store.transactions.joining import JoinedConnection
 from dbqueue.store.values import moment, moment_or_none
+from dbqueue.store.workflows.lifecycle import write
+from dbqueue.workflows import Workflow
 
 SETTINGS: Final = "settings"
 """The `source` of rows that follow the settings of an application; all others are `user`."""
@@ -72,12 +76,15 @@ class NewSchedule:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a beat does with a row, all of it or nothing: enqueue these jobs, and plan the next due time."""
+    """What a beat does with a row, all of it or nothing: enqueue these jobs, and plan the next due time.
+
+    `jobs` has one for each due time: a job, or a workflow.
+    """
 
     next_due_at: datetime | None
     planned_from: str | None
     problem: str | None = None
-    jobs: Sequence[NewJob] = ()
+    jobs: Sequence[NewJob | Workflow] = ()
     last_due_at: datetime | None = None
     """The last due time of `jobs`; None leaves the row's."""
 
@@ -115,9 +122,7 @@ def advance(
         ).one_or_none()
         step = None if row is None else decide(_row(row), now or _clock(connection))
         if step is not None:
-            joined = JoinedConnection(connection)
-            # An id that exists is this due time, fired before: its job stays as it is.
-            run_steps(store.inserts.steps(step.jobs, check=False), joined.execute, joined.rows)
+            _write(store, JoinedConnection(connection), step.jobs)
             failpoints.hit("beat.between")
             connection.execute(sa.update(schedules).where(schedules.c.name == name).values(_changes(store, step)))
     if step is not None and step.jobs:
@@ -201,6 +206,15 @@ def set_enabled(store: Store, names: Collection[str], *, enabled: bool) -> set[s
     )
     with _changing(store) as connection:
         return set(connection.scalars(change))
+
+
+def _write(store: Store, joined: JoinedConnection, jobs: Sequence[NewJob | Workflow]) -> None:
+    """Write what is due. An id that exists is this due time, fired before: what was written then stays as it is."""
+    single = [each for each in jobs if not isinstance(each, Workflow)]
+    run_steps(store.inserts.steps(single, check=False), joined.execute, joined.rows)
+    for each in jobs:
+        if isinstance(each, Workflow):
+            run(write(store, each, check=False), joined.reply)
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from dbqueue.store import schedules
 from dbqueue.store.base import Store
 from dbqueue.store.schedules import ScheduleRow, Step
 from dbqueue.worker.schedule_steps import SKIP_GRACE_SECONDS, Steps, wanted
+from dbqueue.workflows import Workflow
 
 MAX_INTERVAL_SECONDS: Final = 2.0
 """How soon an edit of the table is seen, by default. A look costs one small query."""
@@ -129,7 +130,7 @@ class Beat:
         if step is not None:
             _tell(*seen[-1], step)
             if step.jobs:
-                self._published(step.jobs)
+                self._published([job for each in step.jobs for job in _jobs_of(each)])
         return step is not None
 
 
@@ -151,5 +152,10 @@ def _tell(row: ScheduleRow, now: datetime, step: Step) -> None:
             row.misfire,
             len(step.jobs),
         )
-    for job in step.jobs:
-        logger.info("Scheduler: Sending due task %s (%s)", row.name, job.task, extra={"task_id": job.id})
+    for each in step.jobs:
+        first = each.first if isinstance(each, Workflow) else each
+        logger.info("Scheduler: Sending due task %s (%s)", row.name, row.task, extra={"task_id": first.id})
+
+
+def _jobs_of(each: NewJob | Workflow) -> Sequence[NewJob]:
+    return each.jobs if isinstance(each, Workflow) else (each,)

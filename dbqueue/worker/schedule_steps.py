@@ -8,12 +8,14 @@ A due time that passed long ago was *missed* (no beat ran, or the database was a
     skip   nothing, unless it is less than SKIP_GRACE_SECONDS ago; later due times go on as planned
     once   one job, for the latest of those that were missed (the default)
     all    a job for each of them, in order
+
+A job is a workflow, where the row's call is one.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import islice
@@ -25,17 +27,19 @@ from dbqueue.errors import ImproperlyConfigured
 from dbqueue.jobs import NewJob
 from dbqueue.schedules import BaseSchedule, crontab, from_text
 from dbqueue.store.schedules import ScheduleRow, Step
+from dbqueue.workflows import Workflow
 
 SKIP_GRACE_SECONDS: Final = 60.0
 """How late a firing may be that the policy `skip` still lets go: a beat's restart is no downtime."""
 MAX_JOBS: Final = 1000
-"""Most jobs of one step; the policy `all` goes on in the next."""
+"""About the most jobs of one step, though a workflow is whole; the policy `all` goes on in the next."""
 
 _IDS: Final = UUID("6b1c7c0e-5d0f-4f3b-9a37-1f4b3a1f6c55")
 """The namespace of the ids of scheduled jobs (RFC 9562, version 5)."""
 
-MakeJob = Callable[[ScheduleRow, datetime, str], NewJob]
-"""From a row, its due time and the job's id to the job; what it raises is the row's problem."""
+MakeJob = Callable[[ScheduleRow, datetime, str], NewJob | Workflow]
+"""From a row, its due time and the job's id to the job, or to a workflow whose first job has that id; what it raises
+is the row's problem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +67,31 @@ class Steps:
     def _fire(self, row: ScheduleRow, first: datetime, schedule: BaseSchedule, zone: tzinfo, now: datetime) -> Step:
         fired = list(islice(_missed(row, first, schedule, zone, now), MAX_JOBS))
         until = fired[-1] if fired else schedule.latest(first, now, zone)
-        following = schedule.next_after(until, zone)
         if self.deadline_seconds is not None and isinstance(schedule, crontab):
             earliest = now - timedelta(seconds=self.deadline_seconds)
             fired = [due for due in fired if due >= earliest]
-        problem = None if following else f"{row.schedule!r} is never due again"
         try:
-            jobs = [self.make_job(row, due, job_id(row.name, due)) for due in fired]
+            jobs = self._jobs(row, fired)
         except Exception as error:  # noqa: BLE001 - a row may hold anything; it must not keep others from firing
-            return Step(following, origin(row), problem=f"{type(error).__name__}: {error}")
+            return Step(schedule.next_after(until, zone), origin(row), problem=f"{type(error).__name__}: {error}")
+        if len(jobs) < len(fired):
+            fired = fired[: len(jobs)]
+            until = fired[-1]
+        following = schedule.next_after(until, zone)
+        problem = None if following else f"{row.schedule!r} is never due again"
         return Step(following, origin(row), problem, jobs, last_due_at=fired[-1] if fired else None)
+
+    def _jobs(self, row: ScheduleRow, fired: Sequence[datetime]) -> list[NewJob | Workflow]:
+        """One for each of these due times, or for the first of them: as many as come to `MAX_JOBS`."""
+        jobs: list[NewJob | Workflow] = []
+        size = 0
+        for due in fired:
+            made = self.make_job(row, due, job_id(row.name, due))
+            jobs.append(made)
+            size += len(made.jobs) if isinstance(made, Workflow) else 1
+            if size >= MAX_JOBS:
+                break
+        return jobs
 
 
 def wanted(row: ScheduleRow, now: datetime) -> bool:

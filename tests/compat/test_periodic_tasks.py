@@ -18,13 +18,14 @@ from typing import Any
 
 import pytest
 
-from dbqueue import DBQueue, signals
+from dbqueue import DBQueue, group, signals
 from dbqueue.errors import ImproperlyConfigured
 from dbqueue.schedules import crontab, schedule, solar
 from dbqueue.services.beats import entries, make_beat
 from dbqueue.store import queries, schedules
 from dbqueue.store.events import Reader
 from dbqueue.store.schedules import NewSchedule, ScheduleRow
+from dbqueue.testing import drain
 from dbqueue.worker.beat import MAX_INTERVAL_SECONDS
 from tests.stores import run_sql
 from tests.waiting import wait_until
@@ -99,13 +100,32 @@ def test_arguments_and_options_of_a_call_and_of_its_signature(app: DBQueue) -> N
     assert entry.options == '{"queue":"slow","priority":2}'
 
 
-def test_a_beat_warns_of_callbacks_that_it_does_not_call(app: DBQueue, caplog: pytest.LogCaptureFixture) -> None:
-    call = app.tasks["tasks.test"]
-    app.add_periodic_task(60, call.s("x").on_error(call.s()), name="linked")
-    app.add_periodic_task(60, call.s("x"), name="plain")
-    entries(app)
-    (told,) = caplog.messages
-    assert "linked" in told
+def test_what_is_linked_to_a_call_is_called(app: DBQueue, caplog: pytest.LogCaptureFixture) -> None:
+    """As options of the entry, of its signature, and of a canvas; on each run anew."""
+
+    @app.task(name="tasks.fail")
+    def fail() -> None:
+        raise ValueError("bad")
+
+    told: list[str] = []
+    note = app.task(name="tasks.note")(told.append)
+    test = app.tasks["tasks.test"]
+    app.add_periodic_task(60, test.s("x").set(link=note.si("linked")), name="signature")
+    app.add_periodic_task(60, test.s("x"), name="options", link=note.si("option"))
+    app.add_periodic_task(60, (test.si("x") | fail.si()).on_error(note.si("chain")), name="chain")
+    app.add_periodic_task(60, group(fail.si(), test.si("x")), name="group", link_error=note.si("group"))
+    app.conf.beat_schedule["setting"] = {
+        "task": "tasks.fail",
+        "schedule": 60,
+        "options": {"link_error": note.si("set")},
+    }
+    beat = make_beat(app)
+    for minute in range(3):
+        while beat.turn(now=MIDNIGHT + timedelta(minutes=minute)) == 0.0:
+            pass
+    assert caplog.messages == []
+    drain(app)
+    assert sorted(told) == sorted(["linked", "option", "chain", "group", "set"] * 2)
 
 
 def test_entries_from_on_after_finalize(app: DBQueue) -> None:

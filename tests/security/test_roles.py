@@ -23,6 +23,7 @@ from dbqueue.store.sessions import Tended
 from dbqueue.store.tables import metadata
 from tests.servers import PostgresServer, libpq_url
 from tests.stores import TestWorker, opened
+from tests.waiting import wait_until
 from tests.worker.sample import make_app
 
 
@@ -161,6 +162,12 @@ def test_a_worker_works(url: str, schema: str | None, start_worker: Callable[...
         assert add.apply_async([2, 2], unique=True).get(timeout=60) == 4
         operator.schedules.set("often", "sample.add", 3600, args=[1, 2])
         assert operator.schedules.run("often").get(timeout=60) == 3
+        linked = {"link": [{"task": "sample.add", "args": [4]}], "link_error": [{"task": "sample.echo"}]}
+        operator.schedules.set("linked", "sample.add", 0.5, args=[1, 2], options=linked)
+        with connected(url, "t_worker", schema) as connection:
+            query = "SELECT 1 FROM dbqueue_jobs WHERE task = 'sample.add' AND result::text = '7'"
+            wait_until(lambda: connection.execute(query).fetchone(), what="the callback of a periodic call")
+        operator.schedules.remove("linked")
         assert [*operator.control.ping(timeout=30, limit=1)]
         late = add.apply_async([1, 2], countdown=600)
         operator.control.revoke(late.id)

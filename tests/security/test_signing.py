@@ -18,7 +18,7 @@ import dbqueue
 from dbqueue import DBQueue, testing
 from dbqueue.errors import BadSignature, ImproperlyConfigured, InvalidTaskError
 from dbqueue.jobs import NewJob
-from dbqueue.services.beats import job_of
+from dbqueue.services.beats import job_of, make_beat
 from dbqueue.signing import SIGNATURE, Signer
 from dbqueue.store import changes as operator_changes
 from dbqueue.store.schedules import ScheduleRow
@@ -236,7 +236,32 @@ def test_a_beat_s_jobs_are_signed(app: DBQueue) -> None:
     assert drained(app) == {"SUCCESS": 1}
     fields = {field.name: None for field in dataclasses.fields(ScheduleRow)}
     due: Any = ScheduleRow(**fields | {"name": "n", "task": "s.echo", "args": "[1]", "kwargs": "{}", "options": "{}"})  # type: ignore[arg-type]
-    Signer([NEW]).check(claimed(job_of(app, due, due=datetime.now(UTC))))
+    job = job_of(app, due, due=datetime.now(UTC))
+    assert isinstance(job, NewJob)
+    Signer([NEW]).check(claimed(job))
+
+
+def test_a_beat_s_workflows_are_signed(app: DBQueue) -> None:
+    """All of their jobs, and whose results these take."""
+    echo, fails, told = (app.tasks[f"s.{name}"] for name in ("echo", "fails", "told"))
+    app.add_periodic_task(60, echo.s("x").set(link=echo.s("linked"), expires=600), name="call")
+    app.add_periodic_task(60, (fails.si() | echo.s("never")).on_error(told.s()), name="chain")
+    beat = make_beat(app)
+    for minute in range(3):
+        while beat.turn(now=datetime(2031, 5, 5, 12, minute, tzinfo=UTC)) == 0.0:
+            pass
+    store = app.database.store
+    assert count(store) == 2 * (2 + 3)
+    named = f"options ->> '{SIGNATURE}' IS NOT NULL"
+    assert count(store, named) == 2 * (2 + 3)
+    run_sql(store, "UPDATE dbqueue_edges SET place = '[1]' WHERE successor = (SELECT min(successor) FROM"
+                   " dbqueue_edges WHERE event = 'success' AND predecessor NOT IN"
+                   " (SELECT id FROM dbqueue_jobs WHERE task = 's.fails'))")  # fmt: skip
+    drained(app)
+    for task, status, number in (("echo", "SUCCESS", 3), ("echo", "FAILURE", 1 + 2), ("fails", "FAILURE", 2)):
+        assert count(store, f"task = 's.{task}' AND status = '{status}'") == number
+    assert count(store, "task = 's.told' AND status = 'SUCCESS'") == 2
+    assert count(store, "task = 's.echo' AND CAST(result AS text) LIKE '%BadSignature%'") == 1
 
 
 def link_forged(app: DBQueue, job_id: str, place: str) -> None:

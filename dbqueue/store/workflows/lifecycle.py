@@ -38,8 +38,10 @@ def statement(store: Store, template: str, **parameters: Any) -> Statement:
 # -- writing
 
 
-def write(store: Store, workflow: Workflow) -> Steps[None]:
+def write(store: Store, workflow: Workflow, *, check: bool = True) -> Steps[None]:
     """Write the workflow; the same one again is no error and changes nothing.
+
+    With `check` off, one whose first job's id exists is taken for the same one, whatever it is.
 
     Raises DuplicateTaskId where one of its ids is another job's, or a part of its jobs is there already, as
     that of another workflow: nothing that this call has written is left then, for the transaction may be that of a
@@ -49,7 +51,7 @@ def write(store: Store, workflow: Workflow) -> Steps[None]:
     jobs, first = workflow.jobs, workflow.first
     while True:
         count = yield from insert(store.inserts, store.names, jobs, workflow.edges, first=first, workflow=name)
-        if count == len(jobs):
+        if count == len(jobs) or not (count or check):
             return
         found = (yield store.inserts.duplicates(jobs)).rows
         revoked = [row[0] for row in found if row[1] == NOT_ENQUEUED]
