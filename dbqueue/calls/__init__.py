@@ -33,6 +33,7 @@ OPTIONS_IN_ROW: Final = (
 )
 FOLLOWED: Final = ("link", "link_error", "chain", "chord")
 """Options by which a call is more than one job."""
+_FOLLOWED: Final = frozenset(FOLLOWED)
 STAMPED_HEADERS: Final = "stamped_headers"
 STAMPS: Final = "stamps"
 """Headers that hold the names of the stamps, and the stamps themselves by name."""
@@ -43,7 +44,14 @@ SOFT_ABOVE_HARD: Final = "soft_time_limit must be less than or equal to time_lim
 
 def follows(options: Mapping[str, Any]) -> bool:
     """Whether other jobs are to follow the call: then it is a workflow, see `dbqueue.canvas`."""
-    return any(options.get(name) for name in FOLLOWED)
+    return not _FOLLOWED.isdisjoint(options) and any(options.get(name) for name in FOLLOWED)
+
+
+def alone(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options without what is to follow the call, for who sees to that himself: `new_job` refuses it."""
+    if not follows(options):
+        return options
+    return {name: value for name, value in options.items() if name not in FOLLOWED}
 
 
 def new_job(
@@ -60,11 +68,11 @@ def new_job(
     """The job for a call of the task `name`; `options` are those of `Task.apply_async`.
 
     With `published=False` no signal is sent: the job is to run in place. With `checked=False` the
-    arguments may be too few: results of other jobs will stand before them. What is linked to the
-    call is not this job's: see `dbqueue.canvas`.
+    arguments may be too few: results of other jobs will stand before them.
 
     Raises TypeError for arguments that are no sequence and no mapping, EncodeError for arguments
-    that cannot be stored, ValueError or ImproperlyConfigured for an option that cannot work.
+    that cannot be stored, ValueError or ImproperlyConfigured for an option that cannot work; so for what is to follow
+    the call, which is not this job's: see `dbqueue.canvas`, and `alone`.
     """
     if isinstance(args, str | bytes | Mapping) or not (args is None or isinstance(args, Iterable)):
         raise TypeError(f"task args must be a list or tuple, not {type(args).__name__}")
@@ -80,6 +88,12 @@ def new_job(
         if task.soft_time_limit and task.time_limit and task.soft_time_limit > task.time_limit:
             raise ValueError(SOFT_ABOVE_HARD)
     options = routes.route(conf, name, task, args, kwargs, options)
+    if follows(options):
+        given = " and ".join(option for option in FOLLOWED if options.get(option))
+        raise ValueError(
+            f"{given} would never be called: this makes a single job of {name}. Send a signature that has it, for many "
+            "calls a group of them; a route cannot give it"
+        )
     limit = conf.max_payload_bytes
     task_id = _checked(options["task_id"], "task_id") if options.get("task_id") else new_job_id()
     queue = options["queue"]
@@ -238,7 +252,16 @@ def _unique(
 def retry_terms(
     conf: Settings, task: Task[Any, Any], *, eta: datetime | None, countdown: Any, options: Mapping[str, Any]
 ) -> tuple[float | datetime, dict[str, Any]]:
-    """When a retry is to run, and what it changes of the call; checked as for an enqueue."""
+    """When a retry is to run, and what it changes of the call; checked as for an enqueue.
+
+    Raises ValueError for callbacks. In Celery a retry's take the place of the call's; here these are edges of the row,
+    which do not tell a callback from what comes next in a chain.
+    """
+    if given := " and ".join(option for option in FOLLOWED if options.get(option) is not None):
+        raise ValueError(
+            f"a retry cannot change what follows the job, as {given} would: give it to the call, or enqueue it in the "
+            "task when that has done its work"
+        )
     changes: dict[str, Any] = {}
     if options.get("queue") is not None:
         changes["queue"] = _checked(options["queue"], "queue")

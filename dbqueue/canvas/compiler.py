@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from dbqueue.calls import follows, new_job, routes
+from dbqueue.calls import alone, follows, new_job, routes
 from dbqueue.canvas import flat_groups, folding
 from dbqueue.canvas.flat_groups import LINKS, MAPS, FlatGroup
 from dbqueue.canvas.primitives import chain, chord, chunks, group, links, members
@@ -237,7 +237,7 @@ class Compiler:
         task = sig._type or self.app.tasks.get(sig.name)
         if sig.name in MAPS:
             options |= _route_of(self.app, sig)
-        job = new_job(self.app.conf, sig.name, task, args, kwargs, options, checked=not feed.inputs)
+        job = new_job(self.app.conf, sig.name, task, args, kwargs, alone(options), checked=not feed.inputs)
         self.jobs.append(job)
         self._roots[job.id] = job.root_id or job.id
 

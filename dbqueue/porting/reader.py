@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator
 from typing import Any, Final
 
+from dbqueue.calls import FOLLOWED
 from dbqueue.porting import rules
 from dbqueue.porting.rules import Kind, Verdict
 
@@ -215,6 +216,10 @@ class FileReader(ast.NodeVisitor):
                 if each.arg:
                     self._add(node, rules.judge_call_option(each.arg))
                     self._value(node, each)
+        elif name == "retry":
+            for each in node.keywords:
+                if each.arg in FOLLOWED:
+                    self._add(node, rules.judge_retry_option(each.arg))
 
     def _application(self, node: ast.Call) -> None:
         positional = dict(zip(("main", "broker", "backend"), node.args, strict=False))

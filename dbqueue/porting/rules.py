@@ -222,6 +222,11 @@ def judge_call_option(name: str) -> Verdict:
     return changes(f"the call option {name} is ignored")
 
 
+def judge_retry_option(name: str) -> Verdict:
+    """A callback of `retry(...)`."""
+    return missing(f"retry({name}=...) raises ValueError: give it to the call, or enqueue it in the task")
+
+
 def judge_task_method(name: str) -> Verdict:
     if hasattr(Task, name):
         return works(f"task.{name}()")

@@ -222,8 +222,6 @@ class Task(ReportingTask, Generic[P, R]):
 
     def _jobs(self, calls: Iterable[Sequence[Any] | Mapping[str, Any]], options: Mapping[str, Any]) -> Batch:
         warn_of_unknown(options)
-        if follows(options):
-            raise ValueError("enqueue_many makes single jobs: for calls with link or link_error send a group of them")
         # All calls before the first is written: theirs may be a generator that reads from the caller's own connection.
         return new_jobs(self.app.conf, self.name, self, [arguments_of(call) for call in calls], options)
 
@@ -298,7 +296,8 @@ class Task(ReportingTask, Generic[P, R]):
         and `shadow`. Raises Retry; with `throw=False` it is returned, and the job runs again when
         this run has ended, however it ends. Once `max_retries` are used up, raises `exc`, or
         MaxRetriesExceededError without one. Called directly, outside of a job, it raises `exc` or
-        the exception that is being handled.
+        the exception that is being handled. Raises ValueError for `link` and `link_error`: what
+        follows the job stays.
         """
         warn_of_unknown(options)
         if isinstance(args, BaseException):

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from dbqueue.calls import follows, new_job
+from dbqueue.calls import alone, follows, new_job
 from dbqueue.codec import rebuild_exception
 from dbqueue.context import Context, current_request
 from dbqueue.errors import Ignore, Reject, TaskRevokedError
@@ -175,7 +175,7 @@ def apply(
     """
     app = task.app
     store = app.conf.task_store_eager_result
-    new = new_job(app.conf, task.name, task, args, kwargs, options, published=False)
+    new = new_job(app.conf, task.name, task, args, kwargs, alone(options), published=False)
     job = claimed(new)._replace(retries=retries)
     seen: list[Any] = []
     hostname = socket.gethostname()

@@ -163,6 +163,19 @@ steps.Step
     assert (6, "kombu.serialization.register is dbqueue.codec.register_serializer: rename it") in changes
 
 
+def test_callbacks_of_a_retry_are_missing(tmp_path: Path) -> None:
+    text = """\
+from celery import shared_task
+
+@shared_task(bind=True)
+def add(self, x, y):
+    raise self.retry(countdown=1, link=add.s(1), link_error=add.s(2))
+"""
+    report = check_project(project(tmp_path, a=text))
+    refused = "=...) raises ValueError: give it to the call, or enqueue it in the task"
+    assert found(report, Kind.MISSING) == [("a.py", 5, f"retry({name}{refused}") for name in ("link", "link_error")]
+
+
 def test_other_libraries_are_left_alone(tmp_path: Path) -> None:
     text = """\
 from flask import Flask

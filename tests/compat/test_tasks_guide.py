@@ -16,6 +16,7 @@ from dbqueue.contrib.testing.worker import start_worker
 from dbqueue.errors import ReplaceTask
 from dbqueue.exceptions import Ignore, ImproperlyConfigured, NotRegistered, TaskRevokedError
 from dbqueue.schedules import crontab, crontab_parser
+from dbqueue.testing import drain
 
 TIMEOUT = 30
 
@@ -212,3 +213,25 @@ class TestRequest:
 
         with start_worker(app, perform_ping_check=False):
             assert again.delay().get(timeout=TIMEOUT) == [[30, 20], True]
+
+    @pytest.mark.parametrize("given", [{"link": 1}, {"link_error": 1}, {"link": []}, {"link": None}], ids=repr)
+    def test_a_retry_with_other_callbacks_fails(self, app: DBQueue, given: dict[str, Any]) -> None:
+        """Different on purpose: in Celery they take the place of what is linked to the call. None is not given."""
+        noted: list[str] = []
+        note = app.task(name="note")(noted.append)
+
+        @app.task(name="again", bind=True, max_retries=1)
+        def again(self: Any, given: dict[str, Any]) -> str:
+            if not self.request.retries:
+                self.retry(countdown=0, **{name: value and note.si("new") for name, value in given.items()})
+            return "done"
+
+        result = again.apply_async((given,), link=note.si("link"), link_error=note.si("link_error"))
+        drain(app)
+        refused = given != {"link": None}
+        assert noted == (["link_error"] if refused else ["link"])
+        if refused:
+            with pytest.raises(ValueError, match="a retry cannot change what follows the job"):
+                result.get(timeout=TIMEOUT)
+            with pytest.raises(ValueError, match="give it to the call"):
+                again.apply((given,)).get()

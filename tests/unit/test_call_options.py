@@ -104,6 +104,20 @@ def test_many_calls_take_no_callbacks(app: DBQueue, name: str) -> None:
         asyncio.run(_awaited(lambda: work.aenqueue_many([()], **{name: work.s()})))
 
 
+@pytest.mark.parametrize("name", ["link", "link_error", "chain", "chord"])
+def test_what_is_to_follow_a_single_job_is_refused(app: DBQueue, name: str) -> None:
+    """Whoever makes it: nobody would call that. What is empty is nothing."""
+    sig = app.tasks["work"].s()
+    with pytest.raises(ValueError, match=f"{name} would never be called"):
+        new_job(app.conf, "work", None, (), {}, {name: [sig]})
+    assert new_job(app.conf, "work", None, (), {}, {name: []}).task == "work"
+    app.conf.task_routes = {"work": {name: [sig], "queue": "slow"}}
+    for call in (sig.delay, lambda: sig.apply_async(link=app.tasks["work"].s()), sig.apply):
+        with pytest.raises(ValueError, match="a route cannot give it"):
+            call()
+    assert queries.find_jobs(app.database.store) == []
+
+
 @pytest.mark.parametrize("args", [5, "ab", {"x": 1}], ids=repr)
 def test_arguments_that_are_no_sequence(app: DBQueue, args: Any) -> None:
     with pytest.raises(TypeError, match="task args must be a list or tuple"):

@@ -224,6 +224,22 @@ def test_what_was_missed_is_enqueued_in_steps(app: DBQueue, t: Any, monkeypatch:
     assert count(app.database.store) == 15
 
 
+def test_each_run_is_pruned_whole(app: DBQueue, t: Any) -> None:
+    """Once all of it has ended long ago, though nothing joins the calls of a group."""
+    fire(app, group(t.const.s(), t.const.s()), t.const.s().set(link=t.record.s()), times=2)
+    testing.drain(app)
+    store = app.database.store
+    session = store.work_session("test")
+    try:
+        later = datetime.now(UTC) + timedelta(days=3)
+        assert session.prune(older_than_seconds=86400, limit=3, now=later) % 2 == 0
+        while session.prune(older_than_seconds=86400, limit=100, now=later):
+            pass
+    finally:
+        session.close()
+    assert (count(store), edges(app)) == (0, 0)
+
+
 def test_running_one_now(app: DBQueue, t: Any, noted: Path) -> None:
     callbacks = {"link": t.record.s("linked"), "task_id": "of no run"}
     app.schedules.set("call", t.add, 3600, (1, 2), options=callbacks)
