@@ -18,6 +18,7 @@ from dbqueue.canvas.sending import Plan
 from dbqueue.canvas.signatures import Signature
 from dbqueue.errors import EncodeError, ImproperlyConfigured
 from dbqueue.schedules import BaseSchedule, maybe_schedule
+from dbqueue.services.periodic import new_entry
 from dbqueue.store.schedules import MISFIRES, NewSchedule, ScheduleRow, reconsider, synchronise
 from dbqueue.worker.beat import MAX_INTERVAL_SECONDS, Beat
 from dbqueue.worker.schedule_steps import Steps
@@ -63,14 +64,17 @@ def new_row(app: DBQueue, name: str, entry: Any) -> NewSchedule:
     if isinstance(args, str | Mapping):
         raise TypeError(f"args is a tuple or a list, not {args!r}: a tuple of one ends in a comma")
     limit = app.conf.max_payload_bytes
-    options = dict(entry.get("options") or {})
-    values = {"args": list(args), "kwargs": dict(entry.get("kwargs") or {}), "options": options}
+    task, kwargs, options = entry["task"], dict(entry.get("kwargs") or {}), dict(entry.get("options") or {})
+    if isinstance(task, Mapping):
+        _, call = new_entry(entry["schedule"], task, args, kwargs, name, options)
+        task, args, kwargs, options = (call[part] for part in ("task", "args", "kwargs", "options"))
+    values = {"args": list(args), "kwargs": kwargs, "options": options}
     for kind in LINKS:
         links(Signature(), options, kind)  # raises TypeError for what is none
     texts = {key: codec.dumps(value, what=key, max_bytes=limit) for key, value in values.items()}
     return NewSchedule(
         name=name,
-        task=str(getattr(entry["task"], "name", entry["task"])),
+        task=str(getattr(task, "name", task)),
         schedule=_text(entry["schedule"], relative=bool(entry.get("relative"))),
         timezone=str(entry.get("timezone") or app.conf.timezone),
         misfire=misfire,

@@ -71,9 +71,10 @@ class ScheduleBook:
     ) -> Schedule:
         """Make the entry, or change the one of this name to be so; as it is then.
 
-        `task` is a task or its name, `schedule` what `beat_schedule` takes: seconds, a timedelta, `crontab(...)`,
-        or the text of a row. `options` are those of `apply_async`. An entry whose schedule stays the same keeps its
-        next due time. Raises ValueError or TypeError for what cannot work, and for an entry of the settings.
+        `task` is a task, its name or a signature, `schedule` what `beat_schedule` takes: seconds, a timedelta,
+        `crontab(...)`, or the text of a row. `options` are those of `apply_async`. An entry whose schedule stays the
+        same keeps its next due time. Raises ValueError or TypeError for what cannot work, and for an entry of the
+        settings.
         """
         entry = {
             "task": task, "schedule": schedule, "args": args, "kwargs": kwargs, "options": options,

@@ -254,6 +254,23 @@ def test_running_one_now(app: DBQueue, t: Any, noted: Path) -> None:
     assert {json.loads(row[6])["periodic_task_name"] for row in rows(app)} == {"call", "chain", "group"}
 
 
+def test_an_entry_of_a_signature(app: DBQueue, t: Any, noted: Path) -> None:
+    """As the task of the setting, and from Python; what is given beside it goes before its own."""
+    sig = t.kw.s(2, x=3, y=4).set(queue="slow", priority=1, link=[t.record.s()])
+    beside = {"args": (1,), "kwargs": {"y": 5}, "options": {"priority": 2}}
+    app.conf.beat_schedule = {"setting": {"task": sig, "schedule": 60, **beside}}
+    (entry,) = entries(app)
+    made = app.schedules.set("python", sig, 60, **beside)  # type: ignore[arg-type]
+    app.schedules.set("chain", t.add.s(1, 2) | t.record.s("chain"), 60)
+    assert (made.task, made.args, made.kwargs) == ("tasks.kw", [1, 2], {"x": 3, "y": 5})
+    assert (made.options["queue"], made.options["priority"], len(made.options["link"])) == ("slow", 2, 1)
+    assert (json.loads(entry.args), json.loads(entry.options)) == (made.args, made.options)
+    for name in ("python", "chain"):
+        app.schedules.run(name)
+    testing.drain(app)
+    assert sorted(notes(noted), key=len) == [[[[1, 2], {"x": 3, "y": 5}]], [3, "chain"]]
+
+
 def test_running_a_unique_one_now_gives_the_call_that_stands_for_it(app: DBQueue, t: Any) -> None:
     app.schedules.set("one", t.const, 3600, options={"unique": True})
     assert app.schedules.run("one").id == app.schedules.run("one").id
