@@ -176,6 +176,20 @@ def test_a_due_time_that_comes_again_is_one_workflow(app: DBQueue, t: Any) -> No
     assert count(app.database.store) == 1
 
 
+def test_a_large_group_that_comes_again_is_one(app: DBQueue, t: Any) -> None:
+    """Nothing but the first one's id says so, which is the due time's."""
+    sig = group(t.record.s(n) for n in range(30))
+    for _ in range(2):
+        app.schedules.set(NAME, sig, 60)
+        for minute in range(2):
+            settle(make_beat(app), NOON + minute * MINUTE)
+        app.schedules.remove(NAME)
+    found = rows(app)
+    assert len(found) == 30
+    assert job_id(NAME, NOON + MINUTE) in {row.id for row in found}
+    assert {json.loads(row[6])["due_at"] for row in found} == {(NOON + MINUTE).isoformat()}
+
+
 CRASHING = """
 import json, sys
 from datetime import datetime
