@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 FIRST_PAUSE_SECONDS: Final = 0.005
 LAST_PAUSE_SECONDS: Final = 0.05
 """Pauses between two looks for replies: workers answer within milliseconds, or are busy."""
+IDS_AT_ONCE: Final = 2000
+"""That one command names: more would be too long for one."""
 DEFAULT_SIGNAL: Final = "SIGTERM"
 
 Reply = dict[str, Any]
@@ -135,8 +137,12 @@ class Control:
         may_run = found.running or (terminate and not found.ended.keys() >= set(ids))
         if not may_run and not options.get("reply"):
             return None  # no worker has anything to do with it
-        arguments = {"task_id": ids, "terminate": terminate, "signal": signal}
-        return self.broadcast("revoke", arguments, destination=destination, **options)
+        arguments = [
+            {"task_id": ids[start : start + IDS_AT_ONCE], "terminate": terminate, "signal": signal}
+            for start in range(0, max(1, len(ids)), IDS_AT_ONCE)
+        ]
+        replies = [self.broadcast("revoke", each, destination=destination, **options) for each in arguments]
+        return [reply for told in replies for reply in told or ()] if options.get("reply") else None
 
     def revoke_by_stamped_headers(
         self,

@@ -10,7 +10,7 @@
     heartbeats.py                      how old those of workers are before the eyes of who looks
     kept.py                            how many finished jobs are kept
     held.py, limits.py                 jobs that wait for permits; the table of what limits them
-    changes.py, revoking.py, queues.py            what people do to jobs and queues
+    changes.py, revoking.py, queues.py            what people do to jobs and queues, by changing.py
     queries.py, family.py, groups.py, stamps.py   what they look for
     control.py, events.py, schedules.py           a small table each, the same on every database
 

@@ -7,16 +7,15 @@ back, and the caller tells about the others.
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Collection, Iterator
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Collection, Iterator
+from typing import Any
 
 import sqlalchemy as sa
 
 from dbqueue.codec import describe_exception
 from dbqueue.codec.plain import json_object
-from dbqueue.errors import OperationalError, TaskRevokedError
+from dbqueue.errors import TaskRevokedError
 from dbqueue.jobs import (
     BLOCKED_BY_LIMIT,
     PENDING,
@@ -29,36 +28,13 @@ from dbqueue.jobs import (
     storable,
 )
 from dbqueue.store.base import Store
-from dbqueue.store.inserts import Statement
-from dbqueue.store.queries import in_schema, is_orphan, reading
+from dbqueue.store.changing import Ask, among, changed, changing
+from dbqueue.store.queries import is_orphan, reading
 from dbqueue.store.revoking import Revoked, revoke
-from dbqueue.store.steps import Reply, run
+from dbqueue.store.steps import run
 from dbqueue.store.tables import Json, database_now, jobs
 from dbqueue.store.transactions.joining import JoinedConnection
-from dbqueue.store.trouble import Tries, trouble_of
 from dbqueue.store.workflows import lifecycle
-
-T = TypeVar("T")
-Ask: TypeAlias = Callable[[Statement], Reply]
-"""Runs the steps of `lifecycle` on the connection of a change."""
-
-
-@contextlib.contextmanager
-def _changing(store: Store) -> Iterator[sa.Connection]:
-    with store.connect() as connection:
-        yield in_schema(connection, store)
-
-
-def _changed(store: Store, change: Callable[[sa.Connection, Ask], T]) -> T:
-    """Run it in a transaction of its own; again from its start where the locks of others were in its way."""
-    tries = Tries(connections=0)
-    while True:
-        try:
-            with _changing(store) as connection:
-                return change(connection, JoinedConnection(connection).reply)
-        except OperationalError as error:
-            if not tries.again(trouble_of(error.__cause__)):
-                raise
 
 
 def retry(store: Store, job_ids: Collection[str]) -> set[str]:
@@ -84,7 +60,7 @@ def retry(store: Store, job_ids: Collection[str]) -> set[str]:
         run(lifecycle.recount(store, done), ask)
         return done
 
-    if done := _changed(store, change):
+    if done := changed(store, change):
         store.wake()
     return done
 
@@ -154,7 +130,7 @@ def cancel(store: Store, job_ids: Collection[str]) -> set[str]:
     error, _ = describe_exception(TaskRevokedError("revoked"), max_bytes=4096)
     end = (
         sa.update(jobs)
-        .where(jobs.c.id.in_(storable(job_ids)), jobs.c.status.in_(WAITING))
+        .where(among(store, job_ids), jobs.c.status.in_(WAITING))
         .values(
             status=REVOKED,
             ready_at=sa.null(),
@@ -173,7 +149,7 @@ def cancel(store: Store, job_ids: Collection[str]) -> set[str]:
         causes = [lifecycle.Ended(row.id, REVOKED, error) for row in rows if row.successors]
         return {row.id for row in rows}, run(lifecycle.propagate(store, causes), ask)
 
-    done, released = _changed(store, change)
+    done, released = changed(store, change)
     if released:
         store.wake()
     return done
@@ -205,7 +181,7 @@ def set_state(store: Store, job_id: str, *, state: str | None, meta: str | None)
         .where(jobs.c.id.in_(storable([job_id])), jobs.c.status == STARTED)
         .values(state=state, meta=sa.null() if meta is None else _json(meta))
     )
-    with _changing(store) as connection:
+    with changing(store) as connection:
         return connection.execute(change).rowcount > 0
 
 
@@ -234,7 +210,7 @@ def purge(store: Store, *, queues: Collection[str] = (), excluded: Collection[st
         run(lifecycle.unlink(store, gone), ask)
         return len(gone) + connection.execute(sa.delete(jobs).where(*waiting, ~member)).rowcount
 
-    return _changed(store, change)
+    return changed(store, change)
 
 
 def record(
@@ -260,7 +236,7 @@ def record(
     values |= {"status": status, "retries": retries, "worker": worker, "traceback": traceback}
     values |= {"result": sa.null() if result is None else _json(result), "ready_at": sa.null()}
     values["result_content"] = result_content
-    with _changing(store) as connection:
+    with changing(store) as connection:
         if connection.execute(sa.delete(jobs).where(jobs.c.id == job.id, jobs.c.finished_at.is_not(None))).rowcount:
             run(lifecycle.unlink(store, [job.id]), JoinedConnection(connection).reply)
         connection.execute(sa.insert(jobs).values(**values, started_at=now, finished_at=now))

@@ -15,12 +15,10 @@ from dbqueue.store.values import moment
 
 def pause(store: Store, names: Collection[str]) -> None:
     """Let no worker claim from these queues; jobs that run go on, and enqueues are taken. May be done twice."""
-    with store.connect() as bare:
-        connection = in_schema(bare, store)
-        known = set(connection.scalars(sa.select(paused_queues.c.queue)))
-        new = sorted(set(names) - known)
-        if new:
-            connection.execute(sa.insert(paused_queues), [{"queue": name} for name in new])
+    rows = [{"queue": name} for name in sorted(set(names))]
+    if rows:
+        with store.connect() as connection:
+            in_schema(connection, store).execute(store.insert(paused_queues).on_conflict_do_nothing(), rows)
 
 
 def resume(store: Store, names: Collection[str]) -> set[str]:

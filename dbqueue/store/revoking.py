@@ -12,10 +12,10 @@ from dbqueue.codec import describe_exception
 from dbqueue.errors import TaskRevokedError
 from dbqueue.jobs import MAX_NAME_LENGTH, NOT_ENQUEUED, REVOKED, STARTED, WAITING, storable
 from dbqueue.store.base import Store
-from dbqueue.store.queries import in_schema, reading
+from dbqueue.store.changing import Ask, among, changed
+from dbqueue.store.queries import reading
 from dbqueue.store.steps import run
 from dbqueue.store.tables import Json, database_now, jobs
-from dbqueue.store.transactions.joining import JoinedConnection
 from dbqueue.store.workflows import lifecycle
 
 MAX_LISTED: Final = 1000
@@ -39,30 +39,33 @@ def revoke(store: Store, job_ids: Collection[str]) -> Revoked:
     without a job that ends here ends with it; its errbacks run. An id that no row can have is passed over.
     """
     ids = sorted(set(storable(job_ids)))
-    ours = jobs.c.id.in_(ids)
+    found, released = changed(store, lambda connection, ask: _revoke(store, connection, ask, ids))
+    if released:
+        store.wake()
+    return found
+
+
+def _revoke(store: Store, connection: sa.Connection, ask: Ask, ids: list[str]) -> tuple[Revoked, bool]:
+    """What it found, and whether others may run now."""
+    ours = among(store, ids)
     end = sa.update(jobs).where(ours, jobs.c.status.in_(WAITING)).values(**_values())
     mark = sa.update(jobs).where(ours, jobs.c.status == STARTED).values(revoked_at=database_now())
     ended: dict[str, str] = {}
     running: set[str] = set()
     released = False
-    with store.connect() as plain:
-        connection, reply = in_schema(plain, store), JoinedConnection(plain).reply
-        while True:
-            run(lifecycle.lock_with_below(store, ids), reply)
-            rows = connection.execute(end.returning(jobs.c.id, jobs.c.task, jobs.c.successors)).all()
-            ended |= {row.id: row.task for row in rows}
-            causes = [lifecycle.Ended(row.id, REVOKED, _error()) for row in rows if row.successors]
-            released |= run(lifecycle.propagate(store, causes), reply)
-            running |= set(connection.scalars(mark.returning(jobs.c.id)))
-            known = set(connection.scalars(sa.select(jobs.c.id).where(ours)))
-            # One that is enqueued between two statements is no longer unknown: it is seen in the next turn. An id that
-            # is longer than that of any call is not remembered.
-            new = [job_id for job_id in ids if job_id not in known and len(job_id) <= MAX_NAME_LENGTH]
-            if all(_remembered(connection, store, job_id) for job_id in new):
-                break
-    if released:
-        store.wake()
-    return Revoked(ended, frozenset(running))
+    while True:
+        run(lifecycle.lock_with_below(store, ids), ask)
+        rows = connection.execute(end.returning(jobs.c.id, jobs.c.task, jobs.c.successors)).all()
+        ended |= {row.id: row.task for row in rows}
+        causes = [lifecycle.Ended(row.id, REVOKED, _error()) for row in rows if row.successors]
+        released |= run(lifecycle.propagate(store, causes), ask)
+        running |= set(connection.scalars(mark.returning(jobs.c.id)))
+        known = set(connection.scalars(sa.select(jobs.c.id).where(ours)))
+        # One that is enqueued between two statements is no longer unknown: it is seen in the next turn. An id that
+        # is longer than that of any call is not remembered.
+        new = [job_id for job_id in ids if job_id not in known and len(job_id) <= MAX_NAME_LENGTH]
+        if all(_remembered(connection, store, job_id) for job_id in new):
+            return Revoked(ended, frozenset(running)), released
 
 
 def revoked_ids(store: Store) -> list[str]:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from dbqueue import urls
 from dbqueue.errors import OperationalError
 from dbqueue.jobs import new_job_id
-from dbqueue.store import open_store, trouble
+from dbqueue.store import open_store, queues, revoking, trouble
 from dbqueue.store.postgres.store import PostgresStore
 from tests.servers import libpq_url
 from tests.stores import count, enqueued, new_job
@@ -40,6 +40,13 @@ def waits_for_a_lock(connection: psycopg.Connection[Any]) -> bool:
         "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database WHERE NOT granted AND datname = %s"
     )
     row = connection.execute(query, [connection.info.dbname]).fetchone()
+    return row is not None and row[0] > 0
+
+
+def waits_for(connection: psycopg.Connection[Any]) -> bool:
+    """Whether somebody waits for the end of its transaction."""
+    query = "SELECT count(*) FROM pg_locks WHERE NOT granted AND transactionid::text = pg_current_xact_id()::text"
+    row = connection.execute(query).fetchone()
     return row is not None and row[0] > 0
 
 
@@ -102,6 +109,41 @@ def test_the_victim_of_a_deadlock_runs_again(store: PostgresStore, other: psycop
 
     assert store._run(operation) == "done"
     assert len(tries) == 2
+
+
+def test_a_revoke_that_is_the_victim_of_a_deadlock_runs_again(
+    store: PostgresStore, other: psycopg.Connection[Any]
+) -> None:
+    """As with a program that enqueues, in its own transaction, what is revoked in the same moment."""
+    other.execute("SET deadlock_timeout = '1min'")
+    enqueue = "INSERT INTO dbqueue_jobs (id, task) VALUES (%s, 'pack')"
+    other.execute(enqueue, ["b"])
+    found: list[revoking.Revoked] = []
+    thread = threading.Thread(target=lambda: found.append(revoking.revoke(store, ["a", "b"])))
+    thread.start()
+    wait_until(lambda: waits_for(other))
+    other.execute(enqueue, ["a"])  # waits for the revoke, which waits for it
+    other.commit()
+    thread.join(60)
+    assert [each.ended for each in found] == [{"a": "pack", "b": "pack"}]
+
+
+def test_a_queue_that_two_pause_in_the_same_moment(store: PostgresStore, other: psycopg.Connection[Any]) -> None:
+    other.execute("INSERT INTO dbqueue_paused_queues (queue) VALUES ('mail')")
+    failed: list[BaseException] = []
+
+    def pause() -> None:
+        try:
+            queues.pause(store, ["celery", "mail"])
+        except BaseException as error:  # noqa: BLE001 - it is asked for
+            failed.append(error)
+
+    thread = threading.Thread(target=pause)
+    thread.start()
+    wait_until(lambda: waits_for(other))
+    other.commit()
+    thread.join(60)
+    assert (failed, set(queues.paused(store))) == ([], {"celery", "mail"})
 
 
 def test_a_primary_that_has_become_a_standby_is_left(store: PostgresStore) -> None:

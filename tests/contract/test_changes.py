@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from dbqueue.jobs import Progress, Released, Retried, Succeeded
-from dbqueue.store import changes
+from dbqueue.store import changes, revoking
 from dbqueue.store.base import Store
 from dbqueue.workflows import ERRBACK, Edge, Workflow
 from tests.stores import TestWorker, count, enqueued, moment, new_job, row, run_sql
@@ -47,6 +49,15 @@ def test_a_result_in_another_serializer_goes_too(store: Store, worker: TestWorke
     worker.settle(Succeeded(job_id, worker.claim_one().lease, '{"content_type": "x"}', 0.0, b"\x80"))
     assert changes.retry(store, [job_id]) == {job_id}
     assert (row(store, job_id)["result"], row(store, job_id)["result_content"]) == (None, None)
+
+
+@pytest.mark.parametrize("call_off", [changes.cancel, revoking.revoke])
+def test_more_jobs_are_called_off_than_a_statement_takes_parameters(
+    store: Store, call_off: Callable[[Store, list[str]], Any]
+) -> None:
+    ids = [enqueued(store), *("x" * 300 + str(number) for number in range(70_000))]  # too long for an id: nobody's
+    call_off(store, ids)
+    assert (count(store), row(store, ids[0])["status"]) == (1, "REVOKED")
 
 
 @pytest.mark.parametrize(("options", "left"), [({"queues": ["mail"]}, 3), ({"excluded": ["mail"]}, 2), ({}, 1)])

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from dbqueue import DBQueue
 from dbqueue.contrib.testing import worker as embedded
 from dbqueue.errors import TimeLimitExceeded
 from dbqueue.store import queries
 from dbqueue.worker import supervisor
+from dbqueue.store.tables import control
 from tests.waiting import wait_until
 from tests.workers import WorkerProcess
 
@@ -43,6 +46,16 @@ def test_nobody_answers(app: DBQueue) -> None:
     assert app.control.ping(timeout=TIMEOUT) == []
     assert ask(app).active() is None
     assert time.monotonic() - began < TIMEOUT
+
+
+def test_a_revoke_of_many_jobs_is_told_in_parts(app: DBQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One command for all would be longer than any may be, and the rows had changed by then."""
+    monkeypatch.setattr("dbqueue.control.IDS_AT_ONCE", 2)
+    assert app.control.revoke("edcba", terminate=True) is None
+    assert app.control.revoke(list("edcba"), terminate=True, reply=True) == []
+    with queries.reading(app.database.store) as connection:
+        told = [json.loads(body)["task_id"] for body in connection.scalars(sa.select(sa.cast(control.c.body, sa.Text)))]
+    assert sorted(told) == [["a"], ["c", "b"], ["e", "d"], ["edcba"]]
 
 
 def test_questions(app: DBQueue, worker: WorkerProcess, send: Send, path: NewPath) -> None:
