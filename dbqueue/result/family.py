@@ -22,6 +22,20 @@ class ResultBase:
         """The result as data, for `result_from_tuple`."""
         raise NotImplementedError
 
+    def as_list(self) -> list[str]:
+        """Its id (of a group those of its results), and those of what ran before it."""
+        return [each for node in self._line() for each in node._own_ids()]
+
+    def _own_ids(self) -> list[str]:
+        raise NotImplementedError
+
+    def _line(self) -> Iterator[Any]:
+        """It and its parents, the nearest first. A chain may be longer than Python recurses."""
+        node: Any = self
+        while node is not None:
+            yield node
+            node = node.parent
+
     def __json__(self) -> tuple[Any, Any]:
         """A task may return results: they are stored as data, as in Celery."""
         return self.as_tuple()
@@ -88,9 +102,8 @@ class Family(ResultBase):
         """The result as data, for `result_from_tuple`."""
         return (self.id, self.parent and self.parent.as_tuple()), None
 
-    def as_list(self) -> list[str]:
-        """Its id, and those of its parents."""
-        return [self.id, *(self.parent.as_list() if self.parent is not None else [])]
+    def _own_ids(self) -> list[str]:
+        return [self.id]
 
     @property
     def supports_native_join(self) -> bool:
@@ -109,7 +122,7 @@ def _grouped(children: list[tuple[str, str | None]], app: DBQueue) -> list[Any]:
         if group_id is None:
             found.append(result)
         elif group_id in groups:
-            groups[group_id].add(result)
+            groups[group_id].results.append(result)  # `add` looks through all for each
         else:
             groups[group_id] = GroupResult(group_id, [result], app=app)
             found.append(groups[group_id])

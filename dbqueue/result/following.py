@@ -47,13 +47,13 @@ def follow(
 
 def _message(result: AsyncResult[Any]) -> dict[str, Any] | None:
     """What is known of the job now; None while there is nothing to tell."""
-    state = result.state
-    if state == "PENDING":
+    seen = result.seen()
+    if seen.state == "PENDING":
         return None
     return {
-        "task_id": result.id,
-        "status": state,
-        "result": result.result,
-        "traceback": result.traceback,
+        "task_id": seen.id,
+        "status": seen.state,
+        "result": seen.result,
+        "traceback": seen.traceback,
         "children": [],
     }

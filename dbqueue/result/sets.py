@@ -96,6 +96,9 @@ class ResultSet(ResultBase):
     def children(self) -> list[Any]:
         return self.results
 
+    def _own_ids(self) -> list[str]:
+        return [leaf.id for leaf in self._leaves()]
+
     # states
 
     def _leaves(self) -> Iterator[AsyncResult[Any]]:
@@ -108,11 +111,11 @@ class ResultSet(ResultBase):
 
     def _look(self) -> None:
         """Read what is not final: one query, however many results there are."""
-        waiting = {leaf.id: leaf for leaf in self._leaves() if leaf.reads_row and not leaf.is_final}
+        waiting = [leaf for leaf in self._leaves() if leaf.reads_row and not leaf.is_final]
         if waiting:
-            found = self.app.database.store.fetch(list(waiting))
-            for job_id, leaf in waiting.items():
-                leaf.take(found.get(job_id))
+            found = self.app.database.store.fetch(list({leaf.id for leaf in waiting}))  # two may be of one job
+            for leaf in waiting:
+                leaf.take(found.get(leaf.id))
 
     def _states(self) -> list[str]:
         self._look()
@@ -187,7 +190,11 @@ class ResultSet(ResultBase):
     ) -> list[Any]:
         """`get` for asynchronous code."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        return [await result.aget(_left(deadline), propagate, interval) for result in self.results]
+        try:
+            return [await result.aget(_left(deadline), propagate, interval) for result in self.results]
+        except ChordError as error:
+            whole = self._with_cause(error)
+            raise whole from whole.__cause__
 
     def iterate(
         self, timeout: float | None = None, propagate: bool = True, interval: float = DEFAULT_INTERVAL_SECONDS
@@ -218,15 +225,22 @@ class ResultSet(ResultBase):
             try:
                 value = result.get(_left(deadline), propagate, interval=interval, disable_sync_subtasks=False)
             except ChordError as error:
-                # As the body of a chord, a group has the header for its parent: its members have none.
-                cause = None if type(error) is not ChordError else first_error_above(self)
-                raise (error if cause is None else with_cause(error, cause)) from cause
+                whole = self._with_cause(error)
+                raise whole from whole.__cause__
             yield result, value
+
+    def _with_cause(self, error: ChordError) -> ChordError:
+        """As the body of a chord, a group has the header for its parent: its members have none."""
+        cause = None if type(error) is not ChordError else first_error_above(self)
+        return error if cause is None else with_cause(error, cause)
 
     def then(
         self, callback: Callable[[Any], Any], on_error: Callable[[Any], Any] | None = None, weak: bool = False
     ) -> Any:
-        """Call `callback` with this set when all are known to have ended: at once, or as their values are got."""
+        """Call `callback` with this set when all are known to have ended: at once, or as their values are got.
+
+        `on_error` is called with each that has failed.
+        """
         leaves = list(self._leaves())
         missing = {leaf.id for leaf in leaves}
 
@@ -235,8 +249,13 @@ class ResultSet(ResultBase):
             if not missing:
                 callback(self)
 
+        def failed(result: Any) -> None:
+            if on_error is not None:
+                on_error(result)
+            ended(result)
+
         for leaf in leaves:
-            leaf.then(ended, on_error or ended)
+            leaf.then(ended, failed)
         if not leaves:
             callback(self)
         return self
@@ -247,6 +266,8 @@ class ResultSet(ResultBase):
         """Delete the rows of those that have ended, and their results with them."""
         for result in self.results:
             result.forget()
+
+    _forget_own = forget
 
     def revoke(
         self,
@@ -323,11 +344,6 @@ class GroupResult(ResultSet):
     def as_tuple(self) -> tuple[Any, Any]:
         """The group as data, for `result_from_tuple`."""
         return (self.id, self.parent and self.parent.as_tuple()), [result.as_tuple() for result in self.results]
-
-    def as_list(self) -> list[str]:
-        """The ids of its results, and of those that ran before it."""
-        ids = [leaf.id for leaf in self._leaves()]
-        return [*ids, *(self.parent.as_list() if self.parent is not None else [])]
 
     def __bool__(self) -> bool:
         return bool(self.id or self.results)

@@ -101,6 +101,11 @@ class AsyncResult(Family, Generic[R]):
             for callback in awaiting:
                 callback(self)
 
+    def seen(self) -> AsyncResult[R]:
+        """What the row says now: of one reading, so that all of it fits together whatever the job does meanwhile."""
+        record = self._record()
+        return self if self.is_final else _Seen(self.id, record, self.app)
+
     def exists(self) -> bool:
         """Whether there is such a job; its row may have been pruned or forgotten."""
         return self._record() is not None
@@ -213,8 +218,10 @@ class AsyncResult(Family, Generic[R]):
 
     def forget(self) -> None:
         """Delete the finished job's row, and its result with it; and those of its parents."""
-        if self.parent is not None:
-            self.parent.forget()
+        for node in self._line():
+            node._forget_own()
+
+    def _forget_own(self) -> None:
         self.app.database.store.forget(self.id)
         self._last = None
 
@@ -306,14 +313,15 @@ class AsyncResult(Family, Generic[R]):
         return self.aget().__await__()
 
     def _outcome(self, propagate: bool, callback: Callable[[str, Any], Any] | None) -> R:
-        state, value = self.state, self.result
-        if callback is not None:
-            callback(self.id, value)
+        seen = self.seen()
+        state, value = seen.state, seen.result
         if propagate and state in PROPAGATE_STATES:
             error = self._with_cause(value)
             if self.app.conf.task_remote_tracebacks and self.traceback:
                 raise error from RemoteTraceback(self.traceback)
             raise error
+        if callback is not None:
+            callback(self.id, value)
         return cast(R, value)
 
     def _with_cause(self, error: BaseException) -> BaseException:
@@ -385,6 +393,17 @@ class AsyncResult(Family, Generic[R]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _by_id, (self.id, self.parent)
+
+
+class _Seen(AsyncResult[R]):
+    """A result as its row was when somebody looked."""
+
+    def __init__(self, id: str, record: JobRecord | None, app: DBQueue) -> None:
+        super().__init__(id, app=app)
+        self._last = record
+
+    def _record(self) -> JobRecord | None:
+        return self._last
 
 
 def _by_id(task_id: str, parent: Any = None) -> AsyncResult[Any]:

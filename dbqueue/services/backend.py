@@ -6,6 +6,7 @@ Each method is one of `AsyncResult` under the name that it has in Celery; progra
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from dbqueue.states import READY_STATES
@@ -58,9 +59,11 @@ class Backend:
 
     def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
         """What Celery's backends keep of a task: its `status`, `result`, `traceback`, `children`, `date_done`, ..."""
-        result = self._result(task_id)
+        return self._meta(self._result(task_id).seen())
+
+    def _meta(self, result: AsyncResult[Any]) -> dict[str, Any]:
         return {
-            "task_id": task_id,
+            "task_id": result.id,
             "status": result.state,
             "result": result.result,
             "traceback": result.traceback,
@@ -78,14 +81,19 @@ class Backend:
 
     def wait_for(self, task_id: str, timeout: float | None = None, interval: float = 0.5, **options: Any) -> Any:
         """Wait for the end of a task and return its meta. Raises TimeoutError."""
-        self._result(task_id).get(timeout=timeout, interval=interval, propagate=False, disable_sync_subtasks=False)
-        return self.get_task_meta(task_id)
+        result = self._result(task_id)
+        result.get(timeout=timeout, interval=interval, propagate=False, disable_sync_subtasks=False)
+        return self._meta(result)
 
     wait_for_pending = wait_for
 
     def get_many(self, task_ids: Iterable[str], timeout: float | None = None, **options: Any) -> Any:
-        """Each id with its meta, in the order in which they are given."""
-        return [(task_id, self.wait_for(task_id, timeout)) for task_id in task_ids]
+        """Each id with its meta, in the order in which they are given; `timeout` is for all of them together."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        return [
+            (task_id, self.wait_for(task_id, None if deadline is None else max(0.0, deadline - time.monotonic())))
+            for task_id in task_ids
+        ]
 
     def store_result(self, task_id: str, result: Any, state: str, traceback: Any = None, **options: Any) -> Any:
         """Show a state of a running task's own: `update_state`. Raises ValueError for SUCCESS, FAILURE, REVOKED."""

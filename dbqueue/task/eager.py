@@ -101,7 +101,7 @@ class EagerResult(AsyncResult[R]):
         """True: it has run."""
         return True
 
-    def forget(self) -> None:
+    def _forget_own(self) -> None:
         """Nothing to forget."""
 
     def revoke(self, *args: Any, **kwargs: Any) -> None:

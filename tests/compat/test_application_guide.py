@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -245,6 +246,16 @@ def test_the_result_backend_s_names(app: DBQueue) -> None:
     assert backend.as_uri() == backend.url == app.database.url
     with pytest.raises(waiting.TimeoutError):
         add.delay(1, 2).get(timeout=0.01)
+
+
+def test_a_timeout_is_for_many_results_together(app: DBQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([100.0, 103.0, 109.0, 120.0])
+    monkeypatch.setattr("dbqueue.services.backend.time", SimpleNamespace(monotonic=lambda: next(now)))
+    given: list[float | None] = []
+    monkeypatch.setattr(app.backend, "wait_for", lambda task_id, timeout: given.append(timeout))
+    app.backend.get_many(["a", "b", "c"], timeout=10.0)
+    app.backend.get_many(["d"])
+    assert given == [7.0, 1.0, 0.0, None]
 
 
 def test_properties_of_the_request(app: DBQueue) -> None:

@@ -5,6 +5,7 @@ Celery's pages: "Canvas", the section "Group Results" and "Graphs", and the refe
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import pickle
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from dbqueue import DBQueue, chord, group
-from dbqueue.errors import TaskRevokedError
+from dbqueue.errors import ChordError, TaskRevokedError
 from dbqueue.errors import TimeoutError as ResultTimeout
 from dbqueue.result import (
     AsyncResult,
@@ -50,6 +51,14 @@ class TestWaiting:
         with pytest.raises(TaskRevokedError):
             get(result)
 
+    def test_the_parents_of_a_long_chain(self, lone_app: DBQueue) -> None:
+        """More of them than Python recurses."""
+        result = AsyncResult[Any]("0", app=lone_app)
+        for number in range(1, 1200):
+            result = AsyncResult[Any](str(number), app=lone_app, parent=result)
+        assert result.as_list() == [str(number) for number in reversed(range(1200))]
+        result.forget()
+
     def test_incomplete_graphs(self, lone: Any) -> None:
         result = (lone.add.s(1, 1) | lone.add.s(2)).delay()
         with pytest.raises(IncompleteStream):
@@ -80,6 +89,39 @@ class TestGroupResult:
         with pytest.raises(ValueError, match="bad"):
             result.maybe_throw()
 
+    def test_the_error_of_a_header(self, t: Any) -> None:
+        """In the group that is a chord's body, and in one that has the chord in it, however it is waited for."""
+        header = group(t.add.s(1, 1), t.fail.s())
+        body, member = (header | group(t.add.s(1), t.add.s(2))).delay(), group(header | t.tsum.s()).delay()
+        for result in (body, member):
+            for wait in (get, lambda result: asyncio.run(result.aget(timeout=60))):
+                with pytest.raises(ValueError, match="bad") as caught:
+                    wait(result)
+                assert isinstance(caught.value, ChordError)
+                assert type(caught.value.__cause__) is ValueError
+
+    def test_the_traceback_of_an_error_of_a_header(self, canvas_app: DBQueue, t: Any) -> None:
+        """Where nobody knows the header: with `task_remote_tracebacks`."""
+        canvas_app.conf.task_remote_tracebacks = True
+        body = (group(t.add.s(1, 1), t.fail.s()) | t.tsum.s()).delay()
+        try:
+            with pytest.raises(ChordError) as caught:
+                get(ResultSet([AsyncResult(body.id, app=canvas_app)]))
+        finally:
+            canvas_app.conf.task_remote_tracebacks = False
+        assert "ValueError: bad" in str(caught.value.__cause__)
+
+    def test_a_callback_is_for_values(self, t: Any) -> None:
+        """A failure that is raised is no value; as in Celery."""
+        seen: list[Any] = []
+        result = t.fail.delay()
+        for wait in (result.get, result.maybe_throw):
+            with pytest.raises(ValueError, match="bad"):
+                wait(callback=lambda *each: seen.append(each))
+        assert seen == []
+        error = result.get(propagate=False, callback=lambda *each: seen.append(each))
+        assert seen == [(result.id, error)]
+
     def test_callbacks(self, t: Any) -> None:
         result = group(t.add.s(1, 1), t.add.s(2, 2)).delay()
         seen: list[Any] = []
@@ -91,6 +133,15 @@ class TestGroupResult:
         assert result.join(callback=lambda *_: None) == []
         result[0].then(ready.append)
         assert ready == [result, result[0]]
+
+    def test_callbacks_of_failures(self, t: Any) -> None:
+        """Those that have failed have ended."""
+        result = group(t.add.s(1, 1), t.fail.s(), t.fail.s()).delay()
+        ready: list[Any] = []
+        failed: list[Any] = []
+        result.then(ready.append, on_error=failed.append)
+        result.get(timeout=60, propagate=False)
+        assert (ready, set(failed)) == ([result], {result[1], result[2]})
 
     def test_save_and_restore(self, canvas_app: DBQueue, t: Any) -> None:
         result = (t.add.s(1, 1) | group(t.add.s(1), t.add.s(2) | group(t.add.s(3), t.add.s(4)))).delay()
@@ -171,9 +222,15 @@ class TestResultSet:
         results.clear()
         assert get(results) == []
 
-    def test_asynchronously(self, t: Any) -> None:
-        import asyncio
+    def test_two_of_one_job(self, canvas_app: DBQueue, t: Any) -> None:
+        """As a call that is sent twice under one `task_id` gives them."""
+        one = t.add.delay(1, 1)
+        assert get(one) == 2
+        results = ResultSet([AsyncResult(one.id, app=canvas_app) for _ in range(2)])
+        assert (results.ready(), results.successful(), results.completed_count()) == (True, True, 2)
+        assert get(results) == [2, 2]
 
+    def test_asynchronously(self, t: Any) -> None:
         result = group(t.add.s(1, 1), t.add.s(2, 2)).delay()
         assert asyncio.run(result.aget(timeout=60)) == [2, 4]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from operator import itemgetter
 from typing import Any
 
 import pytest
@@ -41,6 +42,38 @@ def test_a_custom_state_and_its_meta(app: DBQueue) -> None:
     assert result.result == {"current": 1, "total": 2}
     worker.settle(Succeeded(job.id, job.lease, "3", 0.1))
     assert (result.state, result.info) == ("SUCCESS", 3)
+    worker.close()
+
+
+def _first_message(result: Any) -> tuple[str, Any]:
+    messages: list[dict[str, Any]] = []
+    result.get(on_message=messages.append, propagate=False, timeout=60)
+    return messages[0]["status"], messages[0]["result"]
+
+
+LOOKS: dict[str, Callable[[Any], tuple[str, Any]]] = {
+    "meta": lambda result: itemgetter("status", "result")(result.backend.get_task_meta(result.id)),
+    "message": _first_message,
+    "maybe_throw": lambda result: ("PROGRESS", result.maybe_throw()),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_state_and_its_meta_are_of_one_time(app: DBQueue, monkeypatch: pytest.MonkeyPatch, look: str) -> None:
+    """The job ends just after it was looked at: its error is no meta of PROGRESS."""
+    result = app.task(name="upload")(lambda: None).delay()
+    worker = TestWorker(app.database.store)
+    job = worker.claim_one()
+    worker.session.report([Progress(job.id, job.lease, "PROGRESS", '{"current": 1}')])
+    read = app.database.record
+
+    def record(job_id: str) -> Any:
+        found = read(job_id)
+        worker.settle(Failed(job.id, job.lease, '{"exc_type": "ValueError", "exc_message": ["bad"]}', None, 0.0))
+        return found
+
+    monkeypatch.setattr(app.database, "record", record)
+    assert LOOKS[look](result) == ("PROGRESS", {"current": 1})
     worker.close()
 
 
