@@ -23,7 +23,7 @@ from dbqueue.contrib.abortable import AbortableAsyncResult, AbortableTask
 from dbqueue.contrib.testing.worker import start_worker
 from dbqueue.exceptions import AlreadyRegistered, ImproperlyConfigured, Retry
 from dbqueue.result import AsyncResult, GroupResult
-from dbqueue.states import PENDING, SUCCESS, precedence, state
+from dbqueue.states import FAILURE, PENDING, SUCCESS, precedence, state
 from tests.waiting import wait_until
 
 
@@ -230,6 +230,7 @@ def test_the_result_backend_s_names(app: DBQueue) -> None:
     with start_worker(app, perform_ping_check=False):
         assert waiting.get(timeout=30) == 3
         assert backend.wait_for(waiting.id, timeout=30)["result"] == 3
+        assert backend.wait_for(add.apply_async((1, None)).id, timeout=30)["status"] == FAILURE
     meta = backend.get_task_meta(waiting.id)
     assert (meta["status"], meta["result"], meta["traceback"], meta["children"]) == (SUCCESS, 3, None, [])
     assert backend.get_result(waiting.id) == 3

@@ -71,6 +71,8 @@ WAITS: dict[str, Callable[[Any], Any]] = {
     "get": lambda result: result.get(timeout=0.01),
     "wait": lambda result: result.wait(timeout=0.01),
     "aget": lambda result: asyncio.run(result.aget(timeout=0.01)),
+    "not at all": lambda result: result.get(timeout=0),
+    "not at all, awaited": lambda result: asyncio.run(result.aget(timeout=0)),
     "of a set": lambda result: ResultSet([result, result]).get(timeout=0.01),
     "of a set, awaited": lambda result: asyncio.run(ResultSet([result, result]).aget(timeout=0.01)),
     "told of the pauses": lambda result: result.get(timeout=0.01, on_interval=lambda: None),

@@ -9,6 +9,7 @@ import asyncio
 import io
 import json
 import pickle
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from dbqueue import DBQueue, chord, group
 from dbqueue.errors import ChordError, TaskRevokedError
 from dbqueue.errors import TimeoutError as ResultTimeout
+from dbqueue.jobs import Succeeded
 from dbqueue.result import (
     AsyncResult,
     GroupResult,
@@ -27,6 +29,7 @@ from dbqueue.result import (
 )
 from dbqueue.result.tree import DependencyGraph
 from dbqueue.services.periodic import new_entry
+from tests.stores import TestWorker
 
 
 def get(result: Any) -> Any:
@@ -48,6 +51,7 @@ class TestWaiting:
         result = group(lone.add.s(1, 1), group(lone.add.s(2, 2)), lone.add.s(1, 1) | lone.add.s(2)).delay()
         result.revoke()
         assert [each.state for each in result] == ["REVOKED"] * 3
+        assert (result.ready(), result.successful(), result.failed()) == (True, False, False)
         with pytest.raises(TaskRevokedError):
             get(result)
 
@@ -58,6 +62,39 @@ class TestWaiting:
             result = AsyncResult[Any](str(number), app=lone_app, parent=result)
         assert result.as_list() == [str(number) for number in reversed(range(1200))]
         result.forget()
+
+    def test_told_when_they_end_and_not_before(self, lone_app: DBQueue, lone: Any) -> None:
+        """Of what was called off as of a failure."""
+        result, off = lone.add.delay(1, 1), lone.add.delay(2, 2)
+        told: list[Any] = []
+        for each in (result, off):
+            each.then(told.append, on_error=lambda error: told.append(("error", error)))
+        assert (result.ready(), off.ready(), told) == (False, False, [])
+        off.revoke()
+        worker = TestWorker(lone_app.database.store)
+        worker.settle(Succeeded(result.id, worker.claim_one().lease, "2", 0.0))
+        worker.close()
+        assert (off.ready(), result.ready(), told) == (True, True, [("error", off), result])
+        AsyncResult[Any](result.id, app=lone_app).then(told.append)
+        nothing = ResultSet([], app=lone_app)
+        nothing.then(told.append)
+        assert told[2:] == [result, nothing]
+
+    def test_the_timeout_is_for_all_together(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = iter([100.0, 103.0, 109.0])
+        monkeypatch.setattr("dbqueue.result.sets.time", SimpleNamespace(monotonic=lambda: next(now)))
+        given: list[float] = []
+        each = SimpleNamespace(id="x", reads_row=False, get=lambda timeout, *_, **__: given.append(timeout))
+        ResultSet([each, each]).get(timeout=10.0)
+        assert given == [7.0, 1.0]
+
+    def test_children_of_nobody(self, lone_app: DBQueue, lone: Any) -> None:
+        assert (AsyncResult[Any]("nobody", app=lone_app).children, lone.add.delay(1, 1).children) == (None, [])
+
+    def test_revoking_what_has_run_in_place(self, lone: Any) -> None:
+        result = group(lone.add.s(1, 1), lone.add.s(2, 2)).apply()
+        result.revoke()
+        assert [each.state for each in result] == ["REVOKED"] * 2
 
     def test_incomplete_graphs(self, lone: Any) -> None:
         result = (lone.add.s(1, 1) | lone.add.s(2)).delay()
@@ -93,7 +130,8 @@ class TestGroupResult:
         """In the group that is a chord's body, and in one that has the chord in it, however it is waited for."""
         header = group(t.add.s(1, 1), t.fail.s())
         body, member = (header | group(t.add.s(1), t.add.s(2))).delay(), group(header | t.tsum.s()).delay()
-        for result in (body, member):
+        outer = group(chord([header | t.tsum.s(), t.add.s(1, 1)], t.tsum.s())).delay()
+        for result in (body, member, outer):
             for wait in (get, lambda result: asyncio.run(result.aget(timeout=60))):
                 with pytest.raises(ValueError, match="bad") as caught:
                     wait(result)
@@ -202,6 +240,9 @@ class TestGroupResult:
         assert may_wait.apply().get() == [2]
         with denied_join_result(), pytest.raises(RuntimeError, match="Never call"):
             result.get(timeout=60)
+        waits.push_request(id="a test's own")
+        assert get(result) == [2]
+        waits.pop_request()
 
 
 @pytest.mark.usefixtures("canvas_worker")

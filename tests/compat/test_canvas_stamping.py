@@ -12,6 +12,8 @@ import pytest
 from dbqueue import DBQueue, chain, chord, group
 from dbqueue.canvas import GroupStampingVisitor, StampingVisitor
 from dbqueue.errors import TaskRevokedError
+from dbqueue.jobs import Retried
+from tests.stores import TestWorker
 from tests.workers import WorkerProcess
 
 
@@ -133,6 +135,17 @@ class TestRuns:
         with pytest.raises(TaskRevokedError):
             one.get(timeout=5)
         assert lone_app.control.revoke_by_stamped_headers({"customer": "nobody"}) is None
+
+    def test_revoking_what_runs(self, lone_app: DBQueue, lone: Any) -> None:
+        """It goes on, and no other run begins: the next claim says that it was revoked."""
+        result = lone.add.s(1, 1).stamp(customer="acme").delay()
+        worker = TestWorker(lone_app.database.store)
+        job = worker.claim_one()
+        lone_app.control.revoke_by_stamped_headers({"customer": {"acme", "other"}}, timeout=0.01)
+        assert result.state == "STARTED"
+        worker.settle(Retried(job.id, job.lease, '{"exc_type": "ValueError", "exc_message": []}', None, 0.0))
+        assert worker.claim_one().revoked
+        worker.close()
 
     def test_revoking_a_chain_by_the_stamp_of_its_first(
         self, canvas_app: DBQueue, t: Any, canvas_worker: WorkerProcess

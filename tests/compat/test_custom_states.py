@@ -11,7 +11,7 @@ import pytest
 
 from dbqueue import DBQueue
 from dbqueue.errors import ImproperlyConfigured
-from dbqueue.jobs import Failed, Progress, Succeeded
+from dbqueue.jobs import Failed, Progress, Retried, Succeeded
 from dbqueue.result import ResultSet
 from tests.stores import TestWorker
 
@@ -43,6 +43,18 @@ def test_a_custom_state_and_its_meta(app: DBQueue) -> None:
     worker.settle(Succeeded(job.id, job.lease, "3", 0.1))
     assert (result.state, result.info) == ("SUCCESS", 3)
     worker.close()
+
+
+def test_the_error_that_a_retry_waits_after(app: DBQueue) -> None:
+    """Celery's RETRY: `result` is the exception that caused it, and `traceback` where."""
+    result = app.task(name="upload")(lambda: None).delay()
+    worker = TestWorker(app.database.store)
+    job = worker.claim_one()
+    error = '{"exc_type": "ValueError", "exc_message": ["bad"], "exc_module": "builtins"}'
+    worker.settle(Retried(job.id, job.lease, error, "Traceback", 60.0))
+    worker.close()
+    assert (result.state, repr(result.info), result.traceback) == ("RETRY", "ValueError('bad')", "Traceback")
+    assert not result.ready()
 
 
 def _first_message(result: Any) -> tuple[str, Any]:

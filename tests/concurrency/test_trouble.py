@@ -128,6 +128,18 @@ def test_a_revoke_that_is_the_victim_of_a_deadlock_runs_again(
     assert [each.ended for each in found] == [{"a": "pack", "b": "pack"}]
 
 
+def test_a_revoke_sees_a_job_that_is_enqueued_meanwhile(store: PostgresStore, other: psycopg.Connection[Any]) -> None:
+    """The row that would stand in its way came too late."""
+    other.execute("INSERT INTO dbqueue_jobs (id, task) VALUES ('a', 'pack')")
+    found: list[revoking.Revoked] = []
+    thread = threading.Thread(target=lambda: found.append(revoking.revoke(store, ["a"])))
+    thread.start()
+    wait_until(lambda: waits_for(other))
+    other.commit()
+    thread.join(60)
+    assert [each.ended for each in found] == [{"a": "pack"}]
+
+
 def test_a_queue_that_two_pause_in_the_same_moment(store: PostgresStore, other: psycopg.Connection[Any]) -> None:
     other.execute("INSERT INTO dbqueue_paused_queues (queue) VALUES ('mail')")
     failed: list[BaseException] = []

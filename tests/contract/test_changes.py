@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from dbqueue.jobs import Progress, Released, Retried, Succeeded
-from dbqueue.store import changes, revoking
+from dbqueue.store import changes, limits, revoking
 from dbqueue.store.base import Store
 from dbqueue.workflows import ERRBACK, Edge, Workflow
-from tests.stores import TestWorker, count, enqueued, moment, new_job, row, run_sql
+from tests.stores import TestWorker, count, enqueued, held, moment, new_job, row, run_sql
 
-EXPIRES_AT = datetime(2050, 1, 1, tzinfo=UTC)
+LATER = datetime(2050, 1, 1, tzinfo=UTC)
 
 
 def test_a_job_that_is_to_run_again_begins_anew(store: Store, worker: TestWorker) -> None:
     """One of a worker that has stopped: what it had used up, and what it showed, is forgotten; its expiry holds."""
-    enqueued(store, expires_at=EXPIRES_AT)
+    enqueued(store, expires_at=LATER)
     job = worker.claim_one()
     worker.settle(Released(job.id, job.lease, job.ready_at, lost=True))
     job = worker.claim_one()
@@ -33,7 +33,7 @@ def test_a_job_that_is_to_run_again_begins_anew(store: Store, worker: TestWorker
     assert (after["status"], after["losses"], after["retries"]) == ("PENDING", 0, 0)
     emptied = ("state", "meta", "worker", "lease", "started_at", "result", "traceback")
     assert {after[name] for name in emptied} == {None}
-    assert moment(after["expires_at"]) == EXPIRES_AT
+    assert moment(after["expires_at"]) == LATER
 
 
 def test_an_expiry_that_has_passed_goes_too(store: Store, worker: TestWorker) -> None:
@@ -44,11 +44,28 @@ def test_an_expiry_that_has_passed_goes_too(store: Store, worker: TestWorker) ->
     assert row(store, job_id)["expires_at"] is None
 
 
+def test_a_job_that_was_called_off_before_its_time_waits_for_it_again(store: Store) -> None:
+    job_id = enqueued(store, eta=LATER)
+    changes.cancel(store, [job_id])
+    assert changes.retry(store, [job_id]) == {job_id}
+    assert moment(row(store, job_id)["ready_at"]) == LATER
+
+
 def test_a_result_in_another_serializer_goes_too(store: Store, worker: TestWorker) -> None:
     job_id = enqueued(store)
     worker.settle(Succeeded(job_id, worker.claim_one().lease, '{"content_type": "x"}', 0.0, b"\x80"))
     assert changes.retry(store, [job_id]) == {job_id}
     assert (row(store, job_id)["result"], row(store, job_id)["result_content"]) == (None, None)
+
+
+@pytest.mark.parametrize("call_off", [changes.cancel, revoking.revoke])
+def test_a_job_that_is_called_off_waits_for_no_permit(
+    store: Store, call_off: Callable[[Store, list[str]], Any]
+) -> None:
+    job_id = held(store, "key")
+    call_off(store, [job_id])
+    assert [each.held for each in limits.rows(store) if each.key == "key"] in ([], [0])
+    assert (row(store, job_id)["held_at"], row(store, job_id)["blocked_reason"]) == (None, None)
 
 
 @pytest.mark.parametrize("call_off", [changes.cancel, revoking.revoke])

@@ -118,6 +118,15 @@ class TestRevoke:
         assert changes.retry(store, [job_id]) == {job_id}
         assert not worker.claim_one(now=datetime.now(UTC) + LATER).revoked
 
+    def test_the_newest_are_listed_first(self, store: Store) -> None:
+        revoking.revoke(store, ["a", "b", "c"])
+        for number, job_id in enumerate("bca"):
+            run_sql(
+                store,
+                f"UPDATE dbqueue_jobs SET revoked_at = '2026-01-0{number + 1} 00:00:00.000' WHERE id = '{job_id}'",
+            )
+        assert revoking.revoked_ids(store) == ["a", "c", "b"]
+
     def test_many_at_once(self, store: Store, worker: TestWorker) -> None:
         ids = [enqueued(store) for _ in range(20)]
         running = {job.id for job in worker.claim(limit=5)}
