@@ -12,9 +12,15 @@ Wanted: TypeAlias = Mapping[str, Sequence[Any]]
 
 
 def wanted(headers: Mapping[str, Any] | Iterable[str]) -> dict[str, list[Any]]:
-    """Stamps as a caller names them: `{"customer": "acme"}`, `{"run": ["a", "b"]}` or `["customer=acme"]`."""
+    """Stamps as a caller names them: `{"customer": "acme"}`, `{"run": ["a", "b"]}` or `["customer=acme"]`.
+
+    Raises ValueError.
+    """
     if not isinstance(headers, Mapping):
-        headers = dict(each.split("=", 1) for each in headers)
+        pairs = [each.split("=", 1) for each in headers]
+        if not all(len(pair) == 2 for pair in pairs):
+            raise ValueError(f"stamps are NAME=VALUE, not {list(headers)!r}")
+        headers = dict(pairs)
     return {name: list(value) if isinstance(value, list | tuple | set) else [value] for name, value in headers.items()}
 
 

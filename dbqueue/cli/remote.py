@@ -101,10 +101,13 @@ def _send(
     target.require_tables()
     control = target.database_app.control
     options: dict[str, Any] = {"destination": names(destination) or None, "reply": True, "timeout": max(timeout, 1.0)}
-    if info.name in WRITTEN:
+    if info.name in (*WRITTEN, "revoke_by_stamped_headers"):
         # Through the facade, which writes the rows: that holds for workers that start later, too.
         given = {name: value for name, value in given.items() if value is not None}
-        return getattr(control, info.name)(**given, **options) or []
+        try:
+            return getattr(control, info.name)(**given, **options) or []
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
     return control.broadcast(info.name, given, **options) or []
 
 

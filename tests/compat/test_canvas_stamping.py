@@ -11,6 +11,7 @@ import pytest
 
 from dbqueue import DBQueue, chain, chord, group
 from dbqueue.canvas import GroupStampingVisitor, StampingVisitor
+from dbqueue.cli.run import run
 from dbqueue.errors import TaskRevokedError
 from dbqueue.jobs import Retried
 from tests.stores import TestWorker
@@ -146,6 +147,17 @@ class TestRuns:
         worker.settle(Retried(job.id, job.lease, '{"exc_type": "ValueError", "exc_message": []}', None, 0.0))
         assert worker.claim_one().revoked
         worker.close()
+
+    def test_revoking_on_the_command_line(
+        self, lone_app: DBQueue, lone: Any, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """It is in the rows, whether a worker answers or not."""
+        called_off, other = (lone.add.s(1, 1).stamp(customer=name).delay() for name in ("acme", "other"))
+        command = ("control", "revoke_by_stamped_headers")
+        assert run(lone_app, (*command, "customer=acme")) == 69
+        assert [called_off.state, other.state] == ["REVOKED", "PENDING"]
+        assert run(lone_app, (*command, "customer")) == 2
+        assert "NAME=VALUE" in capsys.readouterr().err
 
     def test_revoking_a_chain_by_the_stamp_of_its_first(
         self, canvas_app: DBQueue, t: Any, canvas_worker: WorkerProcess

@@ -12,6 +12,7 @@ import pytest
 
 from dbqueue.jobs import ClaimedJob, Outcome
 from dbqueue.pools import wire
+from dbqueue.worker import control_commands
 from dbqueue.worker.children import Child
 from dbqueue.worker.dispatch import Dispatcher
 from dbqueue.worker.handover import Handover
@@ -244,6 +245,18 @@ def test_stamps_are_refused_from_then_on(revoker: Revoker) -> None:
         assert not revoker.refuses(job("c"))
     revoker.revoke_stamped({"customer": ["other"], "region": ["north"]})
     assert all(map(revoker.refuses, (acme, other, job("d", region="north"))))
+
+
+def test_stamps_that_are_revoked_end_what_waits_here(
+    revoker: Revoker, dispatcher: Dispatcher, ended: list[Outcome]
+) -> None:
+    dispatcher.add([job("goes", customer="acme"), job("stays", customer="other"), job("plain")])
+    worker: Any = SimpleNamespace(revoker=revoker)  # and no database: the loop waits for none
+    said = control_commands.revoke_by_stamped_headers(worker, {"customer": "acme"})
+    assert said == {"ok": "headers {'customer': ['acme']} flagged as revoked, but not terminated"}
+    revoker.keep()
+    assert [each.job_id for each in ended] == ["goes"]
+    assert [each.id for each in dispatcher.waiting] == ["stays", "plain"]
 
 
 def test_the_newest_stamps_are_remembered(revoker: Revoker) -> None:
