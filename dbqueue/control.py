@@ -10,6 +10,7 @@ as all of them have answered, and after `timeout` seconds at the latest.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -77,7 +78,8 @@ class Control:
         Waits at most `timeout` seconds, or until `limit` workers have replied; `callback` is called
         with each reply as it comes. `pattern` chooses workers by their names, as a glob, or with
         `matcher="pcre"` as a regular expression. `more` are further arguments of the command.
-        Raises OperationalError. `connection` and `channel` are Celery's and have no effect.
+        `connection` and `channel` are Celery's and have no effect.
+        Raises OperationalError, and ValueError for a pattern that is none.
         """
         from dbqueue.store import control, queries
 
@@ -409,6 +411,11 @@ def _left_of(limit: int | None, replies: Sequence[Reply]) -> int | None:
 def _destination(destination: Destination, pattern: str | None, matcher: str | None) -> str | None:
     """What the command's row says of whom it is for; None is every worker."""
     if pattern is not None:
+        if matcher in ("pcre", "regex"):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"the pattern {pattern!r} is no regular expression: {error}") from error
         return json.dumps({"pattern": pattern, "matcher": matcher or "glob"})
     if destination is None:
         return None

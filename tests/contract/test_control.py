@@ -6,14 +6,16 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from dbqueue import DBQueue
+from dbqueue import control as clients
 from dbqueue.errors import DuplicateTaskId
 from dbqueue.jobs import Released, Retried, Succeeded
-from dbqueue.store import changes, control, revoking
+from dbqueue.store import changes, control, revoking, stamps
 from dbqueue.store.base import Store
 from dbqueue.store.control import Reply
 from dbqueue.store.sessions import Sign, WatchSession
@@ -30,6 +32,28 @@ def watch(store: Store) -> Iterator[WatchSession]:
     session = store.watch_session("test")
     yield session
     session.close()
+
+
+class Answering:
+    """The clock of a program that waits: in each of its pauses some workers answer the newest command."""
+
+    def __init__(self, store: Store, watch: WatchSession) -> None:
+        self._store, self._watch = store, watch
+        self.now, self.at_once, self.given = 0.0, 1, 0
+        self.workers: list[str] = []
+        self._answered: set[tuple[str, str]] = set()
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        command = control.pending(self._watch, self.workers[0])[-1]
+        left = [each for each in self.workers if (command.id, each) not in self._answered]
+        for worker in left[: self.at_once]:
+            self._answered.add((command.id, worker))
+            control.answer(self._watch, Reply(command.id, worker, '{"ok": "pong"}'))
+            self.given += 1
 
 
 def hears_a_command(session: WatchSession) -> bool:
@@ -149,6 +173,7 @@ class TestCommands:
         assert control.replies(store, command_id) == [reply]
         assert control.replies(store, command_id, seen={worker.id}) == []
         assert control.replies(store, "other") == []
+        assert control.pending(watch, worker.id) == [command], "a reply is no command"
         # It is kept for as long as its command: the next sender would delete what has expired.
         earlier = "DELETE FROM dbqueue_control WHERE expires_at < (SELECT max(expires_at) FROM dbqueue_control)"
         assert run_sql(store, earlier) == 0
@@ -236,6 +261,92 @@ class TestCommands:
         assert count(store) == 1
 
 
+class TestReplies:
+    """How long a program waits for them, by a clock that its pauses move; the workers answer in its pauses."""
+
+    TIMEOUT = 60.0
+
+    @pytest.fixture
+    def app(self, store: Store) -> Iterator[DBQueue]:
+        with DBQueue(broker=store.url, set_as_current=False) as app:
+            yield app
+
+    @pytest.fixture
+    def answering(self, store: Store, watch: WatchSession, monkeypatch: pytest.MonkeyPatch) -> Answering:
+        answering = Answering(store, watch)
+        monkeypatch.setattr(clients, "time", answering)
+        return answering
+
+    def test_of_those_that_live_and_are_meant(
+        self, app: DBQueue, answering: Answering, new_worker: Callable[..., TestWorker]
+    ) -> None:
+        first, second, dead = new_worker(), new_worker(), new_worker()
+        run_sql(app.database.store, "UPDATE dbqueue_workers SET name = 'two@test' WHERE id = :id", id=second.id)
+        long_ago = "UPDATE dbqueue_workers SET heartbeat_at = '2001-01-01 00:00:00.000' WHERE id = :id"
+        run_sql(app.database.store, long_ago, id=dead.id)
+        answering.workers = [first.id, second.id]
+        assert len(app.control.ping(timeout=self.TIMEOUT)) == 2
+        answering.workers = [second.id]
+        assert len(app.control.ping(destination="two@test", timeout=self.TIMEOUT)) == 1
+        assert len(app.control.ping(pattern="two*", timeout=self.TIMEOUT)) == 1
+        assert answering.now < self.TIMEOUT
+
+    def test_no_more_than_are_wanted(
+        self, app: DBQueue, answering: Answering, new_worker: Callable[..., TestWorker]
+    ) -> None:
+        answering.workers = [new_worker().id for _ in range(3)]
+        answering.at_once = 2
+        silent = new_worker()
+        told: list[Any] = []
+        assert len(app.control.ping(limit=1, timeout=self.TIMEOUT, callback=told.append)) == len(told) == 1
+        assert len(app.control.ping(limit=3, timeout=self.TIMEOUT)) == 3
+        assert answering.now < self.TIMEOUT
+        assert len(app.control.ping(destination="worker@test", timeout=self.TIMEOUT)) == 3
+        assert answering.now >= self.TIMEOUT, silent.id
+
+    def test_stamps_are_looked_for_when_the_workers_know_them(
+        self, app: DBQueue, answering: Answering, worker: TestWorker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A job that is enqueued between the two is refused by its worker."""
+        answering.workers = [worker.id]
+        known: list[int] = []
+
+        def find(store: Store, wanted: object) -> list[str]:
+            known.append(answering.given)
+            return []
+
+        monkeypatch.setattr(stamps, "find", find)
+        assert app.control.revoke_by_stamped_headers({"a": "b"}, timeout=self.TIMEOUT) is None
+        assert known == [1]
+
+
+class TestWhatIsSent:
+    @pytest.fixture
+    def app(self, store: Store) -> Iterator[DBQueue]:
+        with DBQueue(broker=store.url, set_as_current=False) as app:
+            yield app
+
+    def test_to_terminate_with_a_signal(
+        self, app: DBQueue, store: Store, worker: TestWorker, watch: WatchSession
+    ) -> None:
+        job_id = enqueued(store)
+        worker.claim_one()
+        app.control.terminate(job_id, signal="SIGKILL")
+        (command,) = control.pending(watch, worker.id)
+        assert json.loads(command.arguments) == {"task_id": [job_id], "terminate": True, "signal": "SIGKILL"}
+
+    def test_ids_one_by_one_or_as_a_list(self, app: DBQueue, worker: TestWorker, watch: WatchSession) -> None:
+        for ids in (("a", "b"), (["a", "b"],)):
+            app.control.inspect(timeout=0).query_task(*ids)
+        assert [json.loads(each.arguments) for each in control.pending(watch, worker.id)] == [{"ids": ["a", "b"]}] * 2
+
+    def test_a_pattern_that_is_none_is_refused(self, app: DBQueue, store: Store) -> None:
+        """No worker would have done it, and nobody known why."""
+        with pytest.raises(ValueError, match="no regular expression"):
+            app.control.shutdown(pattern="(", matcher="pcre")
+        assert run_sql(store, "DELETE FROM dbqueue_control") == 0
+
+
 @pytest.mark.parametrize(
     ("destination", "found"),
     [
@@ -246,6 +357,7 @@ class TestCommands:
         ('{"pattern": "b@*", "matcher": "glob"}', False),
         ('{"pattern": "^a@", "matcher": "pcre"}', True),
         ('{"pattern": "^b@", "matcher": "pcre"}', False),
+        ('{"pattern": "(", "matcher": "pcre"}', False),
     ],
 )
 def test_whom_a_command_is_for(destination: str | None, found: bool) -> None:
