@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from dbqueue import DBQueue
 from dbqueue.events import Event, EventReceiver
-from dbqueue.events.state import State
+from dbqueue.events.state import MAX_HEARTBEATS, State
 from dbqueue.store import events
 from tests.stores import run_sql
 from tests.waiting import wait_until
@@ -239,6 +239,7 @@ def test_capture_ends(app: DBQueue) -> None:
     receiver = app.events.Receiver(app.connection())
     with pytest.raises(TimeoutError, match="no event came"):
         receiver.capture(timeout=0.05)
+    assert run_sql(app.database.store, "DELETE FROM dbqueue_control WHERE method = 'heartbeat'") == 1
     taken: list[Any] = []
 
     def stop(event: Any) -> None:
@@ -256,6 +257,19 @@ def test_capture_ends(app: DBQueue) -> None:
 
     wait_until(stopped)
     assert len(taken) == 1
+
+
+def test_capture_takes_so_many_events(app: DBQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sleep(seconds: float) -> None:
+        dispatcher = app.events.Dispatcher(groups=["test"])
+        for kind in ("test-a", "other-b", "test-c", "test-d"):
+            dispatcher.send(kind)
+
+    monkeypatch.setattr("dbqueue.events.time", SimpleNamespace(time=time.time, monotonic=lambda: 0.0, sleep=sleep))
+    taken: list[str] = []
+    receiver = app.events.Receiver(app, handlers={"*": lambda event: taken.append(event["type"])})
+    receiver.capture(limit=2, wakeup=False)
+    assert taken == ["test-a", "test-c"]
 
 
 def test_the_timeout_counts_from_the_last_event(app: DBQueue, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,6 +345,62 @@ class TestState:
         for number, kind in enumerate(("received", "started", "retried", "received", "started")):
             state.event(Event(f"task-{kind}", uuid="u", hostname="h", timestamp=float(number)))
         assert state.tasks["u"].state == "STARTED"
+
+    def test_what_is_late_takes_nothing_back(self) -> None:
+        state = State()
+        told: list[tuple[str, float, dict[str, Any]]] = [
+            ("retried", 3.0, {}),
+            ("received", 4.0, {"name": "add", "retries": 1}),
+            ("retried", 6.0, {}),
+            ("started", 5.0, {}),
+            ("received", 1.0, {"name": "old", "retries": 0, "args": "()"}),
+        ]
+        for kind, moment, fields in told:
+            state.event(Event(f"task-{kind}", uuid="u", hostname="h", timestamp=moment, **fields))
+        task = state.tasks["u"]
+        assert (task.state, task.name, task.retries, task.args) == ("RETRY", "add", 1, "()")
+
+    def test_a_monitor_may_run_for_weeks(self) -> None:
+        """And on a machine whose clock is not that of the workers."""
+        state = State(max_workers_in_memory=2, max_tasks_in_memory=2)
+        joined: list[str] = []
+        state.on_node_join = lambda worker: joined.append(worker.hostname)
+        for number in range(20):
+            for host in ("a", "b"):
+                state.event(Event("worker-heartbeat", hostname=host, timestamp=1.0, local_received=time.time()))
+                state.event(Event("task-started", uuid=f"u{number}", hostname=host))
+                state.event(Event("task-started", uuid="child", parent_id=f"u{number}", hostname=host))
+        assert joined == ["a", "b"]
+        assert [worker.alive for worker in state.workers.values()] == [True, True]
+        assert {len(worker.heartbeats) for worker in state.workers.values()} == {MAX_HEARTBEATS}
+        assert len(state.tasks) == 2
+        state.event(Event("worker-online", hostname="c"))
+        assert list(state.workers) == ["b", "c"]
+
+    def test_a_task_s_event_is_a_sign_of_life(self) -> None:
+        state = State()
+        state.event(Event("worker-heartbeat", hostname="h", freq=2.0, local_received=time.time() - 60))
+        assert not state.workers["h"].alive
+        state.event(Event("task-sent", uuid="u", hostname="client"))
+        state.event(Event("task-sent", uuid="other", hostname="client", parent_id="u"))
+        assert (state.tasks["u"].origin, state.workers["h"].alive) == ("client", False)
+        for kind in ("received", "started"):
+            state.event(Event(f"task-{kind}", uuid="other", hostname="h", parent_id="u"))
+        assert (state.tasks["other"].origin, state.workers["h"].alive) == ("h.None", True)
+        assert [task.uuid for task in state.tasks["u"].children] == ["other"]
+
+    def test_nothing_is_taken_in_while_it_is_frozen(self) -> None:
+        state = State()
+        thread = threading.Thread(target=state.event, args=(Event("task-sent", uuid="u"),))
+
+        def look() -> int:
+            thread.start()
+            thread.join(0.1)
+            return state.event_count
+
+        assert state.freeze_while(look) == 0
+        thread.join()
+        assert state.event_count == 1
 
     def test_what_was_rejected_goes_on(self) -> None:
         state = State()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,9 +11,10 @@ import pytest
 
 from dbqueue.errors import OperationalError
 from dbqueue.store import control
+from dbqueue.worker import control as commands
 from dbqueue.worker import desk as desks
-from dbqueue.worker.control import WorkerState
-from dbqueue.worker.desk import GAP_SECONDS, LISTENING_LOOK_SECONDS, Desk
+from dbqueue.worker.control import CommandInfo, Panel, WorkerState, carry_out
+from dbqueue.worker.desk import GAP_SECONDS, LISTENING_LOOK_SECONDS, LOOK_SECONDS, Desk
 
 WORKER = "w@test#1"
 
@@ -22,6 +25,7 @@ class Session:
     def __init__(self) -> None:
         self.commands: list[tuple[str, str, str, str | None]] = []
         self.replies: list[str] = []
+        self.described: list[tuple[str, str, int]] = []
         self.failures = 0
 
     def run(self, template: str, parameters: dict[str, Any]) -> list[Any]:
@@ -30,6 +34,9 @@ class Session:
             raise OperationalError("the lock was not free in time")
         if template == control.PENDING:
             return self.commands
+        if template == control.DESCRIBE:
+            self.described.append((parameters["worker"], parameters["queues"], parameters["concurrency"]))
+            return []
         self.replies.append(parameters["command"])
         return []
 
@@ -47,14 +54,22 @@ def woken() -> list[str]:
     return []
 
 
+def make_desk(*, listens: bool = True, obeys: bool = True, woken: list[str] | None = None) -> Desk:
+    parts: dict[str, Any] = dict.fromkeys(WorkerState.__dataclass_fields__)
+    parts |= {
+        "store": SimpleNamespace(supports_listen=listens),
+        "clock": 0,
+        "rounds": SimpleNamespace(queues=("celery",)),
+    }
+    parts["config"] = SimpleNamespace(remote_control=obeys, name="w@test", queues=("celery",), slots=1)
+    parts["dispatcher"] = SimpleNamespace(slots=1)
+    told = [] if woken is None else woken
+    return Desk(WorkerState(**parts), wake=lambda: told.append("woken"))
+
+
 @pytest.fixture
 def desk(clock: list[float], woken: list[str]) -> Desk:
-    nobody: Any = None
-    parts: dict[str, Any] = dict.fromkeys(WorkerState.__dataclass_fields__, nobody)
-    parts |= {"store": SimpleNamespace(supports_listen=True), "clock": 0, "rounds": SimpleNamespace(queues=("celery",))}
-    parts["config"] = SimpleNamespace(remote_control=True, name="w@test", queues=("celery",), slots=1)
-    parts["dispatcher"] = SimpleNamespace(slots=1)
-    return Desk(WorkerState(**parts), wake=lambda: woken.append("woken"))
+    return make_desk(woken=woken)
 
 
 def serve(desk: Desk, session: Any) -> None:
@@ -90,6 +105,11 @@ def test_a_command_is_carried_out_once_while_it_is_there(desk: Desk, clock: list
             session.commands.append(("b", "ping", "{}", '{"workers": ["w@test"]}'))
     assert session.replies == ["a", "b"]
     assert woken == ["woken"] * 2
+    session.commands.clear()
+    desk.heard()
+    clock[0] += 1
+    serve(desk, session)
+    assert not desk._seen  # a worker runs for weeks
 
 
 def test_a_reply_that_cannot_be_written_is_not_waited_for(desk: Desk, clock: list[float]) -> None:
@@ -97,6 +117,7 @@ def test_a_reply_that_cannot_be_written_is_not_waited_for(desk: Desk, clock: lis
     session.commands = [("a", "ping", "{}", None), ("b", "ping", "{}", None)]
     clock[0] += LISTENING_LOOK_SECONDS
     desk.serve(session, WORKER)  # type: ignore[arg-type]
+    assert desk.pause(60) <= GAP_SECONDS, "the loop may answer at any time"
     desk.work()
     session.failures = 1
     with pytest.raises(OperationalError):
@@ -106,3 +127,50 @@ def test_a_reply_that_cannot_be_written_is_not_waited_for(desk: Desk, clock: lis
     assert session.replies == ["b"]
     assert desk._written == desk._replied == 2
     assert desk.pause(60) > GAP_SECONDS
+
+
+def test_the_loop_does_not_wait_for_what_a_command_reads(desk: Desk, clock: list[float], monkeypatch: Any) -> None:
+    def read(state: WorkerState) -> str:
+        return threading.current_thread().name
+
+    monkeypatch.setitem(Panel.commands, "read", CommandInfo("read", read, "inspect", reads_database=True))
+    session: Any = Session()
+    session.commands = [("a", "read", "{}", None)]
+    clock[0] += LISTENING_LOOK_SECONDS
+    desk.serve(session, WORKER)
+    assert session.replies == ["a"]
+
+
+def test_the_row_follows_what_commands_change(desk: Desk) -> None:
+    """Once for each change; and a row that is new is told what the former one said."""
+    session: Any = Session()
+    for _ in range(3):
+        desk.serve(session, WORKER)
+    assert session.described == []
+    desk._state.dispatcher.slots = 3
+    for _ in range(3):
+        desk.serve(session, WORKER)
+    assert session.described == [(WORKER, '["celery"]', 3)]
+    for _ in range(3):
+        desk.serve(session, "w@test#2")
+    assert session.described[1:] == [("w@test#2", '["celery"]', 3)]
+
+
+def test_who_obeys_nobody_looks_for_no_commands(clock: list[float]) -> None:
+    desk, session = make_desk(obeys=False), Session()
+    session.commands = [("a", "ping", "{}", None)]
+    clock[0] += 60
+    serve(desk, session)
+    assert session.replies == []
+    assert desk.pause(5) == 5, "its thread does not spin"
+
+
+def test_where_nothing_is_announced_it_looks_each_second(clock: list[float]) -> None:
+    assert make_desk(listens=False).pause(60) == LOOK_SECONDS
+
+
+def test_a_reply_that_is_too_long_is_an_error(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "MAX_REPLY_BYTES", 200)
+    monkeypatch.setitem(Panel.commands, "long", CommandInfo("long", lambda state: "x" * 300, "inspect"))
+    said = json.loads(carry_out(desk._state, control.Command("a", "long", "{}", None)))
+    assert "200" in said["error"]
