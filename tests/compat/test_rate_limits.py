@@ -14,6 +14,7 @@ import pytest
 from dbqueue import DBQueue
 from dbqueue.errors import ImproperlyConfigured
 from dbqueue.limits import parse_rate
+from tests.stores import count
 from tests.waiting import wait_until
 from tests.worker.limited import make_app
 from tests.workers import WorkerProcess, starting
@@ -90,10 +91,22 @@ def test_changing_the_rate_at_run_time(app: DBQueue, start: Callable[..., Worker
     assert "limited.plain [rate_limit=100/h]" in registered["worker1@example.com"]
     assert "limited.hourly [rate_limit=1/h]" in registered["worker2@example.com"]
     assert "limited.two" in registered["worker1@example.com"]
-    # worker2 knows no rates: it does what worker1 may not start yet.
+    # worker2 knows no rates, and is told of none: it does what worker1 may not start yet.
+    assert said("limited.hourly", "1/h", destination="worker2@example.com") == {"worker2@example.com": new}
     log = str(tmp_path / "log")
     results = [app.tasks["limited.hourly"].delay(log, number) for number in range(5)]
     assert [result.get(timeout=TIMEOUT) for result in results] == list(range(5))
+
+
+def test_a_rate_that_is_lifted(app: DBQueue, start: Callable[..., WorkerProcess], tmp_path: Path) -> None:
+    """What waits for it runs then, and not when the rate would have let it, or when another job comes."""
+    start("worker1")
+    log, store = str(tmp_path / "log"), app.database.store
+    results = [app.tasks["limited.hourly"].delay(log, number) for number in range(3)]
+    wait_until(lambda: sum(result.ready() for result in results) == 1)
+    wait_until(lambda: count(store, "held_at IS NOT NULL") == 2)
+    app.control.rate_limit("limited.hourly", 0)
+    assert [result.get(timeout=TIMEOUT) for result in results] == list(range(3))
 
 
 def test_a_rate_is_of_each_worker(app: DBQueue, start: Callable[..., WorkerProcess], tmp_path: Path) -> None:
