@@ -370,6 +370,9 @@ class TestState:
                 state.event(Event("worker-heartbeat", hostname=host, timestamp=1.0, local_received=time.time()))
                 state.event(Event("task-started", uuid=f"u{number}", hostname=host))
                 state.event(Event("task-started", uuid="child", parent_id=f"u{number}", hostname=host))
+        assert {len(worker.heartbeats) for worker in state.workers.values()} == {MAX_HEARTBEATS}
+        for _ in range(MAX_HEARTBEATS):
+            state.event(Event("worker-heartbeat", hostname="b", timestamp=1.0, local_received=time.time()))
         assert joined == ["a", "b"]
         assert [worker.alive for worker in state.workers.values()] == [True, True]
         assert {len(worker.heartbeats) for worker in state.workers.values()} == {MAX_HEARTBEATS}
