@@ -122,3 +122,15 @@ def test_the_next_run_of_a_job_has_its_own_time(clock: list[float], child: Child
     assert told(limits, child) == []
     clock[0] += 1.0
     assert told(limits, child) == [("a", "hard", 5)]
+
+
+def test_of_a_run_that_has_ended_nothing_is_kept(clock: list[float], child: Child) -> None:
+    limits = TimeLimits({}, Limits(soft=2, hard=5))
+    child.send_jobs([job("a")])
+    for _ in range(3):
+        told(limits, child)
+        clock[0] += 4.0
+    assert limits._started
+    del child.held["a"]
+    told(limits, child)
+    assert (limits._started, limits._warned, limits._over) == ({}, set(), set())
