@@ -15,8 +15,8 @@ from dbqueue import DBQueue
 from dbqueue.contrib.testing import worker as embedded
 from dbqueue.errors import TimeLimitExceeded
 from dbqueue.store import queries
-from dbqueue.worker import supervisor
 from dbqueue.store.tables import control
+from dbqueue.worker import supervisor
 from tests.waiting import wait_until
 from tests.workers import WorkerProcess
 
