@@ -38,6 +38,7 @@ async def _serve(link: Link, execute: Execute, slots: int) -> None:
 
     async def run(job: ClaimedJob) -> None:
         try:
+            link.begins(job)
             link.report(await execute.run_async(job))
         finally:
             free.release()

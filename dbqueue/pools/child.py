@@ -80,6 +80,8 @@ class Link:
         self._sending = threading.Lock()
         self._held: set[str] = set()
         """Jobs that were sent here, and that are not answered and not given back."""
+        self._begun: set[str] = set()
+        """Those of them that a slot has begun."""
         self._holding = threading.Lock()
         self.reports = Reports(self.send)
 
@@ -87,10 +89,15 @@ class Link:
         with self._sending:
             self._socket.sendall(data)
 
+    def begins(self, job: ClaimedJob) -> None:
+        """A slot runs the job from now on: its time counts."""
+        self._begun.add(job.id)
+
     def report(self, outcome: Outcome) -> None:
         self.reports.drop(outcome.job_id)
         with self._holding:
             self._held.discard(outcome.job_id)
+            self._begun.discard(outcome.job_id)
             interrupts.forget(outcome.job_id)
         try:
             data = wire.done_frame(outcome)
@@ -118,15 +125,19 @@ class Link:
                     self._held.difference_update(recalled)
                     self.send(wire.frame(wire.RECALLED, recalled))
                 elif message[0] == wire.INTERRUPT:
-                    self._interrupt(message[1])
+                    self._interrupt(*message[1:])
                 elif message[0] == wire.STOP:
                     for _ in range(self._slots):
                         self.inbox.put(None)
         on_close()
 
-    def _interrupt(self, job_id: str) -> None:
+    def _interrupt(self, job_id: str, limit: bool = False) -> None:
         with self._holding:
-            if job_id in self._held:
+            if job_id not in self._held:
+                return
+            if limit and job_id not in self._begun:
+                self.send(wire.frame(wire.WAITING, job_id))
+            else:
                 interrupts.interrupt(job_id)
 
 

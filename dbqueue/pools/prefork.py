@@ -8,4 +8,5 @@ from dbqueue.pools.child import Execute, Link
 def run_slots(link: Link, execute: Execute, slots: int) -> None:
     """Run jobs one after the other on this thread, the process's main thread."""
     while (job := link.inbox.take()) is not None:
+        link.begins(job)
         link.report(execute.run(job))

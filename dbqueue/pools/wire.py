@@ -1,7 +1,7 @@
 """What a supervisor and its children say to each other, and how it is framed on a socket.
 
-    supervisor -> child     IMPORT modules | RUN jobs | RECALL | INTERRUPT job id | STOP
-    child -> supervisor     READY | DONE outcome | PROGRESS report | RECALLED job ids | RETIRE
+    supervisor -> child     IMPORT modules | RUN jobs | RECALL | INTERRUPT job id [limit] | STOP
+    child -> supervisor     READY | DONE outcome | PROGRESS report | RECALLED job ids | RETIRE | WAITING job id
 
 Both ends are the same program, so a frame is a length and a `marshal` text: the fastest of the
 standard library's codecs, and one that runs no code when it is read. An outcome is written the
@@ -32,6 +32,8 @@ RETIRE: Final = 8
 PROGRESS: Final = 9
 IMPORT: Final = 10
 """Import these modules, or import them anew, before any job that follows."""
+WAITING: Final = 11
+"""The job that is to be interrupted for its limit has not begun: what ran here kept it waiting."""
 
 _LENGTH: Final = struct.Struct("!I")
 _READ_BYTES: Final = 1 << 16

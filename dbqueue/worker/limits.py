@@ -75,7 +75,7 @@ class TimeLimits:
         for child, job, kind, seconds in self.exceeded(iter(crew)):
             if kind == "soft":
                 log.soft_limit(job, seconds)
-                child.send(wire.frame(wire.INTERRUPT, job.id))
+                child.send(wire.frame(wire.INTERRUPT, job.id, True))
                 crew.watch(child)
                 continue
             if crew.place is not None:
@@ -86,6 +86,14 @@ class TimeLimits:
             error, _ = describe_exception(TimeLimitExceeded(seconds), max_bytes=4096)
             complete(Failed(job.id, job.lease, error, None, seconds), job=job)
             child.doom()
+
+    def has_waited(self, child: Child, job: ClaimedJob) -> None:
+        """The job has not begun in the child, which was busy with others: its time begins now."""
+        key = (id(child), job.lease + job.id)
+        if key in self._started:
+            self._started[key] = (time.monotonic(), self._started[key][1])
+            self._warned.discard(key)
+            log.has_waited(job)
 
     def ran_seconds(self, child: Child, job: ClaimedJob) -> float:
         """How long the child has run the job, to the accuracy of the loop's turns; 0.0 where it does not."""

@@ -141,6 +141,10 @@ def soft_limit(job: ClaimedJob, seconds: float) -> None:
     logger.warning("Soft time limit (%gs) exceeded for %s[%s]", seconds, job.shown_name, job.id, extra=_fields(job))
 
 
+def has_waited(job: ClaimedJob) -> None:
+    logger.info("%s[%s] had not begun, for its process is busy: its time begins now", job.shown_name, job.id)
+
+
 def hard_limit(job: ClaimedJob, seconds: float) -> None:
     logger.error(
         "Hard time limit (%gs) exceeded for %s[%s]: its process is ended, and it ends as FAILURE",

@@ -291,6 +291,9 @@ class Supervisor:
                 jobs = [child.held.pop(job_id) for job_id in ids if job_id in child.held]
                 child.left += len(jobs)
                 self._dispatcher.put_back(jobs)
+            case (wire.WAITING, job_id):
+                if job_id in child.held:
+                    self._limits.has_waited(child, child.held[job_id])
             case (wire.RETIRE,):
                 log.logger.info("Pool process %s has grown past worker_max_memory_per_child: replaced", child.pid)
                 self._retire(child)

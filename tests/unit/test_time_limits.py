@@ -110,6 +110,22 @@ def test_what_waits_in_a_process_behind_another_does_not_run(clock: list[float],
     assert told(limits, child) == [("b", "hard", 5)]
 
 
+def test_what_has_not_begun_though_its_process_had_room_for_it(clock: list[float], child: Child) -> None:
+    """A run beside it held the event loop: none of its time is over."""
+    limits = TimeLimits({}, Limits(soft=2, hard=5))
+    child.send_jobs([job("a")])
+    assert told(limits, child) == []
+    for _ in range(3):
+        clock[0] += 2.0
+        assert told(limits, child) == [("a", "soft", 2)]
+        limits.has_waited(child, child.held["a"])
+        assert told(limits, child) == []
+    clock[0] += 2.0
+    assert told(limits, child) == [("a", "soft", 2)]
+    clock[0] += 3.0
+    assert told(limits, child) == [("a", "hard", 5)]
+
+
 def test_the_next_run_of_a_job_has_its_own_time(clock: list[float], child: Child) -> None:
     limits = TimeLimits({}, Limits(hard=5))
     child.send_jobs([job("a", lease="first")])

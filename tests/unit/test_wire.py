@@ -225,6 +225,26 @@ def test_a_limit_that_is_over_before_the_job_begins(pair: tuple[socket.socket, s
     thread.join(30)
 
 
+def test_a_limit_of_a_job_that_has_not_begun(pair: tuple[socket.socket, socket.socket]) -> None:
+    """What ran here kept it waiting: that is told, and the job runs. One that has begun is interrupted."""
+    left, right = pair
+    link = Link(right, 1)
+    thread = threading.Thread(target=link.read, args=(lambda: None,))
+    thread.start()
+    left.sendall(wire.run_frame([JOB]) + wire.frame(wire.INTERRUPT, JOB.id, True))
+    answers = wire.Reader(left)
+    assert read_all(answers, 1) == [(wire.WAITING, JOB.id)]
+    with Interruptible(JOB.id):
+        pass
+    link.begins(JOB)
+    left.sendall(wire.frame(wire.INTERRUPT, JOB.id, True) + wire.frame(wire.RECALL))
+    assert read_all(answers, 1) == [(wire.RECALLED, [JOB.id])]
+    with pytest.raises(SoftTimeLimitExceeded), Interruptible(JOB.id):
+        raise AssertionError("its time is over")
+    left.close()
+    thread.join(30)
+
+
 @pytest.mark.parametrize("given_back", [True, False])
 def test_a_limit_of_a_job_that_is_not_here(pair: tuple[socket.socket, socket.socket], given_back: bool) -> None:
     """It was given back, or never came: what is too late for it is not kept for its next run."""

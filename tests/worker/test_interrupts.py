@@ -157,6 +157,20 @@ def test_one_that_blocks_its_loop(sqlite_url: str, path: PathOf, start_worker: S
         assert app.tasks["sample.aadd"].delay(1, 2).get(timeout=TIMEOUT) == 3
 
 
+def test_what_waits_for_the_loop_is_not_over_its_limit(sqlite_url: str, path: PathOf, start_worker: Start) -> None:
+    """It has not begun while a run beside it blocks the loop: it had ended as a failure, and had never run."""
+    from tests.worker.sample import make_app
+
+    with make_app(sqlite_url) as app:
+        start_worker(sqlite_url, pool="asyncio", concurrency=2)
+        blocks = app.tasks["sample.ablock"].apply_async((path("started"),), soft_time_limit=3.0)
+        started(path("started"))
+        waits = app.tasks["sample.aadd"].apply_async((1, 2), soft_time_limit=0.5, time_limit=2.0)
+        assert waits.get(timeout=TIMEOUT) == 3
+        with pytest.raises(SoftTimeLimitExceeded):
+            blocks.get(timeout=TIMEOUT)
+
+
 def test_its_neighbours_on_the_loop_go_on(sqlite_url: str, path: PathOf, start_worker: Start) -> None:
     from tests.worker.sample import make_app
 
