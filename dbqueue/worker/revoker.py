@@ -69,7 +69,7 @@ class Revoker:
     def having(self, wanted: stamped.Wanted) -> set[str]:
         """Ids of the jobs here that have one of these stamps, those too whose rows have ended and that run on."""
         here = [job for child in self._crew for job in child.held.values()]
-        here += [*self._dispatcher.suspects, *self._dispatcher.waiting]
+        here += [*self._dispatcher.behind, *self._dispatcher.suspects, *self._dispatcher.waiting]
         here += [job for _, job in self._ended.values()]
         return {job.id for job in here if stamped.matches(job.headers, wanted)}
 

@@ -251,11 +251,12 @@ def test_stamps_that_are_revoked_end_what_waits_here(
     revoker: Revoker, dispatcher: Dispatcher, ended: list[Outcome]
 ) -> None:
     dispatcher.add([job("goes", customer="acme"), job("stays", customer="other"), job("plain")])
+    dispatcher.add([job("behind", customer="acme")], going_on={"behind"})
     worker: Any = SimpleNamespace(revoker=revoker)  # and no database: the loop waits for none
     said = control_commands.revoke_by_stamped_headers(worker, {"customer": "acme"})
     assert said == {"ok": "headers {'customer': ['acme']} flagged as revoked, but not terminated"}
     revoker.keep()
-    assert [each.job_id for each in ended] == ["goes"]
+    assert [each.job_id for each in ended] == ["behind", "goes"]
     assert [each.id for each in dispatcher.waiting] == ["stays", "plain"]
 
 
