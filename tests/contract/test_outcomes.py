@@ -11,8 +11,10 @@ import pytest
 
 from dbqueue.jobs import ClaimedJob, Failed, Outcome, Progress, Released, Retried, Succeeded
 from dbqueue.store.base import Store
+from dbqueue.store.records import Claim
 from dbqueue.worker.settling import settle
-from tests.stores import TestWorker, enqueued, moment, row
+from dbqueue.workflows import Edge, Workflow
+from tests.stores import TestWorker, enqueued, moment, new_job, row
 
 NewWorker = Callable[..., TestWorker]
 MakeOutcome = Callable[[str, str], Outcome]
@@ -29,6 +31,8 @@ OUTCOMES: dict[str, MakeOutcome] = {
     "released": lambda job_id, lease: Released(job_id, lease, "2020-01-01 00:00:00.000"),
     "lost": lambda job_id, lease: Released(job_id, lease, "2020-01-01 00:00:00.000", lost=True),
 }
+HALF = '"\ud800"'
+"""Half a character, which no database takes."""
 each_outcome = pytest.mark.parametrize("make", OUTCOMES.values(), ids=OUTCOMES.keys())
 
 
@@ -326,6 +330,35 @@ class TestReports:
         before = row(store, job.id)
         worker.session.report([Progress(job.id, job.lease, "LATE", "{}")])
         assert row(store, job.id) == before
+
+
+class TestWhatTheDatabaseRefuses:
+    """One outcome of a round: it ends as FAILURE, and the others as they are."""
+
+    @pytest.mark.parametrize("bad", range(5))
+    def test_one_of_many(self, store: Store, worker: TestWorker, bad: int) -> None:
+        for _ in range(5):
+            enqueued(store)
+        jobs = worker.claim()
+        results = ["1"] * 5
+        results[bad] = HALF
+        waiting = enqueued(store)
+        claim = Claim(worker.id, str(uuid4()), worker.queues, 10, ())
+        outcomes = [Succeeded(job.id, job.lease, text, 0.0) for job, text in zip(jobs, results, strict=True)]
+        assert settle(worker.session, outcomes, claim, ()).claimed == ()
+        after = store.fetch([job.id for job in jobs])
+        assert [after[job.id].status for job in jobs] == ["FAILURE" if each == bad else "SUCCESS" for each in range(5)]
+        assert "cannot be stored" in str(after[jobs[bad].id].result)
+        assert [job.id for job in worker.claim()] == [waiting]
+
+    def test_the_only_one(self, store: Store, worker: TestWorker) -> None:
+        """What waits for it is let go as after any failure, and the round says so."""
+        first, last = new_job(), new_job()
+        store.enqueue_workflow(Workflow.of((first, last), (Edge(first.id, last.id),)))
+        job = worker.claim_one()
+        outcome = Succeeded(job.id, job.lease, HALF, 0.0)
+        assert settle(worker.session, [outcome], None, {job.id}).released
+        assert {record.status for record in store.fetch([first.id, last.id]).values()} == {"FAILURE"}
 
 
 class TestWhatIsLoggedOfASecondTry:
