@@ -384,6 +384,16 @@ class TestWhatIsLoggedOfASecondTry:
         settle(worker.session, [OUTCOMES[how](job.id, job.lease)], None, ())
         assert not caplog.text
 
+    def test_one_that_another_worker_has_ended_is_dropped_and_said_to_be(
+        self, store: Store, worker: TestWorker, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        enqueued(store)
+        job = worker.claim_one()
+        worker.settle(OUTCOMES["succeeded"](job.id, job.lease))
+        settle(worker.session, [OUTCOMES["failed"](job.id, str(uuid4()))], None, ())
+        assert f"Job {job.id} lost its lease while it ran here" in caplog.text
+        assert row(store, job.id)["status"] == "SUCCESS"
+
     def test_a_run_that_died_after_its_own_commit_is_said_to_have_ended(
         self, store: Store, worker: TestWorker, caplog: pytest.LogCaptureFixture
     ) -> None:
