@@ -344,7 +344,9 @@ class TestWhatTheDatabaseRefuses:
         results[bad] = HALF
         waiting = enqueued(store)
         claim = Claim(worker.id, str(uuid4()), worker.queues, 10, ())
-        outcomes = [Succeeded(job.id, job.lease, text, 0.0) for job, text in zip(jobs, results, strict=True)]
+        outcomes: list[Outcome] = [
+            Succeeded(job.id, job.lease, text, 0.0) for job, text in zip(jobs, results, strict=True)
+        ]
         assert settle(worker.session, outcomes, claim, ()).claimed == ()
         after = store.fetch([job.id for job in jobs])
         assert [after[job.id].status for job in jobs] == ["FAILURE" if each == bad else "SUCCESS" for each in range(5)]
