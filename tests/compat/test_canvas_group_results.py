@@ -235,8 +235,15 @@ class TestGroupResult:
             with allow_join_result():
                 return result.get(timeout=60)
 
-        with pytest.raises(RuntimeError, match="Never call"):
-            waits.apply(throw=True)
+        @canvas_app.task(name="tasks.may_wait_no_more")
+        def may_wait_no_more() -> Any:
+            with allow_join_result():
+                pass
+            return result.get(timeout=60)
+
+        for task in (waits, may_wait_no_more):
+            with pytest.raises(RuntimeError, match="Never call"):
+                task.apply(throw=True)
         assert may_wait.apply().get() == [2]
         with denied_join_result(), pytest.raises(RuntimeError, match="Never call"):
             result.get(timeout=60)
