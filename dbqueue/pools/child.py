@@ -133,12 +133,11 @@ class Link:
 
     def _interrupt(self, job_id: str, limit: bool = False) -> None:
         with self._holding:
-            if job_id not in self._held:
-                return
-            if limit and job_id not in self._begun:
-                self.send(wire.frame(wire.WAITING, job_id))
-            else:
-                interrupts.interrupt(job_id)
+            if job_id in self._held:
+                if limit and job_id not in self._begun:
+                    self.send(wire.frame(wire.WAITING, job_id))
+                else:
+                    interrupts.interrupt(job_id)
 
 
 RunSlots = Callable[[Link, Execute, int], None]
