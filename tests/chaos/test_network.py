@@ -122,7 +122,7 @@ def test_a_partition(
                 assert worker.wait() == 1
             it.heal()
             if length == "longer" and pool == "prefork":
-                worker.says("registers anew")
+                worker.says("Registered anew: claiming again")
             it.stop_workers()
 
 
