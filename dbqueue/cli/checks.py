@@ -149,9 +149,9 @@ def _tables(target: Target) -> Iterator[Finding]:
 
 
 def _clock(target: Target) -> Iterator[Finding]:
-    from dbqueue.store import queries
+    from dbqueue.store.reading import database_time
 
-    skew = (datetime.now(UTC) - queries.database_time(target.raw_store)).total_seconds()
+    skew = (datetime.now(UTC) - database_time(target.raw_store)).total_seconds()
     if abs(skew) > CLOCK_SKEW_SECONDS:
         yield Finding(
             "clock",
@@ -188,12 +188,13 @@ def _workers(target: Target) -> Iterator[Finding]:
 
 def _queues(target: Target) -> Iterator[Finding]:
     from dbqueue.store import queries
+    from dbqueue.store.reading import database_time
 
     store = target.raw_store
     chosen = {queue for worker in queries.open_workers(store) if worker.alive for queue in worker.queues}
     counted = queries.queue_counts(store)
     served = chosen | {each.queue for each in counted if matches(each.queue, chosen)}
-    now = queries.database_time(store)
+    now = database_time(store)
     # Without any worker there is one thing to say, and it has been said.
     problems = [*(_unserved(target, counted, served) if served else ()), *_slow(counted, served, now)]
     waiting, running = sum(each.waiting for each in counted), sum(each.running for each in counted)

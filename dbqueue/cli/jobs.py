@@ -70,6 +70,7 @@ def list_(
 ) -> None:
     """List jobs, the newest first."""
     from dbqueue.store import queries
+    from dbqueue.store.reading import database_time
 
     rows = queries.find_jobs(target.store, statuses=statuses, queues=queues, tasks=tasks, limit=limit)
     if as_json:
@@ -78,7 +79,7 @@ def list_(
     if not rows:
         click.echo("No jobs.")
         return
-    now = queries.database_time(target.store)
+    now = database_time(target.store)
     print_table(
         ("ID", "TASK", "QUEUE", "STATUS", "ENQUEUED", "RAN"),
         [(row.id, row.task, row.queue, _status(row), age(row.created_at, now), _ran(row, now)) for row in rows],
@@ -94,6 +95,7 @@ def list_(
 def show(target: Target, /, job_id: str, as_json: bool) -> None:
     """Show a job with its arguments and its result."""
     from dbqueue.store import queries
+    from dbqueue.store.reading import database_time
 
     row = queries.find_job(target.store, job_id)
     if row is None:
@@ -101,7 +103,7 @@ def show(target: Target, /, job_id: str, as_json: bool) -> None:
     if as_json:
         print_json(parsed(asdict(row)))
         return
-    now = queries.database_time(target.store)
+    now = database_time(target.store)
     values = {name: value for name, value in asdict(row).items() if value is not None and name != "traceback"}
     width = max(map(len, values)) + 2
     for name, value in values.items():

@@ -60,6 +60,7 @@ def resume(ctx: click.Context, /, names: Sequence[str]) -> None:
 
 def _show(target: Target, *, as_json: bool) -> None:
     from dbqueue.store import queries, queues
+    from dbqueue.store.reading import database_time
 
     counted = {each.queue: each for each in queries.queue_counts(target.store)}
     workers: dict[str, int] = {}
@@ -67,7 +68,7 @@ def _show(target: Target, *, as_json: bool) -> None:
         for queue in resolve(worker.queues, counted) if worker.alive else ():
             workers[queue] = workers.get(queue, 0) + 1
     paused = queues.paused(target.store)
-    now = queries.database_time(target.store)
+    now = database_time(target.store)
     rows = [
         counted.get(queue) or queries.QueueCounts(queue, 0, 0, 0, 0, None)
         for queue in sorted({*counted, *workers, *paused})

@@ -14,6 +14,7 @@ It ends with the supervisor, and its children with it.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import gc
 import os
@@ -24,9 +25,8 @@ import struct
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from dbqueue.pools.child import die_with_parent
 
@@ -36,21 +36,18 @@ _EVENT: Final = struct.Struct("!bqq")
 """Which of `_KINDS` it is, and its two fields."""
 
 
-@dataclass(frozen=True, slots=True)
-class Born:
+class Born(NamedTuple):
     number: int
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
-class Died:
+class Died(NamedTuple):
     pid: int
     status: int
     """As `os.waitpid` gives it; `describe_exit` puts it in words."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unborn:
+class Unborn(NamedTuple):
     """The system had no room for another process, or another descriptor."""
 
     number: int
@@ -77,6 +74,7 @@ class Nursery:
         self.socket, theirs = socket.socketpair()
         sys.stdout.flush()
         sys.stderr.flush()
+        _give_back()
         self.pid = os.fork()
         if self.pid == 0:
             self.socket.close()
@@ -115,6 +113,20 @@ class Nursery:
         self.socket.close()
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, 0)
+
+
+def _give_back() -> None:
+    """Let go of what the processes would otherwise share only to copy it soon: 1 MB of a worker's 60.
+
+    The interpreter's cache of attributes is full of what imports looked for. Each look-up after the fork that drops one
+    of these writes to its name's counter of references, and so copies the page that the name is on.
+    """
+    clear = getattr(sys, "_clear_internal_caches", None) or getattr(sys, "_clear_type_cache", None)
+    if clear is not None:
+        clear()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 def _tend(supervisor: socket.socket, be_child: Callable[[socket.socket, int], None]) -> None:
@@ -174,7 +186,7 @@ def _fork(descriptors: list[int]) -> tuple[socket.socket, int]:
 
 
 def _tell(supervisor: socket.socket, event: Born | Died | Unborn) -> None:
-    supervisor.sendall(_EVENT.pack(_KINDS.index(type(event)), *astuple(event)))
+    supervisor.sendall(_EVENT.pack(_KINDS.index(type(event)), *event))
 
 
 def _report_deaths(supervisor: socket.socket, children: set[int]) -> None:

@@ -29,7 +29,8 @@ from dbqueue.jobs import (
 )
 from dbqueue.store.base import Store
 from dbqueue.store.changing import Ask, among, changed, changing
-from dbqueue.store.queries import is_orphan, reading
+from dbqueue.store.queries import is_orphan
+from dbqueue.store.reading import reading
 from dbqueue.store.revoking import Revoked, revoke
 from dbqueue.store.steps import run
 from dbqueue.store.tables import Json, database_now, jobs

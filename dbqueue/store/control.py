@@ -27,7 +27,7 @@ from dbqueue.codec.plain import json_object
 from dbqueue.jobs import new_job_id
 from dbqueue.store.base import Store
 from dbqueue.store.inserts import sqlite_time
-from dbqueue.store.queries import database_time, in_schema, reading
+from dbqueue.store.reading import database_time, in_schema, reading
 from dbqueue.store.sessions import WatchSession
 from dbqueue.store.tables import Json, control, database_now
 

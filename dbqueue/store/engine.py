@@ -51,14 +51,15 @@ def make_engine(access: Access) -> sa.Engine:
         sa.event.listen(engine, "connect", _read_any_text)
         _leave_files_that_are_gone(engine)
         return engine
-    from dbqueue.store.postgres.any_time import read_any_time
+    from dbqueue.store.postgres.any_time import any_time_adapters
     from dbqueue.store.postgres.quick_pool import QuickPool
 
     # What is given back is reset by `_reset` instead.
     options = {**_postgres_options(access), "poolclass": QuickPool, "pool_reset_on_return": None}
+    options["connect_args"]["context"] = any_time_adapters()
+    options["use_native_hstore"] = False  # the store has no such column, and would ask for the type first of all
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", **options)
     sa.event.listen(engine, "do_connect", _connect_through_pooler if access.pooler else _connect)
-    sa.event.listen(engine, "connect", read_any_time)
     sa.event.listen(engine, "checkout", _settle)
     sa.event.listen(engine, "reset", _reset)
     if not access.pooler:

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from dbqueue.codec.plain import json_object
 from dbqueue.jobs import storable
 from dbqueue.store.base import Store
-from dbqueue.store.queries import reading
+from dbqueue.store.reading import reading
 from dbqueue.store.tables import jobs
 from dbqueue.workflows import JOIN
 

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from dbqueue.jobs import storable
 from dbqueue.store.base import Store
-from dbqueue.store.queries import in_schema, reading
+from dbqueue.store.reading import in_schema, reading
 from dbqueue.store.tables import Json, groups
 
 

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from dbqueue.limits import Limit, Policies, check_key
 from dbqueue.store.base import Store
-from dbqueue.store.queries import in_schema, reading
+from dbqueue.store.reading import in_schema, reading
 from dbqueue.store.tables import database_now, jobs, limits
 from dbqueue.store.values import text_or_none
 

@@ -7,8 +7,7 @@ take a fraction of a second. Times come back as aware datetimes in UTC.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
@@ -18,6 +17,7 @@ import sqlalchemy as sa
 from dbqueue.codec.plain import json_value
 from dbqueue.jobs import STARTED, WAITING, storable
 from dbqueue.store.base import Store
+from dbqueue.store.reading import reading
 from dbqueue.store.tables import CLAIM_INDEX, database_now, jobs, workers
 from dbqueue.store.values import moment, moment_or_none, text_or_none, whole_number
 
@@ -91,24 +91,6 @@ class WorkerRow:
     heartbeat_at: datetime
     heartbeat_age_seconds: float
     alive: bool
-
-
-@contextlib.contextmanager
-def reading(store: Store) -> Iterator[sa.Connection]:
-    """A connection for reads, in autocommit: on SQLite it takes no lock that a writer would wait for."""
-    with store.translating(), store.engine.connect() as connection:
-        yield in_schema(connection, store)
-
-
-def in_schema(connection: sa.Connection, store: Store) -> sa.Connection:
-    """The connection, on which our tables are those of the store's schema."""
-    return connection.execution_options(schema_translate_map={None: store.schema}) if store.schema else connection
-
-
-def database_time(store: Store) -> datetime:
-    """The time by the database's clock, which decides."""
-    with reading(store) as connection:
-        return moment(connection.scalar(sa.select(database_now())))
 
 
 def find_jobs(

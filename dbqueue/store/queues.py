@@ -8,7 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from dbqueue.store.base import Store
-from dbqueue.store.queries import in_schema, reading
+from dbqueue.store.reading import in_schema, reading
 from dbqueue.store.tables import paused_queues
 from dbqueue.store.values import moment
 

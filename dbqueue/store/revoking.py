@@ -13,7 +13,7 @@ from dbqueue.errors import TaskRevokedError
 from dbqueue.jobs import MAX_NAME_LENGTH, NOT_ENQUEUED, REVOKED, STARTED, WAITING, storable
 from dbqueue.store.base import Store
 from dbqueue.store.changing import Ask, among, changed
-from dbqueue.store.queries import reading
+from dbqueue.store.reading import reading
 from dbqueue.store.steps import run
 from dbqueue.store.tables import Json, database_now, jobs
 from dbqueue.store.workflows import lifecycle

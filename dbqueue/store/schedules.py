@@ -24,7 +24,7 @@ from dbqueue import failpoints
 from dbqueue.jobs import NewJob
 from dbqueue.store.base import Store
 from dbqueue.store.inserts import run_steps, sqlite_time
-from dbqueue.store.queries import in_schema, reading
+from dbqueue.store.reading import in_schema, reading
 from dbqueue.store.steps import run
 from dbqueue.store.tables import Json, database_now, schedules
 from dbqueue.store.transactions.joining import JoinedConnection

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from dbqueue import stamped
 from dbqueue.jobs import STARTED, WAITING
 from dbqueue.store.base import Store
-from dbqueue.store.queries import reading
+from dbqueue.store.reading import reading
 from dbqueue.store.tables import jobs
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 from dbqueue.errors import ImproperlyConfigured
 from dbqueue.limits import Limit
 from dbqueue.task import Task as BaseTask
-from dbqueue.task.pydantic_models import validated
 
 if TYPE_CHECKING:
     from dbqueue.app import DBQueue
@@ -39,6 +38,8 @@ def make_task(
     options = dict(options)
     chosen = {own: options.pop(given) for given, own in PYDANTIC_OPTIONS.items() if given in options}
     if options.pop("pydantic", False):
+        from dbqueue.task.pydantic_models import validated
+
         fun, options["validation"] = validated(fun, app=app, name=name, **chosen)
     attributes: dict[str, Any] = {
         "run": fun if bind else staticmethod(fun),

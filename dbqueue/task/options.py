@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import sys
 import warnings
@@ -42,5 +41,7 @@ def _frames_of_ours() -> int:
 
 @functools.lru_cache(maxsize=256)
 def _unknown(name: str) -> str:
+    import difflib  # only for mistakes
+
     close = difflib.get_close_matches(name, KNOWN, n=1, cutoff=_CLOSE)
     return f"the call option {name} is unknown and has no effect" + (f": did you mean {close[0]}?" if close else "")

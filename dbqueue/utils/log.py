@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import io
 import logging
-import multiprocessing
 import os
 import select
 import socket
@@ -228,10 +227,26 @@ def setup(options: LogOptions, *, number: int = 0) -> None:
 
 def enter_child(options: LogOptions, name: str) -> None:
     """Name this pool process in its log lines (`ForkPoolWorker-1`); where each has a file of its own, log to that."""
-    multiprocessing.current_process().name = name
+    _name_process(name)
     number = int(name.rpartition("-")[2])
     if options.file is not None and options.file(number) != options.file(0):
         setup(options, number=number)
+
+
+def _name_process(name: str) -> None:
+    """As multiprocessing does it where that is loaded; a worker that has no use for it saves itself 0.3 MB."""
+    loaded = sys.modules.get("multiprocessing")
+    if loaded is not None:
+        loaded.current_process().name = name
+    make = logging.getLogRecordFactory()
+
+    def make_named(*arguments: Any, **options: Any) -> logging.LogRecord:
+        record = make(*arguments, **options)
+        if record.processName == "MainProcess":  # a task's own processes have names of their own
+            record.processName = name
+        return record
+
+    logging.setLogRecordFactory(make_named)
 
 
 def _handler(options: LogOptions, number: int) -> logging.Handler:

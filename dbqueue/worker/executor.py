@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dbqueue import codec, failpoints, signals
 from dbqueue.codec import payloads
@@ -48,11 +48,13 @@ from dbqueue.jobs import (
     Succeeded,
 )
 from dbqueue.pools.interrupts import Interruptible, Steps
-from dbqueue.signing import Signer
 from dbqueue.worker import inputs, log, own_end, telling, transacting
 from dbqueue.worker.ended import Ended, OneAnswer, awaited, hide_own_frames, invoked
 from dbqueue.worker.going_back import changed_columns, rejected
 from dbqueue.worker.runnable import Call, Runnable
+
+if TYPE_CHECKING:
+    from dbqueue.signing import Signer
 
 _REQUEST_OPTIONS: Final = ("shadow", "group_index", "replaced_task_nesting")
 """What a request has of the row's options, by the same names."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dbqueue import codec
 from dbqueue.codec import payloads
 from dbqueue.context import Context
 from dbqueue.errors import Reject, Retry
 from dbqueue.jobs import REJECTIONS, ClaimedJob, Released
-from dbqueue.signing import Signer
 from dbqueue.worker import log
+
+if TYPE_CHECKING:
+    from dbqueue.signing import Signer
 
 FIRST_REJECT_SECONDS: Final = 0.1
 LAST_REJECT_SECONDS: Final = 60.0

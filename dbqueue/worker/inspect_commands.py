@@ -12,7 +12,7 @@ from dbqueue import codec
 from dbqueue.codec import nesting
 from dbqueue.errors import SerializationError
 from dbqueue.jobs import ClaimedJob
-from dbqueue.store import queries, revoking
+from dbqueue.store import revoking
 from dbqueue.worker.children import Child
 from dbqueue.worker.control import WorkerState, inspect_command
 from dbqueue.worker.revoker import delivery_info
@@ -48,6 +48,8 @@ def reserved(state: WorkerState, **_: Any) -> list[Reply]:
 @inspect_command(alias="dump_schedule", reads_database=True)
 def scheduled(state: WorkerState, **_: Any) -> list[Reply]:
     """Tasks with an eta or a countdown that is not over, in the worker's queues: the database holds them."""
+    from dbqueue.store.queries import scheduled_jobs  # an idle worker shall not hold it in memory
+
     return [
         {
             "eta": row.ready_at.isoformat() if row.ready_at else None,
@@ -66,7 +68,7 @@ def scheduled(state: WorkerState, **_: Any) -> list[Reply]:
                 "worker_pid": None,
             },
         }
-        for row in queries.scheduled_jobs(state.store, state.rounds.queues)
+        for row in scheduled_jobs(state.store, state.rounds.queues)
     ]
 
 

@@ -10,6 +10,7 @@ import pytest
 from dbqueue.jobs import NewJob, Retried, Succeeded
 from dbqueue.store import changes, open_store, queries
 from dbqueue.store.base import Store
+from dbqueue.store.reading import database_time
 from dbqueue.store.records import Claim, WorkerInfo
 from dbqueue.store.sessions import WorkSession
 
@@ -97,7 +98,7 @@ def test_counts_and_workers(store: Store, session: WorkSession) -> None:
     assert (celery.queue, celery.waiting, celery.scheduled, celery.running) == ("celery", 1, 1, 0)
     assert (other.queue, other.waiting) == ("x", 1)
     assert celery.oldest_ready_at is not None
-    assert celery.oldest_ready_at <= queries.database_time(store)
+    assert celery.oldest_ready_at <= database_time(store)
     (worker,) = queries.open_workers(store)
     assert (worker.name, worker.queues, worker.alive) == ("w", ("celery",), True)
     assert queries.has_claim_index(store)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -153,3 +154,37 @@ class TestTheLogOfAProgram:
         proxy.close()
         proxy.write("three\n")
         assert text.getvalue() == "one\ntwo\na b\nc\n"
+
+
+NAMED = """
+import logging
+import sys
+
+from dbqueue.utils.log import LogOptions, enter_child
+
+assert "multiprocessing" not in sys.modules, "a worker that has no use for it holds it in memory"
+logging.basicConfig(format="%(processName)s %(message)s", stream=sys.stdout)
+enter_child(LogOptions(logging.INFO, "", ""), "ForkPoolWorker-2")
+logging.warning("at first")
+import multiprocessing
+
+logging.warning("with multiprocessing")
+context = multiprocessing.get_context("fork")
+own = context.Process(target=logging.warning, args=("from a process of the task's",), name="own")
+own.start()
+own.join()
+enter_child(LogOptions(logging.INFO, "", ""), "ForkPoolWorker-3")
+logging.warning("once more")
+print(multiprocessing.current_process().name)
+"""
+
+
+def test_lines_name_the_pool_process_whether_multiprocessing_is_loaded_or_not() -> None:
+    done = subprocess.run([sys.executable, "-c", NAMED], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "ForkPoolWorker-2 at first",
+        "ForkPoolWorker-2 with multiprocessing",
+        "own from a process of the task's",
+        "ForkPoolWorker-3 once more",
+        "ForkPoolWorker-3",
+    ]

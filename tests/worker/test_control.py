@@ -15,6 +15,7 @@ from dbqueue import DBQueue
 from dbqueue.contrib.testing import worker as embedded
 from dbqueue.errors import TimeLimitExceeded
 from dbqueue.store import queries
+from dbqueue.store.reading import reading
 from dbqueue.store.tables import control
 from dbqueue.worker import supervisor
 from tests.waiting import wait_until
@@ -53,7 +54,7 @@ def test_a_revoke_of_many_jobs_is_told_in_parts(app: DBQueue, monkeypatch: pytes
     monkeypatch.setattr("dbqueue.control.IDS_AT_ONCE", 2)
     assert app.control.revoke("edcba", terminate=True) is None
     assert app.control.revoke(list("edcba"), terminate=True, reply=True) == []
-    with queries.reading(app.database.store) as connection:
+    with reading(app.database.store) as connection:
         told = [json.loads(body)["task_id"] for body in connection.scalars(sa.select(sa.cast(control.c.body, sa.Text)))]
     assert sorted(told) == [["a"], ["c", "b"], ["e", "d"], ["edcba"]]
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import psycopg
 from psycopg.abc import Buffer
-from psycopg.adapt import Loader
+from psycopg.adapt import AdaptersMap, Loader
 from psycopg.pq import Format
 
 from dbqueue.store.values import FIRST, LAST
@@ -14,10 +14,15 @@ from dbqueue.store.values import FIRST, LAST
 _TYPE: Final = "timestamptz"
 
 
-def read_any_time(connection: psycopg.Connection[Any], record: object) -> None:
-    """Let the connection's cursors read such times as one of the ends (see `store.values`)."""
+def any_time_adapters() -> AdaptersMap:
+    """What lets connections made with it (`context`) read such times as one of the ends (see `store.values`).
+
+    They share it: whose own adapters are changed holds a copy of all that psycopg knows.
+    """
+    adapters = AdaptersMap(psycopg.adapters)
     for each in (_Text, _Binary):
-        connection.adapters.register_loader(_TYPE, each)
+        adapters.register_loader(_TYPE, each)
+    return adapters
 
 
 class _AnyTime(Loader):

@@ -11,7 +11,7 @@ from dbqueue.store import tables
 from dbqueue.store.base import Store
 from dbqueue.store.indexes import OF_JOBS
 from dbqueue.store.postgres.partitions import catalog, making, periods
-from dbqueue.store.queries import reading
+from dbqueue.store.reading import reading
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,6 @@ from dbqueue.store.postgres.floors import Floors
 from dbqueue.store.postgres.held import PostgresHeld
 from dbqueue.store.postgres.lost_workers import Look
 from dbqueue.store.postgres.partitions import catalog
-from dbqueue.store.postgres.partitions.upkeep import PartitionUpkeep
 from dbqueue.store.postgres.plans import PlanCare
 from dbqueue.store.postgres.pool_connection import close_dedicated, closed_unless_opened
 from dbqueue.store.postgres.pruning import Part, Pass
@@ -41,6 +40,7 @@ from dbqueue.store.workflows import sql as workflow_sql
 from dbqueue.store.workflows.changes import replace
 
 if TYPE_CHECKING:
+    from dbqueue.store.postgres.partitions.upkeep import PartitionUpkeep
     from dbqueue.store.postgres.store import PostgresStore
 
 T = TypeVar("T")
@@ -78,8 +78,13 @@ class PostgresWorkSession(WorkSession):
             return
         self._words = words
         self._pruning = Pass()
-        self._partitions = PartitionUpkeep(self._driver, self._store.names) if partitioned else None
+        self._partitions = self._partition_upkeep() if partitioned else None
         self._prepare_texts()
+
+    def _partition_upkeep(self) -> PartitionUpkeep:
+        from dbqueue.store.postgres.partitions.upkeep import PartitionUpkeep  # of a plain table nobody needs it
+
+        return PartitionUpkeep(self._driver, self._store.names)
 
     def _prepare_texts(self) -> None:
         store = self._store

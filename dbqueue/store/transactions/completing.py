@@ -14,7 +14,7 @@ from dbqueue.jobs import SUCCESS, Replaced, Succeeded
 from dbqueue.store.base import Store
 from dbqueue.store.inserts import Statement, named
 from dbqueue.store.postgres import sql as postgres_sql
-from dbqueue.store.queries import reading
+from dbqueue.store.reading import reading
 from dbqueue.store.rows import Finish
 from dbqueue.store.sqlite import sql as sqlite_sql
 from dbqueue.store.steps import Steps, run

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from dbqueue.codec import shown_exception
 from dbqueue.jobs import FAILURE, REVOKED, storable
 from dbqueue.store.base import Store
-from dbqueue.store.queries import reading
+from dbqueue.store.reading import reading
 from dbqueue.store.tables import edges, jobs
 from dbqueue.workflows import Edge
 
