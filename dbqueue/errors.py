@@ -7,6 +7,7 @@
     │   ├── QueueNotFound (KeyError)    a queue that `task_queues` does not name
     │   └── ForeignConnection           a caller's connection of a wrong type or to another database
     ├── OperationalError                the database cannot be reached or does not answer
+    │   ├── LockTimeout                 a row or a table was not free in time: somebody's transaction has locked it
     │   └── NotCommitted                a task's own transaction was not committed, as far as anybody can tell
     ├── SerializationError
     │   ├── EncodeError                 arguments or a result that JSON cannot carry
@@ -71,6 +72,10 @@ class ForeignConnection(ImproperlyConfigured):
 
 class OperationalError(DBQueueError):
     """The database could not be reached, or the connection broke; nothing was enqueued for certain."""
+
+
+class LockTimeout(OperationalError):
+    """A row or a table was not free in time, for somebody's transaction has locked it: nothing was written."""
 
 
 class NotCommitted(OperationalError):

@@ -95,6 +95,8 @@ class Round:
     """Whether jobs that waited for these outcomes may run now, and were not claimed."""
     refused: bool = False
     """Whether another was claiming, so that this worker was to get nothing: it may try again soon."""
+    locked: frozenset[str] = frozenset()
+    """Of `settle_free`: the jobs whose outcomes were not written, for somebody has locked a row that they need."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,15 @@ class WorkSession(Session):
         another process.
         """
 
+    def settle_free(
+        self, outcomes: Sequence[Outcome], *, linked: Collection[str] = frozenset(), now: datetime | None = None
+    ) -> Round:
+        """Write the outcomes, in one transaction, but for those that would have to wait for somebody's lock on a row.
+
+        Raises LockTimeout where one of the others had to wait all the same, and then none is written.
+        """
+        return self.round(outcomes, None, linked=linked, now=now)  # where rows have no locks of their own
+
     def prepare(self, outcomes: Sequence[Outcome]) -> None:
         """The next round is about these very outcomes: do now what can be done before it. May be called `meanwhile`."""
         return  # where there is nothing to gain

@@ -25,6 +25,8 @@ PATIENCE_SECONDS: Final = 15.0
 """How long a caller's operation is tried; a lock of an application's may use it up at once (`LOCK_SECONDS`)."""
 LOCK_SECONDS: Final = 10
 """How long one statement waits for a lock that somebody else holds."""
+ROUND_LOCK_SECONDS: Final = 1
+"""The same for a worker's rounds, which others wait behind: then they go on without what is locked."""
 FIRST_PAUSE_SECONDS: Final = 0.02
 LAST_PAUSE_SECONDS: Final = 0.5
 CONFLICT_TRIES: Final = 8

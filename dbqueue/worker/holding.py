@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from itertools import chain
 from typing import Final
 
 from dbqueue.jobs import ClaimedJob, Outcome
+from dbqueue.worker.aside import Aside
 
 MAX_OUTCOMES: Final = 1000
 """Most outcomes in one round; the rest wait for the next."""
@@ -19,6 +21,8 @@ class Holding:
         self.worker_id = ""
         """Whose jobs these are: the worker's present identity."""
         self.outcomes: deque[Outcome] = deque()
+        self.aside = Aside()
+        """More of them, for which somebody has to unlock a row first."""
         self.linked: set[str] = set()
         """Those that other jobs wait for, among the jobs that were noted and whose outcomes have not been written."""
         self._leases: dict[str, str] = {}
@@ -53,11 +57,29 @@ class Holding:
         """Those of the next round, which stay here until they are `written`; `after` so many of a round before it."""
         return [self.outcomes[place] for place in range(after, min(len(self.outcomes), after + MAX_OUTCOMES))]
 
-    def written(self, outcomes: Iterable[Outcome]) -> None:
-        """The database has answered for these, the first that are here."""
+    @property
+    def unwritten(self) -> Iterator[Outcome]:
+        """All that the database has not answered for."""
+        return chain(list(self.outcomes), self.aside)
+
+    def written(self, outcomes: Collection[Outcome], locked: Collection[str] = ()) -> None:
+        """The database has answered for these, the first that are here; those of the jobs `locked` are put aside."""
+        for _ in outcomes:
+            self.outcomes.popleft()
+        if locked:
+            self.aside.put([outcome for outcome in outcomes if outcome.job_id in locked])
+        self._settled(outcomes, locked)
+
+    def written_at_last(self, outcomes: Collection[Outcome], locked: Collection[str]) -> None:
+        """The same of the first that were aside."""
+        self.aside.tried(outcomes, locked)
+        self._settled(outcomes, locked)
+
+    def _settled(self, outcomes: Iterable[Outcome], locked: Collection[str]) -> None:
         leases = self.leases
         for outcome in outcomes:
-            self.outcomes.popleft()
-            if leases.get(outcome.job_id) == outcome.lease:  # it may have been claimed anew meanwhile
+            if leases.get(outcome.job_id) != outcome.lease:  # it was claimed anew meanwhile
+                continue
+            if outcome.job_id not in locked:
                 del leases[outcome.job_id]
                 self.linked.discard(outcome.job_id)

@@ -137,7 +137,7 @@ class LastingSession:
         # The server may have crashed and forgotten a claim: such a job is another's to run. (One that is
         # SUCCESS under its lease has written that itself, and its child is about to say so.)
         recorded = session.recorded(holding.leases)
-        done = {outcome.job_id for outcome in list(holding.outcomes)}
+        done = {outcome.job_id for outcome in holding.unwritten}
         lost = [
             (job_id, lease)
             for job_id, lease in holding.leases.items()

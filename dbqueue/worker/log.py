@@ -199,6 +199,19 @@ def lost(job: ClaimedJob, pid: int, how: str, *, runs: int, cap: int, again: boo
     )
 
 
+def locked(job_id: str, number: int) -> None:
+    logger.warning(
+        "Somebody's transaction has locked rows that %d finished jobs (%s, ...) need to be written. They are kept and "
+        "tried again until it has ended; all else goes on",
+        number,
+        job_id,
+    )
+
+
+def unlocked(seconds: float) -> None:
+    logger.info("All finished jobs are written whose rows somebody had locked: that took %.1f s", seconds)
+
+
 def shortened(value: object) -> str:
     text = printed(value)
     return text if len(text) <= MAX_RESULT_CHARACTERS else text[: MAX_RESULT_CHARACTERS - 3] + "..."

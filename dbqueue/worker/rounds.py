@@ -36,7 +36,7 @@ from dbqueue.worker.lasting_session import LastingSession
 from dbqueue.worker.queue_choice import QueueChoice
 from dbqueue.worker.rates import TaskRates
 from dbqueue.worker.reports import ProgressBoard
-from dbqueue.worker.settling import settle
+from dbqueue.worker.settling import settle_free, settle_in_time
 from dbqueue.worker.upkeep import Upkeep
 from dbqueue.worker.watch import boot_clock
 
@@ -121,7 +121,7 @@ class Rounds:
 
     @property
     def waiting_outcomes(self) -> int:
-        """How many the database has not answered for yet."""
+        """How many the database has not answered for yet, but for those that are aside."""
         return len(self._holding.outcomes)
 
     @property
@@ -170,11 +170,12 @@ class Rounds:
         self._notify()
 
     def _serve(self) -> None:
-        while not (self._stopping and not self._holding.outcomes):
+        while not (self._stopping and not self._holding.outcomes and not self._holding.aside):
             if time.monotonic() >= self._upkeeper.due_at and not self._stopping:
                 # Here, for under load there is no pause.
                 self._tried("Looking for dead workers and expired jobs", self._upkeep)
             self._write_reports()
+            self._write_aside()
             if not self._step():
                 self._sleep(self._pause())
             self._bell.answer()
@@ -211,7 +212,7 @@ class Rounds:
             self._register(self._new_info)
         outcomes, self._prepared = self._prepared or self._holding.next_outcomes(), None
         self._held.ended(outcomes)
-        able = self._claiming and self.handover.room > 0
+        able = self._may_claim and self.handover.room > 0
         # What waits for a job may run as soon as this round has ended it, and the claim comes after that.
         linked = not self._holding.linked.isdisjoint(each.job_id for each in outcomes)
         claim = (self._claim_freed() if able and not linked else None) or self._claim(now=linked)
@@ -253,7 +254,7 @@ class Rounds:
         result = self._session.surely(lambda session: self._round(session, outcomes, claim and self._anew(claim)))
         self.handover.claim_ended()
         self._clock.round_ended()
-        self._holding.written(outcomes)
+        self._holding.written(outcomes, result.locked)
         if result.refused:
             self._clock.claim_refused()
         elif claim and claim.keys:
@@ -276,8 +277,11 @@ class Rounds:
 
         more = len(self._holding.outcomes) >= len(outcomes) + MAX_OUTCOMES  # what is not whole yet may still grow
         busy = more or bool(self.handover.fresh)
+        linked = self._holding.linked
         try:
-            return settle(session, outcomes, claim, self._holding.linked, meanwhile if busy else None)
+            if self._holding.aside and outcomes:
+                return settle_free(session, outcomes, claim, linked)
+            return settle_in_time(session, outcomes, claim, linked, meanwhile if busy else None)
         finally:
             self.handover.give()  # also where the database did not answer
 
@@ -332,6 +336,21 @@ class Rounds:
             except Exception as error:  # noqa: BLE001 - the next report may do better
                 log.logger.warning("The progress of %d jobs cannot be written and is dropped: %s", len(reports), error)
 
+    def _write_aside(self) -> None:
+        """Try again what could not be written while somebody had locked its rows."""
+        aside = self._holding.aside
+        if not aside.due:
+            return
+        outcomes = aside.next_try()
+        result = self._surely(lambda session: settle_free(session, outcomes, None, self._holding.linked))
+        self._holding.written_at_last(outcomes, result.locked)
+        if len(result.locked) < len(outcomes):  # permits are free, and what waited for these may run
+            self.woken()
+
+    @property
+    def _may_claim(self) -> bool:
+        return self._claiming and not self._holding.aside.is_full
+
     def _register(self, info: WorkerInfo) -> None:
         sent_at = 0.0
 
@@ -351,7 +370,7 @@ class Rounds:
         A round that only completes is done twice as soon as one that looks for work as well. With
         `now` it is due in any case.
         """
-        if not self._claiming:
+        if not self._may_claim:
             return None
         wanted = self.handover.room
         if wanted <= 0 or not (now or self._clock.due):
@@ -381,7 +400,7 @@ class Rounds:
     def _pause(self) -> float:
         """Seconds to sleep when there is nothing to do."""
         now = time.monotonic()
-        if self._clock.at is None and self._claiming:
+        if self._clock.at is None and self._may_claim:
             settling = self._clock.settling_seconds(now)
             if settling > 0:
                 return settling
@@ -395,8 +414,8 @@ class Rounds:
         reports_at = self._board.due_at()
         if reports_at is not None:
             wake_at = min(wake_at, reports_at)
-        times = [self._held.gives_up_at]
-        if self._claiming and self.handover.room > 0:
+        times = [self._held.gives_up_at, self._holding.aside.again_at]
+        if self._may_claim and self.handover.room > 0:
             times += [self._clock.at, self._held.due_at]
         wake_at = min([wake_at, *(at for at in times if at is not None)])
         return max(0.0, wake_at - time.monotonic()) if not self._bell.rung else 0.0

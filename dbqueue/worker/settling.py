@@ -1,12 +1,16 @@
-"""A round that always settles its outcomes: what the database refuses, and what has lost its lease, is seen to here."""
+"""A round that always settles its outcomes: what the database refuses, and what has lost its lease, is seen to here.
+
+What somebody has locked is no such thing: it is left for another round (`aside`), and named in `Round.locked`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Final
 
 from dbqueue.codec import describe_exception
-from dbqueue.errors import AccessDenied, EncodeError, OperationalError, SchemaError
+from dbqueue.errors import AccessDenied, EncodeError, LockTimeout, OperationalError, SchemaError
 from dbqueue.jobs import TERMINAL, Failed, Outcome, Released, Replaced, Retried, Settled
 from dbqueue.store.records import Claim, Round
 from dbqueue.store.sessions import WorkSession
@@ -27,8 +31,7 @@ def settle(
 
     `meanwhile` may be called once, while the database works.
     """
-    if any(type(outcome) is Settled for outcome in outcomes):
-        outcomes = [outcome for outcome in outcomes if type(outcome) is not Settled]
+    outcomes = _to_write(outcomes)
     try:
         result = session.round(outcomes, claim, linked=linked, meanwhile=meanwhile)
     except TROUBLE:
@@ -40,10 +43,79 @@ def settle(
             return settle(session, outcomes, None, linked)
         _bisect(session, outcomes, error, linked)
         return Round(released=bool(linked))
-    missing = [outcome for outcome in outcomes if outcome.job_id not in result.settled]
-    if missing:
-        _explain(session, missing)
+    _explain_missing(session, outcomes, result)
     return result
+
+
+def settle_in_time(
+    session: WorkSession,
+    outcomes: list[Outcome],
+    claim: Claim | None,
+    linked: Collection[str],
+    meanwhile: Callable[[], None] | None = None,
+) -> Round:
+    """As `settle`, but for what waits too long for somebody's lock on a row: that is in the result's `locked`.
+
+    Raises LockTimeout where nothing but the claim itself waits for one.
+    """
+    try:
+        return settle(session, outcomes, claim, linked, meanwhile)
+    except LockTimeout:  # nothing of this round was done but what may be done again
+        if not outcomes and (claim is None or not claim.keys):
+            raise
+    return settle_free(session, outcomes, claim, linked)
+
+
+def settle_free(session: WorkSession, outcomes: list[Outcome], claim: Claim | None, linked: Collection[str]) -> Round:
+    """As `settle_in_time`, where it is known that somebody has locked rows; the claim comes after the outcomes."""
+    done = _settle_free(session, _to_write(outcomes), linked)
+    if claim is None:
+        return done
+    try:
+        found = settle(session, [], claim, linked)
+    except LockTimeout:
+        if not claim.keys:
+            raise
+        return done  # somebody has a limit; there are other ways to jobs that wait for permits
+    return replace(found, settled=done.settled, released=done.released or found.released, locked=done.locked)
+
+
+def _settle_free(session: WorkSession, outcomes: list[Outcome], linked: Collection[str]) -> Round:
+    if not outcomes:
+        return Round()
+    try:
+        result = session.settle_free(outcomes, linked=linked)
+    except LockTimeout:
+        if len(outcomes) == 1:
+            return Round(locked=frozenset([outcomes[0].job_id]))
+    except TROUBLE:
+        raise
+    except Exception:  # noqa: BLE001 - as in `settle`, which says of a single one what it is
+        if len(outcomes) == 1:
+            return _settle_one(session, outcomes, linked)
+    else:
+        _explain_missing(session, outcomes, result)
+        return result
+    half = len(outcomes) // 2
+    first, second = (_settle_free(session, part, linked) for part in (outcomes[:half], outcomes[half:]))
+    return Round(
+        first.settled | second.settled, (), first.released or second.released, locked=first.locked | second.locked
+    )
+
+
+def _settle_one(session: WorkSession, outcomes: list[Outcome], linked: Collection[str]) -> Round:
+    """Of a single outcome, which the database refuses."""
+    try:
+        return settle(session, outcomes, None, linked)
+    except LockTimeout:
+        return Round(locked=frozenset(outcome.job_id for outcome in outcomes))
+
+
+def _to_write(outcomes: list[Outcome]) -> list[Outcome]:
+    """Without those that their own transactions have written."""
+    if any(type(outcome) is Settled for outcome in outcomes):
+        return [outcome for outcome in outcomes if type(outcome) is not Settled]
+    return outcomes
 
 
 def _bisect(session: WorkSession, outcomes: list[Outcome], error: Exception, linked: Collection[str]) -> None:
@@ -68,8 +140,11 @@ def _bisect(session: WorkSession, outcomes: list[Outcome], error: Exception, lin
         session.round(failed, None)
 
 
-def _explain(session: WorkSession, missing: list[Outcome]) -> None:
+def _explain_missing(session: WorkSession, outcomes: list[Outcome], result: Round) -> None:
     """Say what became of outcomes that matched no row; they are never forced."""
+    missing = [each for each in outcomes if each.job_id not in result.settled and each.job_id not in result.locked]
+    if not missing:
+        return
     recorded = session.recorded([outcome.job_id for outcome in missing])
     for outcome in missing:
         status, lease = recorded.get(outcome.job_id, (None, None))

@@ -2,14 +2,18 @@
 
 A worker is found dead by its row. Where an operator has deleted that, or restored a part of a backup, its jobs would be
 STARTED for ever: now and then the eldest looks for such jobs, and gives their worker a row again.
+
+What meets somebody's lock is put off, and not waited for: the rounds wait behind all this.
 """
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from typing import Final
 
+from dbqueue.errors import LockTimeout
 from dbqueue.store.records import WorkerInfo
 from dbqueue.store.sessions import WorkSession
 from dbqueue.version import __version__
@@ -20,6 +24,8 @@ LOOK_EVERY_SECONDS: Final = 600.0
 """For workers without a row, whose jobs only the whole table can tell."""
 PRUNE_EVERY_SECONDS: Final = 60.0
 PRUNE_ROWS: Final = 1000
+PUT_OFF_SECONDS: Final = 10.0
+"""When to look again for dead workers whose jobs cannot be taken back, for somebody has locked what waits for them."""
 NEXT_ROWS_SECONDS: Final = 0.05
 """Pause where there was something to delete: up to 20,000 rows a second, beside the rounds."""
 NEXT_PAGES_SECONDS: Final = 1.0
@@ -57,12 +63,18 @@ class Upkeep:
         if time.monotonic() >= self._prune_at:
             self._prune_at = time.monotonic() + PRUNE_EVERY_SECONDS
             if self._pruning or session.eldest_worker() == worker_id:
-                self._prune(session)
+                with contextlib.suppress(LockTimeout):
+                    self._prune(session)
         return rescued
 
     def _rescue(self, session: WorkSession) -> bool:
         self.rescue_at = time.monotonic() + self._every * random.uniform(0.8, 1.2)
-        dead = session.rescue(max_losses=self._config.max_losses)
+        try:
+            dead = session.rescue(max_losses=self._config.max_losses)
+        except LockTimeout as error:
+            self.rescue_at = time.monotonic() + PUT_OFF_SECONDS * random.uniform(0.8, 1.2)
+            log.logger.warning("The jobs of a dead worker wait for what somebody's transaction has locked: %s", error)
+            return False
         for rescued in dead:
             log.logger.warning(
                 "Worker %s is dead: %d of its jobs wait again, %d may not run again and end as FAILURE%s",

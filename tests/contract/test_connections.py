@@ -22,7 +22,7 @@ from dbqueue.store.sqlite.store import SqliteStore
 from dbqueue.store.sqlite.watch_session import SqliteWatchSession
 from dbqueue.store.sqlite.work_session import SqliteWorkSession
 from dbqueue.store.transactions.tasks import AsyncTaskTransaction, TaskTransaction
-from dbqueue.store.trouble import LOCK_SECONDS
+from dbqueue.store.trouble import LOCK_SECONDS, ROUND_LOCK_SECONDS
 from tests.contract.test_joining import sqlite_path
 from tests.stores import TestWorker, claimed_job, enqueued, opened
 
@@ -74,7 +74,9 @@ def test_a_host_that_is_silent_is_given_up(postgres_url: str, connected: Callabl
     assert found == {key: OPTIONS[key] for key in known}
 
 
-@pytest.mark.parametrize(("connected", "seconds"), [(pooled, LOCK_SECONDS), (of_rounds, LOCK_SECONDS), (of_watch, 4)])
+@pytest.mark.parametrize(
+    ("connected", "seconds"), [(pooled, LOCK_SECONDS), (of_rounds, ROUND_LOCK_SECONDS), (of_watch, 4)]
+)
 def test_no_statement_waits_for_ever_for_a_lock(
     postgres_url: str, connected: Callable[[Store], Any], seconds: int
 ) -> None:

@@ -19,8 +19,8 @@ from psycopg import sql
 from dbqueue.jobs import Released, Succeeded
 from dbqueue.store import open_store
 from dbqueue.store.inserts import pyformat
+from dbqueue.store.postgres import free_rows, pruning
 from dbqueue.store.postgres import held as held_sql
-from dbqueue.store.postgres import pruning
 from dbqueue.store.postgres import sql as postgres_sql
 from dbqueue.store.postgres.floors import Floors
 from dbqueue.store.postgres.store import PostgresStore
@@ -287,6 +287,8 @@ def test_plans_of_workflows(postgres_url: str, session: PostgresWorkSession, sta
     check("COMPLETE_POSTGRES", complete, statistics)
     for name, more in OF_WORKFLOWS.items():
         check(name, explain(session, getattr(workflow_sql, name), {"ids": IDS, **more}), statistics)
+    check("LOCKED", explain(session, free_rows.LOCKED, {"ids": IDS}), statistics)
+    check("LOCKED_BELOW", explain(session, free_rows.LOCKED_BELOW, {"ids": IDS, "failed": IDS}), statistics)
 
 
 def check(name: str, found: list[dict[str, Any]], statistics: str) -> None:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from psycopg import errors as pg_errors
 from psycopg.pq import TransactionStatus
 
-from dbqueue.errors import AccessDenied, EncodeError, ImproperlyConfigured, OperationalError, SchemaError
+from dbqueue.errors import AccessDenied, EncodeError, ImproperlyConfigured, LockTimeout, OperationalError, SchemaError
 from dbqueue.store.trouble import Trouble, trouble_of
 
 Driver = psycopg.Connection[tuple[Any, ...]]
@@ -49,6 +49,8 @@ def _translate(error: BaseException) -> None:
         raise _refusal(error) from error
     if isinstance(error, PROGRAM_LIMITS):  # about the data, not the database: trying again would never end
         raise EncodeError(f"the database has no room for this: {first_line(error)}") from error
+    if isinstance(error, pg_errors.LockNotAvailable):
+        raise LockTimeout(f"the database did not do it: {first_line(error)}") from error
     if isinstance(error, UNFIT):
         raise OperationalError(f"the database did not do it: {first_line(error)}") from error
     if isinstance(error, sa.exc.OperationalError):

@@ -14,7 +14,7 @@ from dbqueue.jobs import BLOCKED_BY_LIMIT
 from dbqueue.limits import TASK_KEYS
 from dbqueue.settings.kinds import MAX_SECONDS
 from dbqueue.store.sessions import ELDEST_SECONDS
-from dbqueue.store.trouble import LOCK_SECONDS
+from dbqueue.store.trouble import LOCK_SECONDS, ROUND_LOCK_SECONDS
 
 MAX_COUNT: Final = 2**31 - 1
 """The largest of `retries` and `losses`, which are integers."""
@@ -54,8 +54,8 @@ SESSION: Final = {
     "default_transaction_isolation": "read committed",
     "TimeZone": "UTC",
     "DateStyle": "ISO",  # times are compared as text (`floors`)
-    # No round may hang on an application's lock; the round is tried again.
-    "lock_timeout": f"{LOCK_SECONDS}s",
+    # No round may hang on an application's lock: it goes on without what is locked (`free_rows`), or is tried again.
+    "lock_timeout": f"{ROUND_LOCK_SECONDS}s",
     "statement_timeout": "60s",
     "idle_in_transaction_session_timeout": "60s",
 }
@@ -70,8 +70,14 @@ WATCH_SESSION: Final = {
 """Settings of the connection for heartbeats and commands."""
 
 # For as long as that takes: what a time-out ends is begun anew, and would be for ever where the table is too large, or
-# not in memory after a crash. (Three million rows that are: one second.) Waits for locks are bounded all the same.
-READ_ALL: Final = "SELECT set_config('enable_seqscan', 'on', true), set_config('statement_timeout', '0', true)"
+# not in memory after a crash. (Three million rows that are: one second.) Waits for locks are bounded all the same: that
+# of the table is given some time, for after it all that was read would have to be read again.
+READ_ALL: Final = f"""
+SELECT set_config('enable_seqscan', 'on', true), set_config('statement_timeout', '0', true),
+    set_config('lock_timeout', '{LOCK_SECONDS}s', true)"""
+
+# After that: somebody's lock on one of the rows that were found.
+WAIT_FOR_ROWS: Final = f"SELECT set_config('lock_timeout', '{ROUND_LOCK_SECONDS}s', true)"
 
 # `me` locks this worker's own live row: a worker that was declared dead finds no row and claims
 # nothing, and a rescue (FOR UPDATE) waits for a claim in flight. KEY SHARE lets heartbeats pass.

@@ -13,7 +13,7 @@ import psycopg
 from sqlalchemy.pool import PoolProxiedConnection
 
 from dbqueue import failpoints
-from dbqueue.errors import OperationalError
+from dbqueue.errors import LockTimeout, OperationalError
 from dbqueue.jobs import ClaimedJob, Outcome, Progress, Replaced
 from dbqueue.store import steps as operations
 from dbqueue.store.held import claim_held, held_queues
@@ -24,6 +24,7 @@ from dbqueue.store.postgres.arrays import array
 from dbqueue.store.postgres.claimed_rows import ClaimedRows
 from dbqueue.store.postgres.driver import Driver, survives, translated
 from dbqueue.store.postgres.floors import Floors
+from dbqueue.store.postgres.free_rows import lock_free
 from dbqueue.store.postgres.held import PostgresHeld
 from dbqueue.store.postgres.lost_workers import Look
 from dbqueue.store.postgres.partitions import catalog
@@ -60,6 +61,8 @@ class PostgresWorkSession(WorkSession):
         self._partitions: PartitionUpkeep | None = None
         """None: the table is a plain one."""
         self._words: dict[str, str] = {}
+        self._owes_word = False
+        """Whether jobs may run now of which nobody was told: the round that has let them go was given up after that."""
         self._ready: _Ready | None = None
         with closed_unless_opened(connection):
             self._look_at_table()
@@ -112,9 +115,7 @@ class PostgresWorkSession(WorkSession):
         rows = self._ready if self._ready is not None and self._ready.outcomes is outcomes else _ready(outcomes)
         self._ready = None
         finish, complete, failed = part(rows.finish, linked) if linked else (rows.finish, [], [])
-        settled, released = self._fail(failed, now) if failed else (set[str](), False)
-        for replaced in replacements(outcomes):
-            settled, released = settled | self._replace(replaced), True
+        settled, released = self._end_apart(outcomes, failed, now)
         takes_turn = bool(claim and not claim.keys and claim.yielding and now is None and self._floors.slow)
         refused = takes_turn and not self._turn_is_free()
         if refused:
@@ -146,11 +147,42 @@ class PostgresWorkSession(WorkSession):
         settled.update(self._changed(cursors))
         failpoints.hit("complete.after", self._driver, when=bool(outcomes))
         failpoints.hit("claim.after", self._driver, when=bool(claimed))
-        if rows.requeue or released:
-            with translated():
-                self._driver.execute(sql.NOTIFY)  # another worker may be idle
+        if rows.requeue or released or self._owes_word:
+            self._notify()
         with_inputs = self._with_inputs(claimed, claim) if claim and claimed and claimed.have_inputs else claimed
         return Round(frozenset(settled), with_inputs, released, refused)
+
+    def settle_free(
+        self, outcomes: Sequence[Outcome], *, linked: Collection[str] = frozenset(), now: datetime | None = None
+    ) -> Round:
+        with translated(), self._driver.transaction():
+            locked = lock_free(self._store, self._driver, outcomes, split(outcomes)[0], linked)
+            rows = _ready([each for each in outcomes if each.job_id not in locked])
+            finish, complete, failed = part(rows.finish, linked)
+            settled, released = self._end_apart(rows.outcomes, failed, now)
+            statements = self._outcome_statements(rows, finish, complete, now)
+            cursors = {name: self._driver.execute(*statement) for name, statement in statements.items()}
+            moved = cursors["complete"].fetchall() if complete else ()
+            settled.update((job_id for job_id, free in moved if not free), self._changed(cursors))
+        released |= any(free for _, free in moved)
+        if (
+            rows.requeue or released or self._owes_word
+        ):  # not before: it makes its transaction one that does not wait for the disk
+            self._notify()
+        return Round(frozenset(settled), released=released, locked=locked)
+
+    def _end_apart(
+        self, outcomes: Sequence[Outcome], failed: Sequence[Finish], now: datetime | None
+    ) -> tuple[set[str], bool]:
+        """Write what has a transaction of its own: failures that others wait for, and replacements.
+
+        The jobs for which that was done, and whether others may run now.
+        """
+        settled, released = self._fail(failed, now) if failed else (set[str](), False)
+        for replaced in replacements(outcomes):
+            settled, released = settled | self._replace(replaced), True
+        self._owes_word |= released
+        return settled, released
 
     def _outcome_statements(
         self, rows: _Ready, finish: list[Finish], complete: list[Finish], now: datetime | None
@@ -198,10 +230,17 @@ class PostgresWorkSession(WorkSession):
         self._ready = _ready(outcomes)
 
     def _with_inputs(self, claimed: Sequence[ClaimedJob], claim: Claim | HeldClaim) -> list[ClaimedJob]:
-        kept, handed_back = self._perform(lifecycle.inputs(self._store, list(claimed), claim.max_input_bytes))
-        if handed_back:
-            self.round(handed_back, None)
-        return kept
+        with _after_commit():
+            kept, handed_back = self._perform(lifecycle.inputs(self._store, list(claimed), claim.max_input_bytes))
+            if handed_back:
+                self.round(handed_back, None)
+            return kept
+
+    def _notify(self) -> None:
+        """Another worker may be idle."""
+        with _after_commit():
+            self._execute(sql.NOTIFY, {})
+        self._owes_word = False
 
     def _fail(self, failed: Sequence[Finish], now: datetime | None) -> tuple[set[str], bool]:
         """End jobs that others wait for, and what can never run after them; whether errbacks may run now."""
@@ -298,6 +337,7 @@ class PostgresWorkSession(WorkSession):
             parameters = {"workers": dead, "max_losses": max_losses, "error": LOST_ERROR, "now": now}
             rescued = self._execute(sql.RESCUE, parameters).fetchall()
             failpoints.hit("rescue.between", self._driver)
+            self._execute(sql.WAIT_FOR_ROWS, {})
             self._perform(lifecycle.propagate(self._store, lifecycle.lost(rescued), now))
             left = {row[0] for row in self._execute(sql.LEFT, {"workers": dead}).fetchall()}
             for worker in dead:
@@ -349,6 +389,7 @@ class PostgresWorkSession(WorkSession):
                 now=now,
             )
             with translated(), self._reading_the_table():
+                self._execute(sql.WAIT_FOR_ROWS, {})
                 count += self._perform(steps)
         return count
 
@@ -421,6 +462,15 @@ class PostgresWorkSession(WorkSession):
     def _execute(self, template: str, parameters: dict[str, Any]) -> psycopg.Cursor[tuple[Any, ...]]:
         with translated():
             return self._driver.execute(self._store.text(template), parameters)
+
+
+@contextlib.contextmanager
+def _after_commit() -> Iterator[None]:
+    """What follows a round: a lock that it waits for in vain does not say that nothing was done (`LockTimeout`)."""
+    try:
+        yield
+    except LockTimeout as error:
+        raise OperationalError(str(error)) from error.__cause__
 
 
 def _claim_parameters(claim: Claim, now: datetime | None, *, durable: bool) -> dict[str, Any]:
