@@ -163,9 +163,14 @@ class Database:
         joined = _joined.get()
         if joined is not _NOTHING:
             return joined
+        unit = self._unit()
+        return None if unit is None else unit.connection
+
+    def _unit(self) -> Any:
+        """The running task's own transaction, where it has one in this database."""
         request = current_request.get()
         unit = None if request is None else request._unit
-        return None if unit is None or getattr(unit, "store", None) is not self.opened else unit.connection
+        return None if unit is None or getattr(unit, "store", None) is not self.opened else unit
 
     def _ready(self, jobs: Batch) -> Batch:
         """The jobs as they are to be written: by the clock of a test, where there is one, and signed with the keys."""
@@ -275,6 +280,9 @@ class Database:
     def add_header(self, workflow: Workflow, job_id: str, lease: str) -> bool:
         """Add jobs to the header of the chord that this running job belongs to; False where it cannot be."""
         connection, workflow = self._given(None), self._ready_workflow(workflow)
+        unit = self._unit() if _joined.get() is _NOTHING else None
+        if unit is not None and not unit.is_async:
+            return bool(unit.add_header(workflow))
         if connection is None:
             return self.store.add_header(workflow, job_id, lease)
         from dbqueue.store.transactions.joining import run_in

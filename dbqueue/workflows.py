@@ -25,6 +25,9 @@ ERRBACK: Final = "errback"
 """The place on an edge of the kind error: the successor is told of the failure in one of Celery's two forms,
 `errback(request, exc, traceback)` or `errback(task_id)`. Without a place (null) it is told nothing."""
 
+NO_CHORD: Final = "Current task is not member of any chord"
+"""Celery's words for an `add_to_chord` that cannot be."""
+
 BODY: Final = ""
 """In `add_header`: the successor of an edge that leads to the chord's body, whatever its id."""
 

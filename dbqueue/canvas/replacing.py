@@ -9,7 +9,7 @@ from dbqueue.canvas.primitives import chain, chunks, group
 from dbqueue.canvas.signatures import Signature
 from dbqueue.errors import ImproperlyConfigured, ReplaceTask
 from dbqueue.result import AsyncResult
-from dbqueue.workflows import APPEND, BODY, Edge, Workflow
+from dbqueue.workflows import APPEND, BODY, NO_CHORD, Edge, Workflow
 
 if TYPE_CHECKING:
     from dbqueue.context import Context
@@ -61,11 +61,11 @@ def add_to_chord(task: CanvasTask, sig: Any, *, lazy: bool) -> Any:
     options = {"group_id": request.group}
     result = compiler.compile(sig, Feed(), {name: value for name, value in options.items() if value is not None})
     if request._outlet is None or request.id is None:
-        raise ValueError("Current task is not member of any chord")
+        raise ValueError(NO_CHORD)
     last = result if isinstance(result, AsyncResult) else compiler.collected(result)
     added = Workflow.of(compiler.jobs, [*compiler.edges, Edge(last.id, BODY, place=APPEND)])
     if not task.app.database.add_header(added, request.id, request._outlet[1]):
-        raise ValueError("Current task is not member of any chord")
+        raise ValueError(NO_CHORD)
     return result
 
 

@@ -18,10 +18,13 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 import dbqueue
 from dbqueue import DBQueue, signals, testing
+from dbqueue.contrib.testing.worker import start_worker
 from dbqueue.errors import EncodeError, LeaseLost
 from dbqueue.store.postgres.copying import FEWEST
+from dbqueue.store.revoking import revoke
 from tests.servers import libpq_url
 from tests.stores import count, row, run_sql
+from tests.waiting import wait_until
 from tests.worker.transactional import DEFERRED, EFFECTS, App, make_app
 from tests.workers import WorkerProcess
 
@@ -512,3 +515,164 @@ def test_on_every_pool(app: App, database_url: str, start_worker: Start, pool: s
     assert effects(app) == sorted([*expected, "write_and_retry", "x", "y"])
     assert worker.stop() == 0
     assert "lost its lease" not in worker.log
+
+
+# what is added to a chord
+
+
+def chord_with(app: App, function: Callable[..., Any]) -> Any:
+    """A chord of which one header is this function, as a transactional task, and the other an effect; its result."""
+    app.task(name="t.adds", bind=True, transactional=True)(function)
+
+    @app.task(name="t.collect")
+    def collect(results: list[Any]) -> list[Any]:
+        return results
+
+    return dbqueue.chord([app.tasks["t.adds"].s(), app.tasks["t.write"].s("other")], collect.s()).apply_async()
+
+
+def added(task: Any, name: str) -> None:
+    task.add_to_chord(task.app.tasks["t.write"].s(name))
+
+
+def work_off(app: App, *, but: int = 0) -> None:
+    """Have a worker run all jobs but so many, which cannot end."""
+    with start_worker(app, perform_ping_check=False):
+        wait_until(lambda: count(app.database.store, "finished_at IS NULL") == but, what="the ends of the jobs")
+
+
+def test_what_is_added_to_a_chord_is_waited_for(app: App) -> None:
+    def adds(self: Any) -> str:
+        added(self, "new")
+        self.session.execute(sa.text("INSERT INTO effects VALUES ('own')"))
+        added(self, "newer")
+        return "added"
+
+    result = chord_with(app, adds)
+    work_off(app)
+    assert effects(app) == ["new", "newer", "other", "own"]
+    assert result.get(timeout=0) == ["added", "wrote other", "wrote new", "wrote newer"]
+
+
+def test_a_failure_takes_back_what_was_added(app: App) -> None:
+    def adds(self: Any) -> str:
+        added(self, "new")
+        if self.request.retries == 0:
+            raise self.retry(countdown=0)
+        return "added"
+
+    result = chord_with(app, adds)
+    work_off(app)
+    assert effects(app) == ["new", "other"]
+    assert result.get(timeout=0) == ["added", "wrote other", "wrote new"]
+
+
+def test_parts_that_are_undone_take_back_what_they_have_added(app: App) -> None:
+    def adds(self: Any) -> str:
+        added(self, "all")
+        self.connection.rollback()
+        added(self, "first")
+        savepoint = self.connection.begin_nested()
+        added(self, "savepoint")
+        savepoint.rollback()
+        with self.connection.begin_nested():
+            added(self, "kept")
+        self.session.execute(sa.text("SELECT 1"))
+        added(self, "session")
+        self.session.rollback()
+        added(self, "last")
+        return "added"
+
+    result = chord_with(app, adds)
+    work_off(app)
+    assert effects(app) == ["first", "kept", "last", "other"]
+    assert result.get(timeout=0) == ["added", "wrote other", "wrote first", "wrote kept", "wrote last"]
+
+
+def test_a_replacement_of_what_has_added(app: App) -> None:
+    def adds(self: Any) -> None:
+        added(self, "new")
+        self.replace(self.app.tasks["t.write"].s("replaced"))
+
+    result = chord_with(app, adds)
+    work_off(app)
+    assert result.get(timeout=0) == ["wrote replaced", "wrote other", "wrote new"]
+
+
+def test_outside_of_a_chord_nothing_is_added(app: App) -> None:
+    @app.task(name="t.alone", bind=True, transactional=True)
+    def alone(self: Any) -> str:
+        with pytest.raises(ValueError, match="not member of any chord"):
+            added(self, "new")
+        return "alone"
+
+    result = alone.delay()
+    work_off(app)
+    assert (result.get(timeout=0), effects(app)) == ("alone", [])
+
+
+def body_of(app: App) -> str:
+    with app.database.store.connect() as connection:
+        return str(connection.scalar(sa.text("SELECT id FROM dbqueue_jobs WHERE task = 't.collect'")))
+
+
+@pytest.fixture
+def postgres_app(postgres_url: str) -> Iterator[App]:
+    with make_app(postgres_url) as app:
+        run_sql(app.database.store, EFFECTS)
+        yield app
+        app.extra["engine"].dispose()
+
+
+def test_the_body_is_not_locked_before_the_end(postgres_app: App, postgres_url: str) -> None:
+    """Others end their headers, and add more of them: each has a place of its own."""
+    app = postgres_app
+
+    def adds(self: Any) -> str:
+        added(self, "new")
+        body = body_of(app)
+        with psycopg.connect(libpq_url(postgres_url)) as other:
+            other.execute("SET lock_timeout = '5s'")
+            other.execute("SELECT FROM dbqueue_jobs WHERE id = %s FOR UPDATE", [body])
+        with dbqueue.using(None):
+            added(self, "before")
+        return "added"
+
+    result = chord_with(app, adds)
+    work_off(app)
+    assert result.get(timeout=0) == ["added", "wrote other", "wrote before", "wrote new"]
+
+
+@pytest.mark.parametrize("how", ["ended", "deleted"])
+def test_a_chord_that_is_over_by_then(postgres_app: App, how: str) -> None:
+    """What was added to one that has failed meanwhile runs, as do its other headers."""
+    app = postgres_app
+
+    def adds(self: Any) -> str:
+        added(self, "new")
+        if how == "ended":
+            revoke(app.database.store, [body_of(app)])
+        else:
+            run_sql(app.database.store, "DELETE FROM dbqueue_jobs WHERE task = 't.collect'")
+        return "added"
+
+    chord_with(app, adds)
+    work_off(app)
+    assert effects(app) == (["new", "other"] if how == "ended" else ["other"])
+    run = "SELECT status FROM dbqueue_jobs WHERE task = 't.adds'"
+    with app.database.store.connect() as connection:
+        assert connection.scalar(sa.text(run)) == ("SUCCESS" if how == "ended" else "FAILURE")
+
+
+def test_a_lost_lease_takes_back_what_was_added(postgres_app: App) -> None:
+    app = postgres_app
+    steal = "UPDATE dbqueue_jobs SET lease = '11111111-1111-1111-1111-111111111111' WHERE task = 't.adds'"
+
+    def adds(self: Any) -> None:
+        added(self, "new")
+        run_sql(app.database.store, steal)
+
+    chord_with(app, adds)
+    work_off(app, but=2)
+    assert effects(app) == ["other"]
+    assert count(app.database.store, "task = 't.adds' AND status = 'STARTED'") == 1

@@ -9,6 +9,9 @@ transaction that reads first and writes later fails at once where another has wr
 should not fail for that. So nothing is locked while the task does what needs no database. Nor should it fail where
 other tasks are before it: a job waits for the lock as long as it may run.
 
+What `add_to_chord` adds is written with the job's end, too: it locks the chord's body, which the ends of the other
+headers count down, and the task may go on for long after the call.
+
 A coroutine's transaction is the same object; what has to wait runs where SQLAlchemy lets a coroutine wait
 for it (`run_sync`).
 """
@@ -30,8 +33,10 @@ from dbqueue.jobs import SUCCESS, ClaimedJob, Outcome, Replaced, Settled, Succee
 from dbqueue.retry import backoff_seconds
 from dbqueue.store.base import Store
 from dbqueue.store.steps import run
+from dbqueue.store.transactions.added_headers import AddedHeaders
 from dbqueue.store.transactions.completing import Recorded, complete, recorded_at_last
 from dbqueue.store.transactions.joining import WAKES, JoinedConnection
+from dbqueue.workflows import NO_CHORD, Workflow
 
 if TYPE_CHECKING:
     from sqlalchemy import orm
@@ -59,6 +64,7 @@ class TaskTransaction:
         self._session: orm.Session | None = None
         self._turn = contextlib.ExitStack()
         self._wakes: set[Store] = set()
+        self._headers = AddedHeaders(store, job)
         self._ending = False
 
     # what the task sees
@@ -80,6 +86,14 @@ class TaskTransaction:
         if self._session is None:
             self._session = _session(connection)
         return self._session
+
+    def add_header(self, workflow: Workflow) -> bool:
+        """Add jobs to the header of the chord that the job is in; False where it is in none that waits for it."""
+        joined = JoinedConnection(self.connection)
+        added = run(self._headers.add(workflow), joined.reply)
+        if added:
+            joined.wake(self.store)
+        return added
 
     # its end
 
@@ -159,8 +173,11 @@ class TaskTransaction:
         if settles:
             with self._missing("its end could not be written"):
                 joined = JoinedConnection(connection)
+                added = run(self._headers.write(), joined.reply)
                 if run(complete(self.store, outcome, linked=self._job.successors), joined.reply):
                     self._wakes.add(self.store)
+            if not added:
+                raise ValueError(NO_CHORD)
         else:  # PostgreSQL commits nothing where a statement has failed, and raises nothing either
             connection.exec_driver_sql("SELECT 1")
         self._ending = True

@@ -52,20 +52,34 @@ def _insert(store: Store, jobs: list[NewJob], edges: tuple[Edge, ...], *, workfl
     return count > 0
 
 
-def add_header(store: Store, workflow: Workflow, job_id: str, lease: str) -> Steps[bool]:
+def can_add_header(store: Store, job_id: str, lease: str) -> Steps[bool]:
+    """Whether `add_header` could add something now; nothing is locked."""
+    if not (yield statement(store, sql.IS_RUNNING, id=job_id, lease=lease)).rows:
+        return False
+    body = yield from _body_of(store, job_id)
+    return body is not None and bool((yield statement(store, sql.IS_BLOCKED, id=body)).rows)
+
+
+def add_header(store: Store, workflow: Workflow, job_id: str, lease: str, *, promised: bool = False) -> Steps[bool]:
     """Add jobs to the header of the chord that this running job belongs to.
 
     Edges to the body are written with the successor `BODY`, and the place `APPEND` (after the last
     result so far) or another. The same jobs again are added once. False, and nothing is written, where the job
-    has lost its lease, or no body waits for it.
+    has lost its lease, or no body waits for it; but where it was `promised` (`can_add_header`), a body may have
+    ended since: as it would have with these jobs among its headers, for one of the others has failed.
     """
     if not (yield statement(store, sql.LOCK_RUNNING, id=job_id, lease=lease)).rows:
         return False
     body = yield from _body_of(store, job_id)
-    if body is None or not (yield statement(store, sql.LOCK_BLOCKED, ids=[body])).rows:
+    if body is None:
+        return False
+    waits = bool((yield statement(store, sql.LOCK_BLOCKED, ids=[body])).rows)
+    if not (waits or promised):
         return False
     found = (yield statement(store, sql.LAST_PLACE, id=body)).rows
-    workflow_id, last = found[0]
+    if not waits and not (found and found[0][2]):
+        return False
+    workflow_id, last = found[0][:2]
     edges: list[Edge] = []
     for edge in workflow.edges:
         if edge.successor == BODY:
@@ -77,7 +91,7 @@ def add_header(store: Store, workflow: Workflow, job_id: str, lease: str) -> Ste
         edges.append(edge)
     leading = {edge.predecessor for edge in edges}
     jobs = [job._replace(successors=True) if job.id in leading else job for job in workflow.jobs]
-    if (yield from _insert(store, jobs, tuple(edges), workflow=workflow_id)):
+    if (yield from _insert(store, jobs, tuple(edges), workflow=workflow_id)) and waits:
         more = sum(edge.successor == body for edge in edges)
         yield statement(store, sql.RAISE_COUNT, id=body, more=more)
     return True

@@ -269,10 +269,15 @@ SELECT e.successor, e.place, {options} ->> 'join',
 FROM {given} {each}{edges} {out_of_b} {each}{jobs} {at_end}
 WHERE e.event = 'success'"""
 
+IS_RUNNING: Final = LOCK_RUNNING.removesuffix(" {lock}")
+
+IS_BLOCKED: Final = "SELECT id FROM {jobs} WHERE id = :id AND blocked_reason = 'predecessors'"
+
 LAST_PLACE: Final = """
 SELECT workflow_id, (
     SELECT max({index}) FROM {edges}
-    WHERE successor = s.id AND event = 'success' AND substr(place, 1, 1) = '[' AND place <> '[]')
+    WHERE successor = s.id AND event = 'success' AND substr(place, 1, 1) = '[' AND place <> '[]'),
+    finished_at IS NOT NULL
 FROM {jobs} s WHERE s.id = :id"""
 
 RAISE_COUNT: Final = "UPDATE {jobs} SET waits_for = waits_for + :more WHERE id = :id"
