@@ -10,6 +10,7 @@
     rounds.py       the thread that completes and claims, over one connection
     handover.py     what was claimed, on its way to the loop
     lasting_session.py, holding.py   that connection when it breaks, and what is held over it
+    settling.py     what the database refuses of a round; aside.py what somebody has locked
     claim_clock.py  when it claims next; queue_choice.py from where
     watch.py        the thread that beats and listens, over a second connection
     desk.py         commands in and replies out, between that thread and the loop

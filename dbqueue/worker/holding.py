@@ -78,8 +78,7 @@ class Holding:
     def _settled(self, outcomes: Iterable[Outcome], locked: Collection[str]) -> None:
         leases = self.leases
         for outcome in outcomes:
-            if leases.get(outcome.job_id) != outcome.lease:  # it was claimed anew meanwhile
-                continue
-            if outcome.job_id not in locked:
+            # It may have been claimed anew meanwhile.
+            if leases.get(outcome.job_id) == outcome.lease and outcome.job_id not in locked:
                 del leases[outcome.job_id]
                 self.linked.discard(outcome.job_id)

@@ -61,8 +61,10 @@ def settle_in_time(
     try:
         return settle(session, outcomes, claim, linked, meanwhile)
     except LockTimeout:  # nothing of this round was done but what may be done again
-        if not outcomes and (claim is None or not claim.keys):
-            raise
+        if not outcomes:
+            if claim is None or not claim.keys:
+                raise
+            return Round()  # somebody has a limit; there are other ways to jobs that wait for permits
     return settle_free(session, outcomes, claim, linked)
 
 
@@ -76,7 +78,7 @@ def settle_free(session: WorkSession, outcomes: list[Outcome], claim: Claim | No
     except LockTimeout:
         if not claim.keys:
             raise
-        return done  # somebody has a limit; there are other ways to jobs that wait for permits
+        return done  # as above
     return replace(found, settled=done.settled, released=done.released or found.released, locked=done.locked)
 
 

@@ -93,3 +93,19 @@ def test_no_more_is_claimed_than_the_supervisor_can_take(handover: Handover) -> 
     assert handover.room <= 0, "until it has counted those"
     handover.want(10 * MAX_CLAIM)
     assert handover.room == MAX_CLAIM
+
+
+def test_what_is_locked_keeps_its_lease_until_it_is_written(holding: Holding) -> None:
+    holding.take([claimed_job(name, successors=True) for name in "abc"])
+    holding.outcomes.extend([end("a"), end("b"), end("c")])
+    holding.written(holding.next_outcomes(), locked={"a", "c"})
+    assert not holding.outcomes
+    assert list(holding.unwritten) == holding.aside.next_try() == [end("a"), end("c")]
+    assert (holding.leases, holding.linked) == ({"a": "lease", "c": "lease"}, {"a", "c"})
+    assert holding.aside.again_at is not None
+    assert not holding.aside.due
+    holding.written_at_last(holding.aside.next_try(), locked={"a"})
+    assert (holding.aside.next_try(), holding.leases) == ([end("a")], {"a": "lease"})
+    holding.written_at_last(holding.aside.next_try(), locked=())
+    assert (len(holding.aside), holding.leases, holding.linked) == (0, {}, set())
+    assert holding.aside.again_at is None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -16,10 +17,12 @@ from dbqueue.errors import OperationalError
 from dbqueue.jobs import ClaimedJob, Failed, Outcome, Released, Replaced, Retried, Succeeded
 from dbqueue.store.base import Store
 from dbqueue.store.postgres import free_rows
+from dbqueue.store.records import Claim
 from dbqueue.worker import aside, upkeep
+from dbqueue.worker.settling import settle_in_time
 from dbqueue.workflows import Edge, Workflow
 from tests.servers import libpq_url
-from tests.stores import TestWorker, enqueued, new_job, opened, row, run_sql
+from tests.stores import TestWorker, enqueued, held, new_job, opened, row, run_sql
 from tests.waiting import wait_until
 from tests.worker.canvas_tasks import make_app
 from tests.worker.rounds import RunningRounds, backend, running_rounds
@@ -301,6 +304,24 @@ def test_headers_that_end_at_once_in_many_workers(store: Store) -> None:
     assert (row(store, "body")["waits_for"], row(store, "body")["blocked_reason"]) == (0, None)
     for worker in workers:
         worker.close()
+
+
+@pytest.mark.parametrize("with_outcome", [True, False])
+def test_a_limit_that_somebody_has_locked(store: Store, somebody: Admin, with_outcome: bool) -> None:
+    """The claim of its permits is given up: the next comes soon."""
+    worker = TestWorker(store)
+    enqueued(store)
+    job = worker.claim_one()
+    run_sql(store, "INSERT INTO dbqueue_limits (key, max_running) VALUES ('k', 5)")
+    held(store, "k")
+    somebody.execute("SELECT FROM dbqueue_limits FOR UPDATE")
+    outcomes = [done(job)] if with_outcome else []
+    claim = Claim(worker.id, str(uuid4()), ["celery"], 1, keys=["k"])
+    result = settle_in_time(worker.session, outcomes, claim, ())
+    assert ([*result.settled], [*result.claimed]) == ([job.id] if with_outcome else [], [])
+    somebody.rollback()
+    assert len(settle_in_time(worker.session, [], claim, ()).claimed) == 1
+    worker.close()
 
 
 def test_a_locked_table_is_waited_for(store: Store, somebody: Admin) -> None:

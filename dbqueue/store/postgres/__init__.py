@@ -3,6 +3,7 @@
     store.py, work_session.py, watch_session.py   what `base` and `sessions` ask of every database
     driver.py     psycopg's connections, and its errors turned into dbqueue's
     sql.py        the hot statements, and why each is written as it is
+    free_rows.py  which outcomes can be written without waiting for somebody's lock
     held.py       jobs that wait for permits
     arrays.py     columns as text, for `unnest`
     copying.py    many jobs at once, by COPY

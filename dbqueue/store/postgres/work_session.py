@@ -165,9 +165,8 @@ class PostgresWorkSession(WorkSession):
             moved = cursors["complete"].fetchall() if complete else ()
             settled.update((job_id for job_id, free in moved if not free), self._changed(cursors))
         released |= any(free for _, free in moved)
-        if (
-            rows.requeue or released or self._owes_word
-        ):  # not before: it makes its transaction one that does not wait for the disk
+        # Not before: its transaction is one that does not wait for the disk.
+        if rows.requeue or released or self._owes_word:
             self._notify()
         return Round(frozenset(settled), released=released, locked=locked)
 

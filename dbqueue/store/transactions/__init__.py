@@ -4,6 +4,7 @@
     autocommit.py     one in autocommit: what takes several statements gets a transaction there
     completing.py     the end of a job in a transaction that is not a worker's round
     tasks.py          the transaction of a transactional task
+    added_headers.py  what such a task adds to its chord
     task_engines.py   the engines that those run on
 
 Their statements are those of the rounds; what differs is whose connection runs them, and who commits.
