@@ -102,7 +102,9 @@ def normalise_url(url: str) -> str:
         raise ImproperlyConfigured(_refusal_of_word(stripped))
     dialect, _, driver = scheme.partition("+")
     if dialect in ("postgres", "postgresql") and driver in _POSTGRES_DRIVERS:
-        return f"{POSTGRES_SCHEME}://{_primary_of_several(_quote_credentials(rest))}"
+        location = _primary_of_several(_quote_credentials(rest))
+        _check_ports_of_query(location)
+        return f"{POSTGRES_SCHEME}://{location}"
     if dialect == "sqlite" and driver in _SQLITE_DRIVERS:
         return f"{SQLITE_SCHEME}://{_check_sqlite(rest)}"
     raise ImproperlyConfigured(_refusal(scheme))
@@ -203,12 +205,23 @@ def _check_port(host: str) -> None:
             _check_port(each)
         return
     after_address = host.rpartition("]")[2] if host.startswith("[") else host
-    port = after_address.partition(":")[2]
-    if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
+    if not _is_port(after_address.partition(":")[2]):
         raise ImproperlyConfigured(
             "the port in the database URL is no number from 1 to 65535; if it is a part of the password, "
             "percent-encode that (urllib.parse.quote)"
         )
+
+
+def _check_ports_of_query(location: str) -> None:
+    """Those of `?port=5433` and `?host=a,b&port=5432,5433`; whether they fit the hosts is seen where they are read."""
+    options = parse_qsl(location.partition("?")[2], keep_blank_values=True)
+    if not all(_is_port(port) for name, value in options if name == "port" for port in value.split(",")):
+        raise ImproperlyConfigured("the option `port` of the database URL is no number from 1 to 65535")
+
+
+def _is_port(text: str) -> bool:
+    """Whether it can be the number of a port; the default one is the empty text, as in libpq."""
+    return not text or (text.isascii() and text.isdigit() and 0 < int(text) < 2**16)
 
 
 def _check_sqlite(rest: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,9 +42,19 @@ class Access:
     """Whether the URL leads through a pooler in transaction mode, see `store.postgres.pooler`."""
 
 
+@contextlib.contextmanager
+def _reading_url() -> Iterator[None]:
+    """Around the making of an engine, which reads the URL and its options: what it cannot read is said in one line."""
+    try:
+        yield
+    except (sa.exc.ArgumentError, ValueError) as error:
+        raise ImproperlyConfigured(f"the database URL cannot be read: {error}") from None
+
+
+@_reading_url()
 def make_engine(access: Access) -> sa.Engine:
     """An engine for a URL that `urls.normalise_url` has been over already. Connects to nothing."""
-    url = _parsed(access.url)
+    url = sa.make_url(access.url)
     if url.get_backend_name() == "sqlite":
         url, options = _sqlite_options(url, access.pool_size)
         engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", **options)
@@ -67,10 +78,11 @@ def make_engine(access: Access) -> sa.Engine:
     return engine
 
 
+@_reading_url()
 def make_task_engine(access: Access) -> sa.Engine:
     """An engine for the transactions of tasks, in a pool of its own: a task that is given none of its connections
     waits, for as long as it may run."""
-    url = _parsed(access.url)
+    url = sa.make_url(access.url)
     if url.get_backend_name() == "sqlite":
         url, options = _sqlite_options(url, access.pool_size)
         engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", pool_timeout=None, **options)
@@ -82,9 +94,10 @@ def make_task_engine(access: Access) -> sa.Engine:
     return engine
 
 
+@_reading_url()
 def make_async_task_engine(access: Access) -> AsyncEngine:
     """As `make_task_engine`, for coroutines; raises ImproperlyConfigured where the extra is missing."""
-    url = _parsed(access.url)
+    url = sa.make_url(access.url)
     try:
         from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -133,13 +146,6 @@ def _leave_files_that_are_gone(engine: sa.Engine) -> None:
 
     sa.event.listen(engine, "connect", note)
     sa.event.listen(engine, "checkout", compare)
-
-
-def _parsed(url: str) -> sa.URL:
-    try:
-        return sa.make_url(url)
-    except sa.exc.ArgumentError as error:
-        raise ImproperlyConfigured(f"the database URL cannot be read: {error}") from None
 
 
 def _postgres_options(access: Access) -> dict[str, Any]:

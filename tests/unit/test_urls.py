@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dbqueue.errors import ImproperlyConfigured
+from dbqueue.store.engine import Access, make_async_task_engine, make_engine, make_task_engine
 from dbqueue.urls import mask_url, normalise_url, same_database
 
 
@@ -108,6 +109,9 @@ def test_normalising_raises_nothing_else_and_is_stable(rest: str) -> None:
         ("postgresql://u:hunter2@h:0/d", "the port"),
         ("postgresql://h:hunter2/d", "the port"),
         ("postgresql://u:hunter2@a,b:port/d", "the port"),
+        ("postgresql://u:hunter2@h/d?port=abc", "the option `port`"),
+        ("postgresql://u:hunter2@h/d?port=-1", "the option `port`"),
+        ("postgresql://u:hunter2@/d?host=a,b&port=5432,65536", "the option `port`"),
         ("postgresql://u:hunter2\n@a/d", "control character"),
         ("postgresql://u:hunter2\ud800@a/d", "control character"),
     ],
@@ -121,6 +125,24 @@ def test_refusals_say_what_to_give_and_show_no_password(url: str, reason: str) -
 def test_what_is_no_text_is_refused() -> None:
     with pytest.raises(ImproperlyConfigured, match="not NoneType"):
         normalise_url(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://h/d?port=1&port=2",
+        "postgresql:///d?host=a,b&port=1",
+        "postgresql:///d?host=a&host=b:x",
+        "postgresql:///d?host=a&host=b:1&port=2",
+        "sqlite:///jobs.db?timeout=soon",
+        "sqlite:///jobs.db?check_same_thread=perhaps",
+        "sqlite:///file:jobs.db?uri=perhaps",
+    ],
+)
+@pytest.mark.parametrize("make", [make_engine, make_task_engine, make_async_task_engine])
+def test_options_that_cannot_be_read(url: str, make: Callable[[Access], object]) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"the database URL cannot be read: \w"):
+        make(Access(url=normalise_url(url), pool_size=1, connect_timeout=1))
 
 
 @pytest.mark.parametrize(
