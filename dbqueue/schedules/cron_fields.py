@@ -40,7 +40,7 @@ class Field:
         if isinstance(spec, bool) or not isinstance(spec, int | str | Iterable):
             raise TypeError(f"{self.name} must be a number, a text or a collection of them, not {spec!r}")
         if isinstance(spec, int):
-            return frozenset({self._number(str(spec))})
+            return frozenset({self._in_range(self._number(str(spec)))})
         if isinstance(spec, str):
             return frozenset().union(*(self._part(part.strip()) for part in spec.split(",")))
         found = frozenset[int]().union(*(self.expand(each) for each in spec))
@@ -74,8 +74,9 @@ class Field:
         first, dash, last = span.partition("-")
         start = self._number(first)
         if not dash:
+            start = self._in_range(start)
             return frozenset(range(start, self.high + 1, step)) if slash else frozenset({start})
-        end = self._number(last, last=True)
+        end = self._number(last)
         if end >= start:
             return frozenset(self._in_range(number) for number in range(start, end + 1, step))
         around = [*range(start, self.high + 1), *range(self.low, end + 1)]
@@ -86,8 +87,8 @@ class Field:
             raise self._wrong(part, "a whole number from 1 as a step")
         return int(text)
 
-    def _number(self, text: str, *, last: bool = False) -> int:
-        """A number or a word of this field; as the end of a range a 7 for Sunday stays a 7."""
+    def _number(self, text: str) -> int:
+        """A number or a word of this field; a 7 for Sunday stays a 7: `0-7` are all days, `7-7` is one."""
         text = text.strip().lower()
         if text.isascii() and text.isdigit():
             number = int(text)
@@ -98,7 +99,7 @@ class Field:
             number = known
         if not self.low <= self._in_range(number) <= self.high:
             raise self._wrong(text, f"numbers from {self.low} to {self.high}")
-        return number if last else self._in_range(number)
+        return number
 
     def _in_range(self, number: int) -> int:
         return (self.also or {}).get(number, number)
