@@ -9,16 +9,16 @@ from dataclasses import asdict
 from datetime import UTC, datetime, tzinfo
 from itertools import islice
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
 
 import click
 
 from dbqueue.cli import exit_codes
 from dbqueue.cli.output import age, count, from_row, json_option, print_json, print_table
 from dbqueue.cli.target import Target, importing
-from dbqueue.shown import harmless
+from dbqueue.shown import MAX_CHARACTERS, harmless
 
 if TYPE_CHECKING:
+    from dbqueue.schedules import BaseSchedule
     from dbqueue.store.schedules import ScheduleRow
 
 
@@ -68,13 +68,25 @@ def list_(target: Target, /, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def next_(target: Target, /, names: Sequence[str], limit: int, as_json: bool) -> None:
-    """Show the due times to come, of all periodic tasks or of those named."""
+    """Show the due times to come, of all periodic tasks or of those named.
+
+    Of one whose due times cannot be told it says why.
+    """
+    from dbqueue.errors import ImproperlyConfigured
     from dbqueue.store import schedules
 
     now, rows = schedules.read(target.store)
     missing = set(names) - {row.name for row in rows}
-    default = ZoneInfo(target.database_app.conf.timezone)
-    coming = [_due_times(row, now, default) for row in rows if not names or row.name in names]
+    default = target.database_app.conf.timezone
+    coming: list[Iterator[tuple[datetime, str]]] = []
+    problems: dict[str, str] = {}
+    for row in rows:
+        if not row.enabled or (names and row.name not in names):
+            continue
+        try:
+            coming.append(_due_times(row, now, default))
+        except (ValueError, OverflowError, ImproperlyConfigured) as error:
+            problems[row.name] = harmless(str(error)[:MAX_CHARACTERS])
     found = list(islice(heapq.merge(*coming), limit))
     if as_json:
         print_json([{"due_at": due.astimezone(UTC), "name": name} for due, name in found])
@@ -82,9 +94,13 @@ def next_(target: Target, /, names: Sequence[str], limit: int, as_json: bool) ->
         print_table(
             ("DUE", "IN", "NAME"), [(f"{due:%a %Y-%m-%d %H:%M:%S%z}", age(due, now), name) for due, name in found]
         )
-    elif not missing:
+    elif not missing and not problems:
         click.echo("Nothing is due.")
+    for name, problem in problems.items():
+        click.echo(f"Error: the due times of {harmless(name)!r} cannot be told: {problem}", err=True)
     _tell_missing(missing)
+    if problems.keys() & set(names):
+        raise click.exceptions.Exit(exit_codes.FAILURE)
 
 
 @command.command("run")
@@ -151,19 +167,23 @@ def _tell_missing(names: set[str]) -> None:
         raise click.exceptions.Exit(exit_codes.FAILURE)
 
 
-def _due_times(row: ScheduleRow, now: datetime, default: tzinfo) -> Iterator[tuple[datetime, str]]:
-    """The due times to come, in the row's zone; none of a row that is paused or cannot be planned."""
+def _due_times(row: ScheduleRow, now: datetime, default: str) -> Iterator[tuple[datetime, str]]:
+    """The due times to come, in the row's zone. Raises for a row that cannot be planned, or not here."""
     from dbqueue.schedules import from_text
+    from dbqueue.worker.schedule_steps import named_zone
 
-    if not row.enabled or row.problem:
-        return
+    if row.problem:
+        raise ValueError(row.problem)
     # Beat says what is wrong with a row; here are those, too, that no beat has seen yet.
-    with contextlib.suppress(ValueError, OverflowError, KeyError, OSError):
-        zone = ZoneInfo(row.timezone) if row.timezone else default
-        rule = from_text(row.schedule)
-        due = row.next_due_at or rule.next_after(now, zone)
+    rule, zone = from_text(row.schedule), named_zone(row.timezone or default)
+    return _from_first(row.next_due_at or rule.next_after(now, zone), row.name, rule, zone)
+
+
+def _from_first(first: datetime | None, name: str, rule: BaseSchedule, zone: tzinfo) -> Iterator[tuple[datetime, str]]:
+    due = first
+    with contextlib.suppress(OverflowError):  # after the year 9999
         while due is not None:
-            yield due.astimezone(zone), row.name
+            yield due.astimezone(zone), name
             due = rule.next_after(due, zone)
 
 

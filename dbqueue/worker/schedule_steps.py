@@ -57,7 +57,7 @@ class Steps:
         if not row.enabled:
             return Step(None, None)
         try:
-            schedule, zone = from_text(row.schedule), _zone(row.timezone or self.zone)
+            schedule, zone = from_text(row.schedule), named_zone(row.timezone or self.zone)
             if row.next_due_at is None or row.planned_from != origin(row):
                 return _plan(row, schedule, zone, now)
             return self._fire(row, row.next_due_at, schedule, zone, now)
@@ -134,8 +134,8 @@ def _missed(
         yield latest
 
 
-def _zone(name: str) -> tzinfo:
-    """Raises ValueError for a zone that there is not."""
+def named_zone(name: str) -> tzinfo:
+    """The time zone of this name. Raises ValueError where there is none."""
     if name.upper() == "UTC":
         return UTC
     try:

@@ -160,6 +160,25 @@ def test_the_due_times_to_come(dbqueue: Commands) -> None:
     assert dbqueue.run("-A", "cele", "schedule", "next", "nope").returncode == 1
 
 
+def test_the_due_times_of_an_entry_that_cannot_be_planned_here(dbqueue: Commands) -> None:
+    """A package is missing, or a row is wrong: the others are shown, and it is said of that one."""
+    (dbqueue.folder / "ephem.py").write_text("raise ImportError\n")
+    rows = {"evening": "solar sunset 59.91 10.75", "typo": "every nonsense", "hourly": "@hourly"}
+    for name, schedule in rows.items():
+        values = f"('{name}', 'cele.add', '{schedule}')"
+        sql(dbqueue, f"INSERT INTO dbqueue_schedules (name, task, schedule) VALUES {values}")
+    done = dbqueue.run("-A", "cele", "schedule", "next", "-n", "2")
+    assert (done.returncode, [line.split()[-1] for line in done.stdout.splitlines()]) == (0, ["NAME"] + ["hourly"] * 2)
+    told = done.stderr.splitlines()
+    assert told[0].startswith(
+        "Error: the due times of 'evening' cannot be told: a solar schedule needs the package ephem"
+    )
+    assert told[1].startswith("Error: the due times of 'typo' cannot be told: an interval reads like")
+    assert len(told) == 2
+    named = dbqueue.run("-A", "cele", "schedule", "next", "evening")
+    assert (named.returncode, named.stdout, named.stderr.splitlines()) == (1, "", told[:1])
+
+
 def test_a_worker_with_a_beat(dbqueue: Commands) -> None:
     with_schedule(dbqueue)
     worker = dbqueue.worker("-B", "-l", "info", "-s", "somewhere")
