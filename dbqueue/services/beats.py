@@ -187,5 +187,6 @@ def plan_of(app: DBQueue, row: ScheduleRow, *, due: datetime | None = None, job_
     sig = firings.call(app, row.task, args, kwargs, options)
     if sig is not None:
         return firings.firing(app, sig, headers, job_id=job_id)
-    changes = {"headers": {**(options.get("headers") or {}), **headers}, "task_id": job_id or options.get("task_id")}
+    # An id among the options is of no run: each is a job of its own, and a second one of that id would be the first.
+    changes = {"headers": {**(options.get("headers") or {}), **headers}, "task_id": job_id}
     return new_job(app.conf, row.task, app.tasks.get(row.task), args, kwargs, {**options, **changes})

@@ -119,7 +119,8 @@ class ScheduleBook:
     def run(self, name: str) -> Any:
         """Enqueue the entry's call now; its due times stay as they are. Returns its result, a group's of a group.
 
-        Raises KeyError where there is no such entry.
+        Each run has an id of its own, as each firing does, whatever `task_id` the options name. Raises KeyError where
+        there is no such entry.
         """
         row = schedules.find(self._store, name)
         if row is None:

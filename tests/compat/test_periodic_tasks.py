@@ -312,6 +312,9 @@ def test_each_firing_is_a_job_whatever_id_the_options_name(app: DBQueue) -> None
         beat.turn(now=MIDNIGHT + timedelta(seconds=30 * number))
     jobs = queries.find_jobs(app.database.store, tasks=["tasks.add"])
     assert len({job.id for job in jobs} - {"one"}) == 2
+    by_hand = [app.schedules.run("add") for _ in range(2)]
+    assert len({job.id for job in jobs} | {result.id for result in by_hand} - {"one"}) == 4
+    assert [result.state for result in by_hand] == ["PENDING"] * 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
