@@ -28,8 +28,10 @@ class Autoscaler:
 
     def update(self, maximum: int | None = None, minimum: int | None = None) -> None:
         """Change the bounds; None leaves one as it is."""
-        if not all(isinstance(each, int | None) for each in (maximum, minimum)):  # a command may say anything
-            raise ValueError(f"autoscale: bounds are whole numbers, not {maximum!r} and {minimum!r}")
+        for bound in (maximum, minimum):
+            given: object = bound  # a command may say anything
+            if given is not None and not (isinstance(given, int) and not isinstance(given, bool) and given >= 0):
+                raise ValueError(f"autoscale: bounds are whole numbers from 0, not {given!r}")
         upper = self.maximum if maximum is None else maximum
         lower = max(1, self.minimum if minimum is None else minimum)  # with none, nothing would show that work has come
         if upper < lower:

@@ -28,6 +28,13 @@ def signal_number(name: str | int | None) -> int:
         raise ValueError(f"there is no signal {name!r} on this system") from None
 
 
+def _number_of_processes(n: object) -> int:
+    """`n`, which a command may have as anything. Raises ValueError: to shrink by -2 would be to grow."""
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        raise ValueError(f"a pool grows and shrinks by a whole number of processes from 1, not {n!r}")
+    return n
+
+
 def _ids(one_or_many: str | list[str] | None) -> list[str]:
     return [one_or_many] if isinstance(one_or_many, str) else list(one_or_many or ())
 
@@ -120,7 +127,7 @@ def pool_grow(state: WorkerState, n: int = 1, **_: Any) -> Reply:
     """Add pool processes."""
     if state.autoscaler is not None:
         return {"error": "pool_grow is not supported with autoscale. Adjust autoscale range instead."}
-    state.resize(n)
+    state.resize(_number_of_processes(n))
     return {"ok": "pool will grow"}
 
 
@@ -129,7 +136,7 @@ def pool_shrink(state: WorkerState, n: int = 1, **_: Any) -> Reply:
     """Let pool processes go, idle ones first; running tasks end."""
     if state.autoscaler is not None:
         return {"error": "pool_shrink is not supported with autoscale. Adjust autoscale range instead."}
-    state.resize(-n)
+    state.resize(-_number_of_processes(n))
     return {"ok": "pool will shrink"}
 
 
