@@ -357,6 +357,7 @@ class Retried(NamedTuple):
     priority: int | None = None
     expires_at: str | None = None
     content: bytes | None = None
+    headers: str | None = None
 
 
 class Released(NamedTuple):

@@ -85,7 +85,7 @@ class Signer:
 
     def changed(self, job: ClaimedJob, changes: Mapping[str, Any]) -> dict[str, Any]:
         """The columns that a retry changes, with the signature that the row needs then."""
-        signed = {"args", "kwargs", "content", "queue", "options", "expires_at"} & changes.keys()
+        signed = {"args", "kwargs", "content", "queue", "options", "expires_at", "headers"} & changes.keys()
         if not signed:
             return dict(changes)
         after = job._replace(**{name: changes[name] for name in signed})

@@ -34,6 +34,12 @@ OPTIONS_IN_ROW: Final = (
 FOLLOWED: Final = ("link", "link_error", "chain", "chord")
 """Options by which a call is more than one job."""
 _FOLLOWED: Final = frozenset(FOLLOWED)
+KEPT_BY_RETRIES: Final = (
+    "limit_key", "unique", "unique_for", "serializer", "compression", "group_index", "retries",
+)  # fmt: skip
+"""Options of the row that no retry changes, beside its ids."""
+_IDS: Final = {"task_id": "id", "parent_id": "parent_id", "root_id": "root_id", "group_id": "group"}
+"""By option the attribute of a request."""
 STAMPED_HEADERS: Final = "stamped_headers"
 STAMPS: Final = "stamps"
 """Headers that hold the names of the stamps, and the stamps themselves by name."""
@@ -255,16 +261,21 @@ def retry_terms(
     """When a retry is to run, and what it changes of the call; checked as for an enqueue.
 
     Raises ValueError for callbacks. In Celery a retry's take the place of the call's; here these are edges of the row,
-    which do not tell a callback from what comes next in a chain.
+    which do not tell a callback from what comes next in a chain. So for what the row keeps; QueueNotFound.
     """
     if given := " and ".join(option for option in FOLLOWED if options.get(option) is not None):
         raise ValueError(
             f"a retry cannot change what follows the job, as {given} would: give it to the call, or enqueue it in the "
             "task when that has done its work"
         )
+    _refuse_what_stays(task, options)
     changes: dict[str, Any] = {}
-    if options.get("queue") is not None:
-        changes["queue"] = _checked(options["queue"], "queue")
+    key = options.get("routing_key")
+    queue = options.get("queue") if options.get("queue") is not None else key and routes.bound_to(conf, key)
+    if queue is not None:
+        changes["queue"] = _checked(queue, "queue")
+        if not conf.task_create_missing_queues:
+            routes.check_known(conf, changes["queue"])
     if options.get("priority") is not None:
         changes["priority"] = _priority(conf, task, options)
     if options.get("expires") is not None:
@@ -272,7 +283,22 @@ def retry_terms(
         changes["expires_at"] = (expires_at or datetime.now(UTC) + timedelta(seconds=seconds or 0.0)).isoformat()
     if text := row_options(options, max_bytes=conf.max_payload_bytes):
         changes["options"] = json.loads(text)
+    if headers := _stamped(options):
+        if not isinstance(headers, Mapping):
+            raise TypeError(f"headers must be a mapping, not {headers!r}")
+        changes["headers"] = dict(headers)
     return aware(conf, eta, "eta") if eta is not None else _seconds(countdown, "countdown"), changes
+
+
+def _refuse_what_stays(task: Task[Any, Any], options: Mapping[str, Any]) -> None:
+    """Raise ValueError for options that a retry cannot change, unless they name an id that the job has."""
+    request = task.request
+    given = [option for option in KEPT_BY_RETRIES if options.get(option) is not None]
+    given += [name for name, own in _IDS.items() if options.get(name) not in (None, getattr(request, own))]
+    if given:
+        raise ValueError(
+            f"a retry is the same job and keeps its {', '.join(given)}: give it to the call, or enqueue another"
+        )
 
 
 def _seconds(value: Any, what: str) -> float:

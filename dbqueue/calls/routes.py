@@ -74,7 +74,7 @@ def route(
             given[option] = value
     own = given.get("queue") or (task and task.queue)
     key = given.get("routing_key") or getattr(task, "routing_key", None)
-    given["queue"] = own or (key and _bound_to(conf, key)) or conf.task_default_queue
+    given["queue"] = own or (key and bound_to(conf, key)) or conf.task_default_queue
     if not conf.task_create_missing_queues:
         check_known(conf, queue_name(given["queue"]))
     return given
@@ -221,7 +221,7 @@ def _keys(queue: Any) -> list[str | None]:
     return sorted(bound) or [key]
 
 
-def _bound_to(conf: Settings, routing_key: str) -> str | None:
+def bound_to(conf: Settings, routing_key: str) -> str | None:
     """The first queue of `task_queues` whose routing key this one fits."""
     return next((name for name, key in _queues(conf) if key and _topic(key).fullmatch(routing_key)), None)
 

@@ -47,6 +47,7 @@ class Requeue(NamedTuple):
     expires_at: str | None = None
     content: bytes | None = None
     hold: str | None = None
+    headers: str | None = None
 
 
 class Content(NamedTuple):
@@ -129,6 +130,7 @@ def _retry(outcome: Retried) -> Requeue:
         priority=outcome.priority,
         expires_at=outcome.expires_at,
         content=outcome.content,
+        headers=outcome.headers,
     )
 
 

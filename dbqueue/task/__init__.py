@@ -292,12 +292,15 @@ class Task(ReportingTask, Generic[P, R]):
         """Run this job again later: the same row, with one more in `retries`.
 
         `countdown` in seconds, by default `default_retry_delay`, or `eta`. `args` and `kwargs`
-        replace the call's; so do `queue`, `priority`, `expires`, `time_limit`, `soft_time_limit`
-        and `shadow`. Raises Retry; with `throw=False` it is returned, and the job runs again when
-        this run has ended, however it ends. Once `max_retries` are used up, raises `exc`, or
+        replace the call's; so do `queue` (or `routing_key`), `priority`, `expires`, `time_limit`,
+        `soft_time_limit`, `ignore_result`, `shadow`, `argsrepr` and `kwargsrepr`. `headers` are
+        added to the call's, in the place of those of the same names; stamps replace its stamps.
+
+        Raises Retry; with `throw=False` it is returned, and the job runs again when this run has
+        ended, however it ends. Once `max_retries` are used up, raises `exc`, or
         MaxRetriesExceededError without one. Called directly, outside of a job, it raises `exc` or
-        the exception that is being handled. Raises ValueError for `link` and `link_error`: what
-        follows the job stays.
+        the exception that is being handled. Raises ValueError for what stays: what follows the
+        job (`link`, `link_error`), its ids, serializer, limit and uniqueness.
         """
         warn_of_unknown(options)
         if isinstance(args, BaseException):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from dbqueue.calls import alone, follows, new_job
 from dbqueue.codec import rebuild_exception
@@ -264,7 +264,11 @@ def claimed(job: NewJob) -> ClaimedJob:
     )
 
 
+_CHANGED: Final = ("args", "kwargs", "content", "queue", "priority", "options", "headers")
+"""What a retry may change of its job that a run in place sees."""
+
+
 def _again(job: ClaimedJob, retry: Retried) -> ClaimedJob:
-    changes = {name: getattr(retry, name) for name in ("args", "kwargs", "content", "queue", "priority")}
+    changes = {name: getattr(retry, name) for name in _CHANGED}
     given = {name: value for name, value in changes.items() if value is not None}
     return job._replace(retries=job.retries + 1, **given)

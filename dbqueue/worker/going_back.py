@@ -41,4 +41,8 @@ def changed_columns(
     if "options" in changes:
         kept = codec.loads(job.options) if job.options else {}
         changes["options"] = json.dumps({**kept, **changes["options"]})
+    if "headers" in changes:
+        kept = codec.loads(job.headers) if job.headers else {}
+        headers = {**(kept if isinstance(kept, dict) else {}), **changes["headers"]}
+        changes["headers"] = codec.dumps(headers, what="the headers of the retry", max_bytes=max_bytes)
     return changes if signer is None else signer.changed(job, changes)

@@ -53,9 +53,9 @@ MUTANTS: dict[str, Mutant] = {
         (
             Edit(
                 "store/postgres/sql.py",
-                """         options, queue, priority, expires_at, content, hold)
+                """         options, queue, priority, expires_at, content, hold, headers)
 WHERE {{by_id_of_d}} AND j.lease = d.lease AND""",
-                """         options, queue, priority, expires_at, content, hold)
+                """         options, queue, priority, expires_at, content, hold, headers)
 WHERE {{by_id_of_d}} AND""",
             ),
         ),

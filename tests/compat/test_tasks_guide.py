@@ -12,8 +12,9 @@ import pytest
 
 from dbqueue import DBQueue, Task, states
 from dbqueue.app.registry import TaskRegistry
+from dbqueue.calls.routes import Queue
 from dbqueue.contrib.testing.worker import start_worker
-from dbqueue.errors import ReplaceTask
+from dbqueue.errors import EncodeError, QueueNotFound, ReplaceTask
 from dbqueue.exceptions import Ignore, ImproperlyConfigured, NotRegistered, TaskRevokedError
 from dbqueue.schedules import crontab, crontab_parser
 from dbqueue.testing import drain
@@ -213,6 +214,70 @@ class TestRequest:
 
         with start_worker(app, perform_ping_check=False):
             assert again.delay().get(timeout=TIMEOUT) == [[30, 20], True]
+
+    def test_a_retry_with_headers_stamps_and_a_routing_key(self, app: DBQueue) -> None:
+        """Headers of the call stay, where Celery's are replaced: tracing and beats have put some of them there."""
+        app.conf.task_queues = [Queue("celery", routing_key="celery"), Queue("slow", routing_key="slow.#")]
+
+        @app.task(name="again", bind=True)
+        def again(self: Any) -> list[Any]:
+            request = self.request
+            if not request.retries:
+                own = {"tenant": "tea", "attempt": [1]}
+                stamps = {"stamped_headers": ["colour"], "colour": "red"}
+                self.retry(
+                    countdown=0, headers=own, shadow="other", routing_key="slow.one", task_id=request.id, **stamps
+                )
+            return [request.headers, request.stamps, request.shadow, request.delivery_info["routing_key"]]
+
+        headers = {
+            "tenant": "tea", "attempt": [1], "kept": True, "stamped_headers": ["colour"], "stamps": {"colour": "red"},
+        }  # fmt: skip
+        expected = [headers, {"colour": "red"}, "other", "slow"]
+        result = again.apply_async(headers={"tenant": "none", "kept": True})
+        drain(app)
+        assert result.get(timeout=TIMEOUT) == expected
+        assert again.apply(headers={"tenant": "none", "kept": True}).get() == expected
+
+    @pytest.mark.parametrize(
+        "option",
+        [
+            {"task_id": "other"}, {"root_id": "other"}, {"parent_id": "other"}, {"group_id": "other"}, {"retries": 0},
+            {"unique": True}, {"unique_for": 5}, {"limit_key": "x"}, {"serializer": "pickle"}, {"compression": "gzip"},
+        ],
+    )  # fmt: skip
+    def test_a_retry_keeps_what_makes_the_job(self, app: DBQueue, option: dict[str, Any]) -> None:
+        """Different on purpose: in Celery a retry is another message."""
+
+        @app.task(name="again", bind=True)
+        def again(self: Any) -> None:
+            self.retry(countdown=0, **option)
+
+        (name,) = option
+        with pytest.raises(ValueError, match=f"a retry is the same job and keeps its {name}: give it to the call"):
+            again.apply().get()
+
+    @pytest.mark.parametrize(
+        ("option", "error"),
+        [
+            ({"headers": "text"}, TypeError),
+            ({"headers": {"x": object()}}, EncodeError),
+            ({"queue": "new"}, QueueNotFound),
+        ],
+    )
+    def test_a_retry_with_options_that_cannot_be(
+        self, app: DBQueue, option: dict[str, Any], error: type[Exception]
+    ) -> None:
+        app.conf.task_create_missing_queues = False
+
+        @app.task(name="again", bind=True, max_retries=1)
+        def again(self: Any) -> None:
+            self.retry(countdown=0, **option)
+
+        result = again.delay()
+        drain(app)
+        with pytest.raises(error):
+            result.get(timeout=TIMEOUT)
 
     @pytest.mark.parametrize("given", [{"link": 1}, {"link_error": 1}, {"link": []}, {"link": None}], ids=repr)
     def test_a_retry_with_other_callbacks_fails(self, app: DBQueue, given: dict[str, Any]) -> None:

@@ -162,6 +162,7 @@ class TestRetries:
             queue="other",
             priority=5,
             expires_at="2051-01-01T00:00:00+00:00",
+            headers='{"tenant":"tea"}',
         )
         again = worker.claim_one(queues=["other"], now=datetime.now(UTC) + timedelta(seconds=1))
         assert (again.id, again.args, again.kwargs, again.options, again.priority) == (
@@ -172,6 +173,7 @@ class TestRetries:
             5,
         )
         assert datetime.fromisoformat(again.expires_at or "") == datetime(2051, 1, 1, tzinfo=UTC)
+        assert again.headers == '{"tenant":"tea"}'
 
     def test_what_is_not_changed_stays(self, store: Store, worker: TestWorker) -> None:
         self.retried(store, worker)

@@ -100,7 +100,7 @@ def test_many_at_once_run(app: DBQueue) -> None:
 def test_retries_are_signed_anew(app: DBQueue) -> None:
     echo = app.tasks["s.echo"]
     changes: list[dict[str, Any]] = [{}, {"args": ["new"]}, {"args": ["new"], "queue": "other"}, {"kwargs": {}}]
-    changes.append({"expires": 900})
+    changes += [{"expires": 900}, {"headers": {"tenant": "tea"}}]
     for terms in changes:
         result = echo.apply_async(["old"], {"retry": {"countdown": 0, **terms}}, expires=600, countdown=-1)
         assert drained(app) == {"RETRY": 1, "SUCCESS": 1}, terms

@@ -260,14 +260,15 @@ SET status = d.status, lease = NULL, worker = NULL, started_at = NULL, state = N
     args = coalesce(d.args::json, j.args), kwargs = coalesce(d.kwargs::json, j.kwargs),
     options = coalesce(d.options::json, j.options), queue = coalesce(d.queue, j.queue),
     priority = coalesce(d.priority, j.priority), expires_at = coalesce(d.expires_at, j.expires_at),
-    content = coalesce(d.content, j.content),
+    content = coalesce(d.content, j.content), headers = coalesce(d.headers::json, j.headers),
     inputs = j.inputs AND d.args IS NULL AND d.content IS NULL -- new arguments are all of them
 FROM unnest(%(id)s::text[], %(lease)s::uuid[], %(status)s::text[], %(retried)s::int[], %(lost)s::int[],
     %(ready_at)s::timestamptz[], %(eta)s::timestamptz[], %(delay_seconds)s::float8[], %(error)s::text[],
     %(traceback)s::text[], %(args)s::text[], %(kwargs)s::text[], %(options)s::text[], %(queue)s::text[],
-    %(priority)s::smallint[], %(expires_at)s::timestamptz[], %(content)s::bytea[], %(hold)s::text[])
+    %(priority)s::smallint[], %(expires_at)s::timestamptz[], %(content)s::bytea[], %(hold)s::text[],
+    %(headers)s::text[])
     AS d(id, lease, status, retried, lost, ready_at, eta, delay_seconds, error, traceback, args, kwargs,
-         options, queue, priority, expires_at, content, hold)
+         options, queue, priority, expires_at, content, hold, headers)
 WHERE {{by_id_of_d}} AND j.lease = d.lease AND j.status = 'STARTED'
 RETURNING j.id, j.queue, j.priority, j.ready_at::text"""
 

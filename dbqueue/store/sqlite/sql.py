@@ -81,6 +81,7 @@ SET status = :status, lease = NULL, worker = NULL, started_at = NULL, state = NU
     args = coalesce(:args, args), kwargs = coalesce(:kwargs, kwargs), options = coalesce(:options, options),
     queue = coalesce(:queue, queue), priority = coalesce(:priority, priority),
     expires_at = coalesce(:expires_at, expires_at), content = coalesce(:content, content),
+    headers = coalesce(:headers, headers),
     inputs = inputs AND :args IS NULL AND :content IS NULL -- new arguments are all of them
 WHERE id = :id AND lease = :lease AND status = 'STARTED'"""
 
