@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from dbqueue.jobs import Progress, Released, Retried, Succeeded
 from dbqueue.store import changes, limits, revoking
@@ -42,6 +44,39 @@ def test_an_expiry_that_has_passed_goes_too(store: Store, worker: TestWorker) ->
     run_sql(store, "UPDATE dbqueue_jobs SET expires_at = '2020-01-01 00:00:00.000'")
     assert changes.retry(store, [job_id]) == {job_id}
     assert row(store, job_id)["expires_at"] is None
+
+
+def test_many_jobs_run_again_by_as_many_statements_as_one(store: Store) -> None:
+    """Each keeps its own options. One statement for each job took a minute for seventy thousand."""
+    odd = {"lone surrogate": r'{"x":"\ud800"}', "nul": r'{"x":"\u0000 \\ \" é"}', "no object": "[1]", "none": None}
+    options = {f"job {number}": f'{{"group_index":{number}}}' for number in range(100)} | odd
+    for job_id, text in options.items():
+        enqueued(store, id=job_id, options=text)
+    run_sql(store, "UPDATE dbqueue_jobs SET status = 'FAILURE', ready_at = NULL, finished_at = created_at")
+
+    def statements(job_ids: list[str]) -> int:
+        number = 0
+
+        def count_it(*_: object) -> None:
+            nonlocal number
+            number += 1
+
+        sa.event.listen(store.engine, "before_cursor_execute", count_it)
+        try:
+            assert changes.retry(store, job_ids) == set(job_ids)
+        finally:
+            sa.event.remove(store.engine, "before_cursor_execute", count_it)
+        return number
+
+    first, *others = options
+    assert statements([first]) == statements(others)
+    for job_id, text in options.items():
+        before = json.loads(text or "{}")
+        before = before if isinstance(before, dict) else {}
+        after = row(store, job_id)
+        kept = after["options"] if isinstance(after["options"], dict) else json.loads(after["options"])
+        assert kept == before | {"retried_by_operator": 1}
+        assert (after["status"], after["finished_at"]) == ("PENDING", None)
 
 
 def test_a_job_that_was_called_off_before_its_time_waits_for_it_again(store: Store) -> None:
