@@ -4,6 +4,9 @@ An event is a JSON object with Celery's fields. No job depends on one: they are 
 and a monitor sees what is written while it reads. The numbers of rows are given out before their
 transactions commit, so a reader looks again at the last OVERLAP of them.
 
+Whoever may write to the table may give a row any number. One that no sequence has given out is not read; after one
+below that bound a monitor hears nothing until the row is old and deleted, and then goes on.
+
 `:name` parameters, and {names} that the dialect fills in, as in `store.control`.
 """
 
@@ -33,11 +36,14 @@ BATCH: Final = 1000
 Event = Mapping[str, Any]
 
 WRITE: Final = "INSERT INTO {events} (body) SELECT body FROM {batch_rows}"
-LATEST: Final = "SELECT coalesce(max(seq), 0) FROM {events}"
-READ: Final = "SELECT seq, {text_of_body} FROM {events} WHERE seq > :after ORDER BY seq LIMIT :limit"
-PRUNE: Final = """
-DELETE FROM {events}
-WHERE created_at < {seconds_ago} OR seq <= (SELECT max(seq) FROM {events}) - :rows"""
+LATEST: Final = "SELECT coalesce(max(seq), 0) FROM {events} WHERE seq <= {highest_seq}"
+READ: Final = """
+SELECT seq, {text_of_body} FROM {events}
+WHERE seq > :after AND seq <= {highest_seq} ORDER BY seq LIMIT :limit"""
+PRUNE: Final = f"""
+DELETE FROM {{events}}
+WHERE created_at < {{seconds_ago}} OR created_at > {{seconds_ahead}}
+   OR seq <= ({LATEST}) - :rows OR seq > {{highest_seq}}"""
 
 
 def write(session: WatchSession, events: Sequence[Event]) -> None:
@@ -46,8 +52,8 @@ def write(session: WatchSession, events: Sequence[Event]) -> None:
 
 
 def prune(session: WatchSession) -> None:
-    """Delete what is old, and what is too much."""
-    session.run(PRUNE, {"seconds": KEPT_SECONDS, "rows": KEPT_ROWS})
+    """Delete what is old, what is too much, and what was never written like this."""
+    session.run(PRUNE, {"seconds": KEPT_SECONDS, "ahead": KEPT_SECONDS, "rows": KEPT_ROWS})
 
 
 def send(store: Store, events: Sequence[Event]) -> None:
@@ -94,8 +100,7 @@ class Reader:
 
     def start(self) -> None:
         """What is there already is not read."""
-        (row,) = self._run(LATEST, {})
-        self._start = self._last = int(row[0])
+        self._start = self._last = self._latest()
 
     def read(self) -> list[dict[str, Any]]:
         """The events that are new since the last call, each as a dict; at most BATCH of them."""
@@ -109,12 +114,28 @@ class Reader:
             self._seen |= {seq for seq, _ in new}
             self._last = max(self._last, new[-1][0])
             self._seen = {seq for seq in self._seen if seq > self._last - OVERLAP}
+        elif self._last > 0:
+            self._go_back()
         events = []
         for _, body in new:
             event = json_object(body)
             if _is_sound(event):
                 events.append(event)
         return events
+
+    def _go_back(self) -> None:
+        """Read on from lower numbers where those that were read are gone.
+
+        SQLite begins at 1 again in an empty table; a database was restored, or a row had a number of its own.
+        """
+        latest = self._latest()
+        if latest < self._last:
+            self._start, self._last = min(self._start or 0, latest), latest
+            self._seen = {seq for seq in self._seen if seq <= latest}
+
+    def _latest(self) -> int:
+        (row,) = self._run(LATEST, {})
+        return int(row[0])
 
     def _run(self, template: str, parameters: Mapping[str, Any]) -> Sequence[Any]:
         with self._store.translating(), self._store.engine.connect() as connection:

@@ -12,7 +12,7 @@ from dbqueue.store import events
 from dbqueue.store.base import Store
 from dbqueue.store.sessions import WatchSession
 from tests.servers import libpq_url
-from tests.stores import opened
+from tests.stores import opened, run_sql
 
 
 @pytest.fixture
@@ -52,6 +52,54 @@ def test_more_than_one_look_reads(store: Store) -> None:
         read += numbers(found)
     assert read == list(range(number))
     assert len(reader._seen) <= events.OVERLAP  # a monitor reads for weeks
+
+
+def test_a_number_that_nobody_gave_out_makes_no_monitor_deaf(store: Store, watch: WatchSession) -> None:
+    """As a broken program writes it, who may write anything: those who read, and who begin to, hear what follows."""
+    reader = events.Reader(store)
+    reader.start()
+    run_sql(store, f"INSERT INTO dbqueue_events (seq, body) VALUES ({2**62}, :body)", body='{"type": "odd"}')
+    reader.read()
+    other = events.Reader(store)
+    other.start()
+    events.send(store, [event(1)])
+    assert (numbers(reader.read()), numbers(other.read())) == ([1], [1])
+    events.prune(watch)
+    events.write(watch, [event(2)])
+    assert (numbers(reader.read()), numbers(other.read())) == ([2], [2])
+    if store.dialect == "postgresql":
+        assert run_sql(store, "DELETE FROM dbqueue_events WHERE seq > 1000000") == 0, "it is deleted at once"
+
+
+@pytest.mark.parametrize("created_at", ["2020-01-01 00:00:00.000", "2999-01-01 00:00:00.000"])
+def test_a_monitor_goes_on_when_a_number_far_ahead_is_deleted(
+    store: Store, watch: WatchSession, created_at: str
+) -> None:
+    reader = events.Reader(store)
+    reader.start()
+    events.send(store, [event(1)])
+    assert numbers(reader.read()) == [1]
+    far = f"INSERT INTO dbqueue_events (seq, body, created_at) VALUES (1000000, :body, '{created_at}')"
+    run_sql(store, far, body='{"type": "test", "number": 0}')
+    assert numbers(reader.read()) == [0]
+    other = events.Reader(store)
+    other.start()
+    events.prune(watch)
+    assert (reader.read(), other.read()) == ([], [])
+    events.send(store, [event(2)])
+    assert (numbers(reader.read()), numbers(other.read())) == ([2], [2])
+    assert (reader.read(), other.read()) == ([], [])
+
+
+def test_a_monitor_goes_on_when_all_was_old_and_deleted(store: Store, watch: WatchSession) -> None:
+    """SQLite begins at 1 again."""
+    reader = events.Reader(store)
+    reader.start()
+    for number in range(3):
+        events.send(store, [event(number), event(number)])
+        assert numbers(reader.read()) == [number, number]
+        run_sql(store, "DELETE FROM dbqueue_events")
+        assert reader.read() == []
 
 
 def test_numbers_that_json_has_none_of_are_texts(store: Store, watch: WatchSession) -> None:

@@ -85,6 +85,9 @@ class PostgresStore(Store):
             "text_of_destination": "destination::text",
             "batch_rows": "(SELECT value AS body FROM json_array_elements(CAST(:batch AS json))) AS batch",
             "seconds_ago": "now() - make_interval(secs => :seconds)",
+            "seconds_ahead": "now() + make_interval(secs => :ahead)",
+            # A sequence gives them out, whatever number somebody has written: at 10,000 a second for 900 years.
+            "highest_seq": str(2**48),
         }
         self.inserts = PostgresInserts(self.names["jobs"], self.names["unique_keys"])
         self.copy = copying.statement(self.names["jobs"])

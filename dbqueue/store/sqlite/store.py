@@ -65,6 +65,8 @@ class SqliteStore(Store):
             "text_of_destination": "destination",
             "batch_rows": "(SELECT value AS body FROM json_each(:batch)) AS batch",
             "seconds_ago": "strftime('%Y-%m-%d %H:%M:%f', 'now', '-' || :seconds || ' seconds')",
+            "seconds_ahead": "strftime('%Y-%m-%d %H:%M:%f', 'now', '+' || :ahead || ' seconds')",
+            "highest_seq": str(2**63 - 1),  # each number is one more than the highest there
         }
         self.identity = sql.IDENTITY
         self.inserts = SqliteInserts(self.names["jobs"], self.names["unique_keys"])
