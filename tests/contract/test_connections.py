@@ -85,8 +85,18 @@ def test_no_statement_waits_for_ever_for_a_lock(
     assert row == (f"{seconds}s",)
 
 
-def test_the_transaction_of_a_task(postgres_url: str) -> None:
+@pytest.mark.parametrize("kind", ["function", "coroutine"])
+def test_the_transaction_of_a_task(postgres_url: str, kind: str) -> None:
     """As tasks expect it, whatever the database's own settings are; and it may not stay idle for ever."""
+    ask = "SELECT current_setting('transaction_isolation'), current_setting('idle_in_transaction_session_timeout')"
+
+    async def asked(transaction: AsyncTaskTransaction) -> Any:
+        await transaction.open()
+        found = (await transaction.connection.exec_driver_sql(ask)).one()
+        await transaction.rollback()
+        await transaction.store.task_engines.aclose()
+        return found
+
     with opened(postgres_url) as store, store.connect() as connection:
         name = connection.exec_driver_sql("SELECT current_database()").scalar_one()
         connection.exec_driver_sql(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
@@ -94,17 +104,30 @@ def test_the_transaction_of_a_task(postgres_url: str) -> None:
         with opened(postgres_url) as store:
             worker = TestWorker(store)
             enqueued(store)
-            transaction = TaskTransaction(store, worker.claim_one(), idle_seconds=7.0)
-            settings = [
-                transaction.connection.exec_driver_sql(f"SELECT current_setting('{each}')").scalar_one()
-                for each in ("transaction_isolation", "idle_in_transaction_session_timeout")
-            ]
-            transaction.rollback()
+            if kind == "coroutine":
+                settings = asyncio.run(asked(AsyncTaskTransaction(store, worker.claim_one(), idle_seconds=7.0)))
+            else:
+                transaction = TaskTransaction(store, worker.claim_one(), idle_seconds=7.0)
+                settings = transaction.connection.exec_driver_sql(ask).one()
+                transaction.rollback()
             worker.close()
     finally:
         with opened(postgres_url) as store, store.connect() as connection:
             connection.exec_driver_sql(f"ALTER DATABASE {name} RESET default_transaction_isolation")
-    assert settings == ["read committed", "7s"]
+    assert tuple(settings) == ("read committed", "7s")
+
+
+@pytest.mark.parametrize("kind", ["function", "coroutine"])
+def test_a_task_waits_for_a_connection_as_long_as_it_may_run(database_url: str, kind: str) -> None:
+    """There may be more slots than connections; one that got none would have failed for good."""
+
+    async def pool() -> sa.Pool:
+        return store.task_engines.asynchronous().sync_engine.pool
+
+    with opened(database_url) as store:
+        found = asyncio.run(pool()) if kind == "coroutine" else store.task_engines.plain().pool
+        assert isinstance(found, sa.QueuePool)
+        assert found.timeout() is None
 
 
 ENDED: Final = "SELECT count(pg_terminate_backend(%s, 10000))"  # when it has ended; it waits for so many milliseconds

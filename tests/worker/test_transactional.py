@@ -366,6 +366,23 @@ def test_in_a_database_in_memory_other_threads_wait_for_the_end_of_the_transacti
         app.extra["engine"].dispose()
 
 
+def test_in_a_database_in_memory_a_read_ends_no_transaction() -> None:
+    """The one connection is given out and taken back for it."""
+    with make_app("sqlite://") as app:
+        run_sql(app.database.store, EFFECTS)
+        before = app.tasks["t.write"].delay("before")
+
+        @app.task(bind=True, transactional=True)
+        def write(self: Any, name: str) -> str:
+            self.session.execute(sa.text("INSERT INTO effects VALUES (:name)"), {"name": name})
+            self.session.flush()
+            return str(before.state)
+
+        assert write.apply(["a"]).get() == "PENDING"
+        assert effects(app) == ["a"]
+        app.extra["engine"].dispose()
+
+
 # -- dbqueue.complete
 
 
