@@ -50,6 +50,13 @@ def test_it_ends_with_its_time(worker: TestWorker, bell: Doorbell) -> None:
     assert worker.session.wait(0.01, bell) is False
 
 
+def test_nothing_ends_it_before(worker: TestWorker, bell: Doorbell) -> None:
+    """An idle worker sleeps."""
+    began = time.monotonic()
+    assert worker.session.wait(0.2, bell) is False
+    assert time.monotonic() - began > 0.19
+
+
 def test_a_ring_before_it_and_one_during_it(worker: TestWorker, bell: Doorbell) -> None:
     bell.ring()
     assert wait(worker, bell) is False
