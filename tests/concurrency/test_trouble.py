@@ -17,7 +17,7 @@ from dbqueue.jobs import new_job_id
 from dbqueue.store import open_store, queues, revoking, trouble
 from dbqueue.store.postgres.store import PostgresStore
 from tests.servers import libpq_url
-from tests.stores import count, enqueued, new_job
+from tests.stores import TestWorker, count, enqueued, new_job
 from tests.waiting import wait_until
 
 
@@ -178,6 +178,25 @@ def test_a_database_that_takes_no_writes_says_so(store: PostgresStore, other: ps
     other.commit()
     with pytest.raises(OperationalError, match="read-only"):
         store.enqueue([new_job()])
+
+
+def test_a_column_that_is_altered_meanwhile(store: PostgresStore, other: psycopg.Connection[Any]) -> None:
+    """The plans that a connection has made until then fit it no more: another makes new ones."""
+    worker = TestWorker(store)
+    assert not worker.claim()
+    job_id = enqueued(store)
+    for _ in range(8):  # until the statement is one that the server has prepared
+        assert store.fetch([job_id])[job_id].status == "PENDING"
+    other.execute("ALTER TABLE dbqueue_jobs ALTER COLUMN task TYPE varchar(200)")
+    other.commit()
+    assert store.fetch([job_id])[job_id].status == "PENDING"
+    with pytest.raises(OperationalError, match="cached plan") as failed:
+        worker.claim()
+    assert not worker.session.survives(failed.value)
+    worker.close()
+    worker = TestWorker(store)
+    assert worker.claim_one().id == job_id
+    worker.close()
 
 
 def test_a_connection_that_is_not_free_is_waited_for(store: PostgresStore, other: psycopg.Connection[Any]) -> None:
