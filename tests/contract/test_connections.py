@@ -14,6 +14,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
+from dbqueue.store import open_store
 from dbqueue.store.base import Store
 from dbqueue.store.engine import BUSY_TIMEOUT_SECONDS
 from dbqueue.store.postgres.watch_session import PostgresWatchSession
@@ -83,6 +84,31 @@ def test_no_statement_waits_for_ever_for_a_lock(
     with opened(postgres_url) as store, connected(store) as driver:
         row = driver.execute("SELECT current_setting('lock_timeout')").fetchone()
     assert row == (f"{seconds}s",)
+
+
+def test_through_a_pooler_nothing_outlives_a_transaction(postgres_url: str) -> None:
+    """The next one may be on another connection of the server's, and somebody else's on this one."""
+
+    def left(driver: Driver) -> list[bytes | None]:
+        query = b"SELECT current_setting('enable_seqscan') UNION ALL SELECT name FROM pg_prepared_statements"
+        found = driver.pgconn.exec_(query)
+        return [found.get_value(row, 0) for row in range(found.ntuples)]
+
+    ask = "SELECT current_setting('enable_seqscan')"
+    store = open_store(postgres_url, shown_url="", pooler=True)
+    for _ in range(10):  # until the driver would have prepared them
+        store.fetch([enqueued(store)])
+    with pooled(store) as driver:
+        assert left(driver) == [b"on"]
+    with of_rounds(store) as driver:
+        for _ in range(10):
+            assert driver.execute(ask).fetchone() == ("off",)
+        with driver.transaction():
+            assert driver.execute(ask).fetchone() == ("off",)
+        with driver.pipeline():
+            assert driver.execute(ask).fetchone() == ("off",)
+        assert left(driver) == [b"on"]
+    store.close()
 
 
 @pytest.mark.parametrize("kind", ["function", "coroutine"])

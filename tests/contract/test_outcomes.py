@@ -244,6 +244,19 @@ class TestReleases:
         after = row(store, job_id)
         assert (after["eta"], after["ready_at"]) == (before["eta"], before["ready_at"])
 
+    def test_a_rejected_job_comes_back_after_its_pause(self, store: Store, worker: TestWorker) -> None:
+        """Not at its old place, where it would run again and again at once."""
+        enqueued(store)
+        job = worker.claim_one()
+        begun = datetime.now(UTC)
+        options = json.dumps({"rejections": 1})
+        worker.settle(Released(job.id, job.lease, job.ready_at, delay_seconds=60.0, options=options))
+        stored = row(store, job.id)
+        assert (stored["status"], stored["retries"], stored["losses"]) == ("PENDING", 0, 0)
+        assert begun + timedelta(seconds=55) < moment(stored["ready_at"]) < begun + timedelta(seconds=120)
+        assert not worker.claim()
+        assert worker.claim_one(now=begun + timedelta(seconds=120)).options == options
+
     def test_a_release_of_a_retry_keeps_its_count_and_its_error(self, store: Store, worker: TestWorker) -> None:
         enqueued(store)
         job = worker.claim_one()
