@@ -29,6 +29,7 @@ MAKE: dict[str, Callable[[str], NewJob]] = {
 }
 END: dict[str, Callable[[str, str], Outcome]] = {
     "ends": lambda job_id, lease: Succeeded(job_id, lease, "1", 0.0),
+    "ends with bytes": lambda job_id, lease: Succeeded(job_id, lease, "1", 0.0, b"1"),
     "retries": lambda job_id, lease: Retried(job_id, lease, "{}", None, 0.0),
     "fails": lambda job_id, lease: Failed(job_id, lease, "{}", None, 0.0),
 }
@@ -95,7 +96,7 @@ def test_what_comes_last_is_free_while_the_first_is_waited_for(
     assert count(store) == number
 
 
-@pytest.mark.parametrize("kind", ["ends", "retries"])
+@pytest.mark.parametrize("kind", ["ends", "ends with bytes", "retries"])
 def test_outcomes_of_jobs_that_others_have_locked(
     store: Store, worker: TestWorker, rival: Connection, other: Connection, kind: str
 ) -> None:
