@@ -352,6 +352,15 @@ def test_run_on_gives_the_callers_lock_timeout_back(postgres: sa.Engine) -> None
         assert connection.exec_driver_sql("SHOW lock_timeout").scalar() == "1234ms"
 
 
+def test_run_on_gives_the_callers_busy_timeout_back(sqlite: sa.Engine) -> None:
+    with sqlite.connect() as connection:
+        connection.exec_driver_sql("PRAGMA busy_timeout = 1234")
+        for _ in range(2):
+            migrate.run_on(connection)
+            connection.commit()
+            assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 1234
+
+
 def test_run_on_refuses_autocommit(postgres: sa.Engine) -> None:
     with postgres.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT")
