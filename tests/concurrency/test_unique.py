@@ -11,6 +11,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
+from dbqueue.jobs import Failed
 from dbqueue.store.base import Store
 from dbqueue.store.postgres.pruning import PRUNE_KEYS
 from dbqueue.store.transactions.joining import enqueue_in
@@ -101,3 +102,18 @@ def test_a_key_that_was_taken_after_the_look_is_not_deleted(postgres_url: str) -
         store.enqueue([new_job("new", unique_key="k")])
         deleted = connection.exec_driver_sql(store.text(PRUNE_KEYS), {"keys": ["k"]}).rowcount
         assert deleted == 0
+
+
+def test_a_key_that_is_being_taken_is_left_alone(postgres_url: str) -> None:
+    """Whoever prunes would wait for the caller's transaction, and then delete the key of a job that it cannot see."""
+    with opened(postgres_url) as store, caller(postgres_url) as connection:
+        store.enqueue([new_job("old", unique_key="k")])
+        worker = TestWorker(store)
+        job = worker.claim_one()
+        worker.settle(Failed(job.id, job.lease, "{}", None, 0.0))
+        assert enqueue_in(store, connection, [new_job("new", unique_key="k")]) == {}
+        assert worker.session.prune_keys(limit=100) == 0
+        connection.commit()
+        assert worker.session.prune_keys(limit=100) == 0
+        worker.close()
+        assert store.enqueue([new_job("another", unique_key="k")]) == {"another": "new"}
