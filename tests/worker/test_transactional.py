@@ -20,10 +20,11 @@ import dbqueue
 from dbqueue import DBQueue, signals, testing
 from dbqueue.contrib.testing.worker import start_worker
 from dbqueue.errors import EncodeError, LeaseLost
+from dbqueue.services.workers import make_executor
 from dbqueue.store.postgres.copying import FEWEST
 from dbqueue.store.revoking import revoke
 from tests.servers import libpq_url
-from tests.stores import count, row, run_sql
+from tests.stores import TestWorker, count, row, run_sql
 from tests.waiting import wait_until
 from tests.worker.transactional import DEFERRED, EFFECTS, App, make_app
 from tests.workers import WorkerProcess
@@ -206,6 +207,32 @@ def test_the_connection_is_not_the_task_s_to_commit(app: App) -> None:
     testing.drain(app)
     assert effects(app) == []
     assert "cannot be committed by the task" in repr(result.result)
+
+
+@pytest.mark.parametrize(("may_run_again", "runs"), [(True, 3), (False, 1)])
+def test_a_run_whose_connection_broke_counts_as_lost(app: App, may_run_again: bool, runs: int) -> None:
+    """It runs again as often as one that was lost with its process, and not at all where that one would not."""
+    store = app.database.store
+    if store.dialect == "sqlite":
+        pytest.skip("nobody ends a connection to a file")
+
+    @app.task(bind=True, transactional=True)
+    def write(self: Any, name: str) -> None:
+        self.connection.execute(sa.text("INSERT INTO effects VALUES (:name)"), {"name": name})
+        pid = self.connection.scalar(sa.text("SELECT pg_backend_pid()"))
+        run_sql(store, f"SELECT pg_terminate_backend({pid}, 10000)")
+
+    app.conf.task_max_losses = 2
+    result = write.delay("a")
+    executor, worker = make_executor(app, hostname="test"), TestWorker(store)
+    for run in range(1, runs + 1):
+        worker.settle(executor.run(worker.claim_one(once=[] if may_run_again else [write.name])))
+        stored = row(store, result.id)
+        assert (stored["status"], stored["losses"]) == (("PENDING", run) if run < runs else ("FAILURE", runs - 1))
+        assert effects(app) == []
+    assert "it may not run again" in repr(result.result)
+    executor.close()
+    worker.close()
 
 
 def test_what_the_commit_itself_refuses_is_the_task_s_failure(app: App) -> None:
