@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 
@@ -48,6 +50,30 @@ def test_a_ring_is_kept_until_it_is_answered(bell: Doorbell) -> None:
         bell.answer()
         assert not heard(bell)
         bell.answer()
+
+
+def test_a_ring_amid_an_answer_is_kept(bell: Doorbell) -> None:
+    """Whether it comes before the last byte is read or after."""
+
+    class RingsBeside:
+        def __init__(self, end: socket.socket) -> None:
+            self._end = end
+
+        def recv(self, size: int) -> bytes:
+            bell.ring()
+            read = self._end.recv(size)
+            bell.ring()
+            return read
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._end, name)
+
+    assert bell._ends is not None
+    reader, writer = bell._ends
+    bell._ends = cast(socket.socket, RingsBeside(reader)), writer
+    bell.ring()
+    bell.answer()
+    assert heard(bell)
 
 
 def test_one_before_it_is_open_is_kept_too() -> None:
