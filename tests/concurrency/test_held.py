@@ -6,7 +6,7 @@ import random
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Self
+from typing import Any, Self, cast
 from uuid import uuid4
 
 import pytest
@@ -17,8 +17,9 @@ from dbqueue.limits import Limit, Policies
 from dbqueue.store import limits
 from dbqueue.store.base import Store
 from dbqueue.store.records import Claim
+from dbqueue.store.sqlite.work_session import SqliteWorkSession
 from tests.concurrency.test_two_connections import at_once
-from tests.stores import TestWorker, count, held, opened
+from tests.stores import TestWorker, count, enqueued, held, opened
 from tests.waiting import wait_until
 
 THREADS = 6
@@ -134,3 +135,26 @@ def test_a_rescue_against_admissions(store: Store) -> None:
     assert watcher.most.get("k", 0) <= 4
     for worker in [dead, *alive, *rescuers]:
         worker.close()
+
+
+def test_on_a_file_no_job_is_parked_that_a_rival_has_claimed(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks for jobs to be parked has the lock: a rival that is about to claim one waits for the end of it."""
+    claimed: list[ClaimedJob] = []
+    with opened(sqlite_url) as store:
+        worker, rival = TestWorker(store), TestWorker(store)
+        session = cast(SqliteWorkSession, worker.session)
+        look, thread = session.due_rows, threading.Thread(target=lambda: claimed.extend(rival.claim()))
+
+        def due_rows(*arguments: Any) -> Iterator[tuple[Any, ...]]:
+            rows = list(look(*arguments))
+            thread.start()
+            thread.join(0.3)
+            yield from rows
+
+        enqueued(store)
+        monkeypatch.setattr(session, "due_rows", due_rows)
+        assert session.park(["shop.pack"], ["celery"], most=10) == 1
+        thread.join(60)
+        assert (claimed, count(store, "status = 'STARTED'")) == ([], 0)
+        worker.close()
+        rival.close()
