@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -277,6 +278,18 @@ def test_a_lock_that_is_not_to_be_had(store: Store, postgres_url: str, monkeypat
             partition(store)
     assert description(store.engine) == before
     partition(store)
+
+
+def test_workers_do_not_wait_long_behind_more_partitions(store: Store, postgres_url: str) -> None:
+    """They run meanwhile, and all of them wait behind whoever waits for the lock on the table."""
+    partition(store)
+    with psycopg.connect(libpq_url(postgres_url)) as other:
+        other.execute("SELECT count(*) FROM dbqueue_jobs")
+        began = time.monotonic()
+        with pytest.raises(OperationalError, match="did not get its lock in time"):
+            partition(store, "week")
+        assert time.monotonic() - began < migrate.DDL_LOCK_SECONDS
+    partition(store, "week")
 
 
 def test_it_may_take_longer_than_the_statements_of_the_database(store: Store) -> None:
