@@ -253,7 +253,9 @@ class TestReleases:
         worker.settle(Released(job.id, job.lease, job.ready_at, delay_seconds=60.0, options=options))
         stored = row(store, job.id)
         assert (stored["status"], stored["retries"], stored["losses"]) == ("PENDING", 0, 0)
-        assert begun + timedelta(seconds=55) < moment(stored["ready_at"]) < begun + timedelta(seconds=120)
+        ready_at = moment(stored["ready_at"])
+        assert ready_at is not None
+        assert begun + timedelta(seconds=55) < ready_at < begun + timedelta(seconds=120)
         assert not worker.claim()
         assert worker.claim_one(now=begun + timedelta(seconds=120)).options == options
 
