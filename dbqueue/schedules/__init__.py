@@ -21,16 +21,16 @@ twice in the repeated hour. An interval is real time always.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
+from itertools import takewhile
 from typing import Any, Final
-
-from cronsim import CronSim, CronSimError
 
 from dbqueue.schedules import cron_fields as fields
 from dbqueue.schedules.cron_fields import FieldSpec, ParseException
 from dbqueue.schedules.due_times import BaseSchedule, human_seconds, schedstate
 from dbqueue.schedules.solar import solar
+from dbqueue.schedules.wall_clock import WallTimes
 
 __all__ = [
     "BaseSchedule",
@@ -53,7 +53,7 @@ SHORTHANDS: Final[Mapping[str, str]] = {
     "@midnight": "0 0 * * *",
     "@hourly": "0 * * * *",
 }
-"""cron's words for common schedules; cronsim does not know them."""
+"""cron's words for common schedules."""
 
 _UNITS: Final = {
     **dict.fromkeys(("s", "sec", "second"), 1),
@@ -169,7 +169,9 @@ class crontab(BaseSchedule):  # noqa: N801 - Celery's name
         kinds = (fields.MINUTE, fields.HOUR, fields.DAY_OF_MONTH, fields.MONTH_OF_YEAR, fields.DAY_OF_WEEK)
         pairs = tuple(zip(kinds, self._given, strict=True))
         self._text = " ".join(kind.text(spec) for kind, spec in pairs)
-        self._expression = " ".join(kind.for_cronsim(spec) for kind, spec in pairs)
+        self._times = WallTimes(self.minute, self.hour, self.day_of_month, self.month_of_year, self.day_of_week)
+        self._real = any(isinstance(spec, str) and spec.lstrip().startswith("*") for spec in (minute, hour))
+        """Whether it follows real time through a change of the clocks: a star says so, as to cron."""
 
     @classmethod
     def from_string(cls, crontab: str) -> crontab:
@@ -191,15 +193,12 @@ class crontab(BaseSchedule):  # noqa: N801 - Celery's name
         return self._text
 
     def next_after(self, moment: datetime, zone: tzinfo = UTC) -> datetime | None:
-        # cronsim's short way for UTC looks for this very object.
-        zone = UTC if str(zone) == "UTC" else zone
-        try:
-            times = CronSim(self._expression, moment.astimezone(zone))
-            times.day_and = True  # Celery's rule; cron's is "or" where both fields are restricted
-            # In the hour that is repeated, cronsim may find one in its first turn, which is over.
-            return next(due for each in times if (due := each.astimezone(UTC)) > moment)
-        except (CronSimError, StopIteration):  # the 30th of February
-            return None
+        return next(self._times.after(moment, zone, real=self._real), None)  # None: the 30th of February
+
+    def due_between(self, first: datetime, last: datetime, zone: tzinfo = UTC) -> Iterator[datetime]:
+        if first <= last:
+            yield first
+            yield from takewhile(lambda due: due <= last, self._times.after(first, zone, real=self._real))
 
     def __eq__(self, other: object) -> bool:
         return self._numbers() == other._numbers() if isinstance(other, crontab) else NotImplemented

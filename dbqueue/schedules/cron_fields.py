@@ -54,17 +54,6 @@ class Field:
             return "".join(spec.split())
         return ",".join(map(str, sorted(self.expand(spec))))
 
-    def for_cronsim(self, spec: FieldSpec) -> str:
-        """The same numbers in cronsim's grammar, beginning with a star if `spec` does.
-
-        A star in front says that the field follows real time through a change of the clocks; cronsim
-        looks for it, as cron does.
-        """
-        numbers = ",".join(map(str, sorted(self.expand(spec))))
-        if isinstance(spec, str) and spec.lstrip().startswith("*"):
-            return f"{spec.split(',')[0].strip()},{numbers}"
-        return numbers
-
     def _part(self, part: str) -> frozenset[int]:
         """One element of a list: a number, a word, a range or a star, each with a step or without."""
         span, slash, step_text = part.partition("/")
