@@ -142,6 +142,13 @@ def _tell(row: ScheduleRow, now: datetime, step: Step) -> None:
         logger.info("Scheduler: Entry %s is paused", row.name)
     elif row.planned_from != step.planned_from or row.next_due_at is None:
         logger.info("Scheduler: Entry %s (%s) is due next at %s", row.name, row.schedule, step.next_due_at)
+    elif not step.jobs and step.next_due_at is not None and step.next_due_at < row.next_due_at:
+        logger.warning(
+            "Scheduler: Entry %s was to wait until %s, for the database's clock was put back; it is due next at %s",
+            row.name,
+            row.next_due_at,
+            step.next_due_at,
+        )
     late = (now - row.next_due_at).total_seconds() if row.next_due_at else 0.0
     fires = row.next_due_at is not None and row.enabled and row.planned_from == step.planned_from
     if fires and late > SKIP_GRACE_SECONDS:

@@ -10,6 +10,9 @@ A due time that passed long ago was *missed* (no beat ran, or the database was a
     all    a job for each of them, in order
 
 A job is a workflow, where the row's call is one.
+
+Where the database's clock was put back, due times that have fired come again. They fire once: a crontab waits until the
+clock has caught up. An interval, whose due times are counted and not read from a clock, goes on from now.
 """
 
 from __future__ import annotations
@@ -25,12 +28,15 @@ from zoneinfo import ZoneInfo
 
 from dbqueue.errors import ImproperlyConfigured
 from dbqueue.jobs import NewJob
-from dbqueue.schedules import BaseSchedule, crontab, from_text
+from dbqueue.schedules import BaseSchedule, crontab, from_text, schedule
 from dbqueue.store.schedules import ScheduleRow, Step
 from dbqueue.workflows import Workflow
 
 SKIP_GRACE_SECONDS: Final = 60.0
 """How late a firing may be that the policy `skip` still lets go: a beat's restart is no downtime."""
+PUT_BACK_SECONDS: Final = 60.0
+"""How far before the last due time the clock must be to have been put back: beats read it a moment apart. A smaller
+change is waited out."""
 MAX_JOBS: Final = 1000
 """About the most jobs of one step, though a workflow is whole; the policy `all` goes on in the next."""
 
@@ -57,27 +63,29 @@ class Steps:
         if not row.enabled:
             return Step(None, None)
         try:
-            schedule, zone = from_text(row.schedule), named_zone(row.timezone or self.zone)
+            rule, zone = from_text(row.schedule), named_zone(row.timezone or self.zone)
             if row.next_due_at is None or row.planned_from != origin(row):
-                return _plan(row, schedule, zone, now)
-            return self._fire(row, row.next_due_at, schedule, zone, now)
+                return _plan(row, rule, zone, now)
+            if earlier := resumed(row, now):
+                return Step(earlier, origin(row))
+            return self._fire(row, row.next_due_at, rule, zone, now)
         except (ValueError, OverflowError, ImproperlyConfigured) as error:
             return Step(None, origin(row), problem=str(error))
 
-    def _fire(self, row: ScheduleRow, first: datetime, schedule: BaseSchedule, zone: tzinfo, now: datetime) -> Step:
-        fired = list(islice(_missed(row, first, schedule, zone, now), MAX_JOBS))
-        until = fired[-1] if fired else schedule.latest(first, now, zone)
-        if self.deadline_seconds is not None and isinstance(schedule, crontab):
+    def _fire(self, row: ScheduleRow, first: datetime, rule: BaseSchedule, zone: tzinfo, now: datetime) -> Step:
+        fired = list(islice(_missed(row, first, rule, zone, now), MAX_JOBS))
+        until = fired[-1] if fired else rule.latest(first, now, zone)
+        if self.deadline_seconds is not None and isinstance(rule, crontab):
             earliest = now - timedelta(seconds=self.deadline_seconds)
             fired = [due for due in fired if due >= earliest]
         try:
             jobs = self._jobs(row, fired)
         except Exception as error:  # noqa: BLE001 - a row may hold anything; it must not keep others from firing
-            return Step(schedule.next_after(until, zone), origin(row), problem=f"{type(error).__name__}: {error}")
+            return Step(rule.next_after(until, zone), origin(row), problem=f"{type(error).__name__}: {error}")
         if len(jobs) < len(fired):
             fired = fired[: len(jobs)]
             until = fired[-1]
-        following = schedule.next_after(until, zone)
+        following = rule.next_after(until, zone)
         problem = None if following else f"{row.schedule!r} is never due again"
         return Step(following, origin(row), problem, jobs, last_due_at=fired[-1] if fired else None)
 
@@ -102,7 +110,28 @@ def wanted(row: ScheduleRow, now: datetime) -> bool:
         return True
     if row.next_due_at is None:
         return row.problem is None
-    return row.next_due_at <= now
+    return row.next_due_at <= now or resumed(row, now) is not None
+
+
+def resumed(row: ScheduleRow, now: datetime) -> datetime | None:
+    """The next due time of an interval that would wait for the clock, which was put back, to catch up; else None."""
+    if row.next_due_at is None or not _was_put_back(row, now):
+        return None
+    try:
+        due = _counted(from_text(row.schedule), now)
+    except (ValueError, OverflowError, ImproperlyConfigured):
+        return None  # the row's step says so, when it is due
+    return due if due is not None and due < row.next_due_at else None
+
+
+def _was_put_back(row: ScheduleRow, now: datetime) -> bool:
+    """Whether the clock says that what was fired last is to come yet."""
+    return row.last_due_at is not None and (row.last_due_at - now).total_seconds() > PUT_BACK_SECONDS
+
+
+def _counted(rule: BaseSchedule, now: datetime) -> datetime | None:
+    """An interval from now; None for what is due at times of a clock."""
+    return rule.next_after(now) if isinstance(rule, schedule) and not rule.relative else None
 
 
 def origin(row: ScheduleRow) -> str:
@@ -115,21 +144,21 @@ def job_id(name: str, due: datetime) -> str:
     return str(uuid5(_IDS, f"{name}\n{due.astimezone(UTC).isoformat()}"))
 
 
-def _plan(row: ScheduleRow, schedule: BaseSchedule, zone: tzinfo, now: datetime) -> Step:
-    due = schedule.next_after(row.last_due_at or now, zone)
+def _plan(row: ScheduleRow, rule: BaseSchedule, zone: tzinfo, now: datetime) -> Step:
+    due = rule.next_after(row.last_due_at or now, zone)
     if due is not None and due <= now:
-        due = schedule.next_after(now, zone)
+        due = rule.next_after(now, zone)
+    if due is not None and _was_put_back(row, now):
+        due = _counted(rule, now) or due
     return Step(due, origin(row), problem=None if due else f"{row.schedule!r} is never due")
 
 
-def _missed(
-    row: ScheduleRow, first: datetime, schedule: BaseSchedule, zone: tzinfo, now: datetime
-) -> Iterator[datetime]:
+def _missed(row: ScheduleRow, first: datetime, rule: BaseSchedule, zone: tzinfo, now: datetime) -> Iterator[datetime]:
     """The due times for which there is to be a job."""
     if row.misfire == "all":
-        yield from schedule.due_between(first, now, zone)
+        yield from rule.due_between(first, now, zone)
         return
-    latest = schedule.latest(first, now, zone)
+    latest = rule.latest(first, now, zone)
     if row.misfire != "skip" or now - latest <= timedelta(seconds=SKIP_GRACE_SECONDS):
         yield latest
 

@@ -317,6 +317,36 @@ def test_each_firing_is_a_job_whatever_id_the_options_name(app: DBQueue) -> None
     assert [result.state for result in by_hand] == ["PENDING"] * 2
 
 
+@pytest.mark.parametrize("back", [timedelta(minutes=1), timedelta(hours=1), timedelta(days=3)])
+def test_a_clock_that_is_put_back(app: DBQueue, back: timedelta, caplog: pytest.LogCaptureFixture) -> None:
+    """No due time fires twice, and an interval does not wait until the clock has caught up. Celery's beat has no such
+    clock: it is by its own host's, and by the monotonic one between two looks."""
+    app.conf.beat_schedule = {
+        "often": {"task": "tasks.add", "schedule": 10.0, "args": (1, 1)},
+        "each minute": {"task": "tasks.add", "schedule": crontab(), "args": (2, 2)},
+        "full": {"task": "tasks.add", "schedule": timedelta(minutes=1), "relative": True, "args": (3, 3)},
+    }
+    beats = [make_beat(app) for _ in range(2)]
+
+    def run(begin: datetime, seconds: int) -> dict[str, int]:
+        before = {name: row.total_run_count for name, row in rows(app).items()}
+        for second in range(0, seconds + 1, 5):
+            for beat in beats:
+                while beat.turn(now=begin + timedelta(seconds=second)) == 0:
+                    pass
+        return {name: row.total_run_count - before.get(name, 0) for name, row in rows(app).items()}
+
+    assert run(MIDNIGHT, 120) == {"often": 12, "each minute": 2, "full": 2}
+    again = MIDNIGHT + timedelta(seconds=121) - back
+    little = back == timedelta(minutes=1)  # that is waited out
+    assert run(again, 60) == {"often": 0 if little else 6, "each minute": 0, "full": 0}
+    assert ("the database's clock was put back" in caplog.text) is not little
+    if little:
+        assert run(again + timedelta(seconds=60), 60) == {"often": 6, "each minute": 1, "full": 1}
+    jobs = queries.find_jobs(app.database.store, tasks=["tasks.add"], limit=1000)
+    assert len(jobs) == sum(row.total_run_count for row in rows(app).values()), "each firing is a job"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_app_beat(app: DBQueue, number: signal.Signals) -> None:
     """`app.Beat().run()`, as programs start a beat; the signals of publishing are sent in its process."""
