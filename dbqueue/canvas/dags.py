@@ -155,10 +155,16 @@ class DagResult(ResultSet):
         return dict(zip(self.by_name, values, strict=True))
 
     async def aget(  # type: ignore[override]
-        self, timeout: float | None = None, propagate: bool = True, interval: float = DEFAULT_INTERVAL_SECONDS
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float = DEFAULT_INTERVAL_SECONDS,
+        *,
+        disable_sync_subtasks: bool = True,
     ) -> dict[str, Any]:
         """`get` for asynchronous code."""
-        return dict(zip(self.by_name, await super().aget(timeout, propagate, interval), strict=True))
+        values = await super().aget(timeout, propagate, interval, disable_sync_subtasks=disable_sync_subtasks)
+        return dict(zip(self.by_name, values, strict=True))
 
 
 def _shown(after: Mapping[str, str]) -> str:

@@ -186,12 +186,22 @@ class ResultSet(ResultBase):
     join_native = get
 
     async def aget(
-        self, timeout: float | None = None, propagate: bool = True, interval: float = DEFAULT_INTERVAL_SECONDS
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float = DEFAULT_INTERVAL_SECONDS,
+        *,
+        disable_sync_subtasks: bool = True,
     ) -> list[Any]:
-        """`get` for asynchronous code."""
+        """`get` for asynchronous code, and refused inside a task as that is."""
+        if disable_sync_subtasks:
+            refuse_to_wait()
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            return [await result.aget(_left(deadline), propagate, interval) for result in self.results]
+            return [
+                await result.aget(_left(deadline), propagate, interval, disable_sync_subtasks=False)
+                for result in self.results
+            ]
         except ChordError as error:
             whole = self._with_cause(error)
             raise whole from whole.__cause__

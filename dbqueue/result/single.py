@@ -293,13 +293,20 @@ class AsyncResult(Family, Generic[R]):
         return True
 
     async def aget(
-        self, timeout: float | None = None, propagate: bool = True, interval: float = DEFAULT_INTERVAL_SECONDS
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float = DEFAULT_INTERVAL_SECONDS,
+        *,
+        disable_sync_subtasks: bool = True,
     ) -> R:
-        """`get` for asynchronous code."""
+        """`get` for asynchronous code, and refused inside a task as that is."""
         import asyncio  # costs 20 ms, which synchronous programs need not pay
 
         if self.ignored:
             return cast(R, None)
+        if disable_sync_subtasks:
+            refuse_to_wait()
         began = time.monotonic()
         while not await asyncio.to_thread(self.ready):
             waited = time.monotonic() - began

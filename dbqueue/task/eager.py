@@ -129,8 +129,15 @@ class EagerResult(AsyncResult[R]):
 
     wait = get
 
-    async def aget(self, timeout: float | None = None, propagate: bool = True, *args: Any, **kwargs: Any) -> R:
-        return self.get(timeout, propagate)
+    async def aget(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        *args: Any,
+        disable_sync_subtasks: bool = True,
+        **kwargs: Any,
+    ) -> R:
+        return self.get(timeout, propagate, disable_sync_subtasks=disable_sync_subtasks)
 
     def _outcome(self, propagate: bool, callback: Any) -> R:
         if self._state in PROPAGATE_STATES:

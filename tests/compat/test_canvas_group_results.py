@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from dbqueue import DBQueue, chord, group
+from dbqueue import DBQueue, chord, dag, group
 from dbqueue.errors import ChordError, TaskRevokedError
 from dbqueue.errors import TimeoutError as ResultTimeout
 from dbqueue.jobs import Succeeded
@@ -250,6 +250,43 @@ class TestGroupResult:
         waits.push_request(id="a test's own")
         assert get(result) == [2]
         waits.pop_request()
+
+    def test_not_within_a_coroutine_either(self, canvas_app: DBQueue, t: Any) -> None:
+        one, many = t.add.delay(1, 1), group(t.add.s(1, 1)).delay()
+        named = dag().add("x", t.add.s(1, 1)).delay()
+        waiting: list[tuple[Any, Any]] = [(one, 2), (many, [2]), (named, {"x": 2})]
+
+        @canvas_app.task(name="tasks.waits_async")
+        async def waits(number: int, **options: Any) -> Any:
+            return await waiting[number][0].aget(timeout=60, **options)
+
+        @canvas_app.task(name="tasks.awaits")
+        async def awaits() -> Any:
+            return await one
+
+        @canvas_app.task(name="tasks.may_wait_async")
+        async def may_wait(number: int) -> Any:
+            with allow_join_result():
+                return await waiting[number][0].aget(timeout=60)
+
+        for number, (result, value) in enumerate(waiting):
+            with pytest.raises(RuntimeError, match="Never call"):
+                waits.apply((number,), throw=True)
+            assert waits.apply((number,), {"disable_sync_subtasks": False}).get() == value
+            assert may_wait.apply((number,)).get() == value
+            assert asyncio.run(result.aget(timeout=60)) == value
+        with pytest.raises(RuntimeError, match="Never call"):
+            awaits.apply(throw=True)
+
+    def test_the_backend_waits_within_a_task_as_celery_s(self, canvas_app: DBQueue, t: Any) -> None:
+        """Who calls it knows what for: programs that have a waiting of their own."""
+        result = t.add.delay(1, 1)
+
+        @canvas_app.task(name="tasks.waits_by_backend")
+        def waits() -> Any:
+            return canvas_app.backend.wait_for(result.id, timeout=60)["result"]
+
+        assert waits.apply().get() == 2
 
 
 @pytest.mark.usefixtures("canvas_worker")
