@@ -105,6 +105,12 @@ def by_psycopg(url: str, **options: Any) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
+def by_pipeline(url: str) -> Iterator[Any]:
+    with psycopg.connect(libpq_url(url)) as connection, connection.pipeline():
+        yield connection, connection.commit, connection.rollback
+
+
+@contextlib.contextmanager
 def by_sqlite3(url: str, **options: Any) -> Iterator[Any]:
     connection = sqlite3.connect(sqlite_path(url), **options)
     with contextlib.closing(connection):
@@ -120,6 +126,7 @@ SYNC: dict[str, tuple[str, Callable[[str], Any]]] = {
     "psycopg with dict rows": ("postgresql", lambda url: by_psycopg(url, row_factory=dict_row)),
     "psycopg in another time zone": ("postgresql", lambda url: by_psycopg(url, options="-c timezone=Asia/Tokyo")),
     "psycopg with client cursors": ("postgresql", lambda url: by_psycopg(url, cursor_factory=psycopg.ClientCursor)),
+    "psycopg in a pipeline": ("postgresql", by_pipeline),
     "sqlite3": ("sqlite", by_sqlite3),
 }
 
@@ -218,6 +225,15 @@ def by_async_psycopg(url: str, **options: Any) -> Any:
     return opened()
 
 
+def by_async_pipeline(url: str) -> Any:
+    @contextlib.asynccontextmanager
+    async def opened() -> AsyncIterator[Any]:
+        async with await psycopg.AsyncConnection.connect(libpq_url(url)) as connection, connection.pipeline():
+            yield connection, connection.commit, connection.rollback
+
+    return opened()
+
+
 ASYNC: dict[str, tuple[str, Callable[[str], Any]]] = {
     "session": ("", by_async_session),
     "scoped session": ("", by_async_scoped_session),
@@ -225,7 +241,48 @@ ASYNC: dict[str, tuple[str, Callable[[str], Any]]] = {
     "psycopg": ("postgresql", by_async_psycopg),
     "psycopg with dict rows": ("postgresql", lambda url: by_async_psycopg(url, row_factory=dict_row)),
     "psycopg in another time zone": ("postgresql", lambda url: by_async_psycopg(url, options="-c timezone=Asia/Tokyo")),
+    "psycopg in a pipeline": ("postgresql", by_async_pipeline),
 }
+
+
+@pytest.mark.parametrize("autocommit", [False, True])
+class TestPipelines:
+    """What is more than one statement reads the answers to its own; a canvas raised IndexError."""
+
+    def test_of_a_connection(self, postgres_url: str, autocommit: bool) -> None:
+        with (
+            make_app(postgres_url) as app,
+            psycopg.connect(libpq_url(postgres_url), autocommit=autocommit) as connection,
+        ):
+            add = app.tasks["joined.add"]
+            with connection.pipeline(), dbqueue.using(connection):
+                connection.execute("CREATE TEMPORARY TABLE orders (id int)")
+                sent = [
+                    (add.s(1, 1) | add.s(2)).delay().id,
+                    dbqueue.chord([add.s(1, 1), add.s(2, 2)], add.si(3, 3)).delay().id,
+                    add.apply_async((1,), unique=True).id,
+                    add.apply_async((1,), unique=True).id,
+                    *(each.id for each in add.enqueue_many([(n,) for n in range(100)])),
+                ]
+                count = connection.execute("SELECT count(*) FROM dbqueue_jobs").fetchone()
+            connection.commit()
+            assert count == (2 + 3 + 1 + 100,)
+            assert set(sent) < ids(postgres_url)
+
+    def test_of_an_asynchronous_connection(self, postgres_url: str, autocommit: bool) -> None:
+        async def send(add: Any) -> set[str]:
+            options: Any = {"autocommit": autocommit}
+            async with await psycopg.AsyncConnection.connect(libpq_url(postgres_url), **options) as connection:
+                async with connection.pipeline():
+                    with dbqueue.using(connection):
+                        chain = await (add.s(1, 1) | add.s(2)).adelay()
+                        once = [await add.aapply_async((1,), unique=True) for _ in range(2)]
+                await connection.commit()
+            assert once[0].id == once[1].id
+            return {chain.id, chain.parent.id, once[0].id}
+
+        with make_app(postgres_url) as app:
+            assert asyncio.run(send(app.tasks["joined.add"])) == ids(postgres_url)
 
 
 @pytest.mark.parametrize("kind", ASYNC)

@@ -167,14 +167,21 @@ class JoinedPsycopg(Joined):
         return self.key
 
     def execute(self, statement: Statement) -> int:
-        return int(self._cursor.execute(pyformat(statement.sql), statement.parameters).rowcount)
+        return int(self._run(statement).rowcount)
 
     def rows(self, statement: Statement) -> Sequence[Sequence[Any]]:
-        return list(self._cursor.execute(pyformat(statement.sql), statement.parameters).fetchall())
+        return list(self._run(statement).fetchall())
 
     def reply(self, statement: Statement) -> Reply:
-        cursor = self._cursor.execute(pyformat(statement.sql), statement.parameters)
+        cursor = self._run(statement)
         return Reply(cursor.rowcount, cursor.fetchall() if cursor.description else ())
+
+    def _run(self, statement: Statement) -> Any:
+        cursor = self._cursor.execute(pyformat(statement.sql), statement.parameters)
+        if self.driver.pgconn.pipeline_status:
+            with self.driver.pipeline():  # one within the caller's waits for the answers: until then there is none
+                pass
+        return cursor
 
 
 class JoinedSqlite(Joined):
@@ -330,6 +337,9 @@ async def _async_psycopg(store: Store, connection: Any) -> Callable[[Statement],
 
     async def reply(statement: Statement) -> Reply:
         await cursor.execute(pyformat(statement.sql), statement.parameters)
+        if connection.pgconn.pipeline_status:  # as `JoinedPsycopg`
+            async with connection.pipeline():
+                pass
         return Reply(cursor.rowcount, await cursor.fetchall() if cursor.description else ())
 
     if store.dialect != "postgresql":
