@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from types import SimpleNamespace
 
 import pytest
 
 from dbqueue.worker import claim_clock
 from dbqueue.worker.claim_clock import LONGEST_REFUSED_SECONDS, MOST_REFUSALS, REFUSED_SECONDS, ClaimClock
 from dbqueue.worker.config import WorkerConfig
+from tests.clocks import set_clock
 
 CONFIG = WorkerConfig("worker", ("celery",), "solo", 1)
 
@@ -69,9 +69,7 @@ class Told:
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    now = [1000.0]
-    monkeypatch.setattr(claim_clock, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    return now
+    return set_clock(monkeypatch, claim_clock)
 
 
 def test_one_that_found_all_it_could_take_claims_again_at_once(now: list[float]) -> None:

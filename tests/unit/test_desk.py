@@ -15,6 +15,7 @@ from dbqueue.worker import control as commands
 from dbqueue.worker import desk as desks
 from dbqueue.worker.control import CommandInfo, Panel, WorkerState, carry_out
 from dbqueue.worker.desk import GAP_SECONDS, LISTENING_LOOK_SECONDS, LOOK_SECONDS, Desk
+from tests.clocks import set_clock
 
 WORKER = "w@test#1"
 
@@ -43,10 +44,8 @@ class Session:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    now = [1000.0]
-    monkeypatch.setattr(desks, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(desks, "PATIENCE_SECONDS", 0.0)
-    return now
+    return set_clock(monkeypatch, desks)
 
 
 @pytest.fixture

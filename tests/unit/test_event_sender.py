@@ -13,6 +13,7 @@ from dbqueue.store import events
 from dbqueue.worker import events as sending
 from dbqueue.worker.config import WorkerConfig
 from dbqueue.worker.events import HEARTBEAT_SECONDS, WRITE_SECONDS, EventSender
+from tests.clocks import set_clock
 from tests.stores import claimed_job
 
 
@@ -32,9 +33,7 @@ class Session:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    now = [1000.0]
-    monkeypatch.setattr(sending, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    return now
+    return set_clock(monkeypatch, sending)
 
 
 @pytest.fixture

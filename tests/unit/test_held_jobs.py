@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from dbqueue.worker import held_jobs
 from dbqueue.worker.config import WorkerConfig
 from dbqueue.worker.held_jobs import FAILED_SECONDS, GAP_SECONDS, LEAST_SECONDS, PASS_ON_SECONDS, HeldJobs
 from dbqueue.worker.rates import TaskRates
+from tests.clocks import set_clock
 from tests.stores import claimed_job
 
 BEGAN_AT = 1000.0
@@ -24,9 +24,7 @@ LATER = ("k", "celery", 0)
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    now = [BEGAN_AT]
-    monkeypatch.setattr(held_jobs, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    return now
+    return set_clock(monkeypatch, held_jobs, at=BEGAN_AT)
 
 
 def new(rates: TaskRates | None = None, **config: Any) -> HeldJobs:

@@ -6,7 +6,6 @@ import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from dbqueue.services.workers import Worker
 from dbqueue.worker import limits as watching
 from dbqueue.worker.children import Child
 from dbqueue.worker.limits import Limits, TimeLimits
+from tests.clocks import set_clock
 from tests.stores import claimed_job
 
 Told = list[tuple[str, str, float]]
@@ -62,9 +62,7 @@ def test_options_that_are_none_limit_nothing(options: str) -> None:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    now = [1000.0]
-    monkeypatch.setattr(watching, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    return now
+    return set_clock(monkeypatch, watching)
 
 
 @pytest.fixture
