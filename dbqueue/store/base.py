@@ -137,6 +137,10 @@ class Store(ABC):
     def in_transaction(self, driver: Any) -> bool:
         """Whether the driver's connection, of whatever kind, has begun a transaction."""
 
+    def is_busy(self, driver: Any) -> bool:
+        """Whether the driver's connection was interrupted in a statement, with which the server goes on."""
+        return False
+
     @abstractmethod
     def task_begin(self, idle_seconds: float | None) -> str:
         """What a task's transaction begins with; empty for nothing. `idle_seconds`: how long it may then do nothing."""

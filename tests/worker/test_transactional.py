@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 import dbqueue
 from dbqueue import DBQueue, signals, testing
 from dbqueue.contrib.testing.worker import start_worker
-from dbqueue.errors import EncodeError, LeaseLost
+from dbqueue.errors import EncodeError, LeaseLost, SoftTimeLimitExceeded
 from dbqueue.services.workers import make_executor
 from dbqueue.store.postgres.copying import FEWEST
 from dbqueue.store.revoking import revoke
@@ -541,6 +541,31 @@ def test_completing_eagerly(app: App) -> None:
 
 
 # -- real workers
+
+
+@pytest.mark.parametrize(
+    ("name", "pool"),
+    [
+        ("wait_in_the_database", "prefork"),
+        ("await_the_database", "prefork"),
+        ("await_the_database", "asyncio"),
+    ],
+)
+def test_a_statement_that_a_soft_limit_interrupts_is_ended(
+    postgres_url: str, start_worker: Start, name: str, pool: str
+) -> None:
+    """The server went on with it, and with its locks, for as long as it takes."""
+    with make_app(postgres_url) as app, psycopg.connect(libpq_url(postgres_url), autocommit=True) as watcher:
+        watcher.execute(EFFECTS)
+        worker = start_worker(postgres_url, pool=pool, module=MODULE)
+        result = call(app, name, "a", soft_time_limit=1)
+        assert isinstance(result.get(timeout=60, propagate=False), SoftTimeLimitExceeded)
+        lock = "SELECT pg_try_advisory_lock(7)"
+        wait_until(lambda: watcher.execute(lock).fetchone() == (True,), 20, "the end of the statement")
+        watcher.execute("SELECT pg_advisory_unlock(7)")
+        assert effects(app) == []
+        assert call(app, "write", "b").get(timeout=60) == "wrote b"
+        assert worker.stop() == 0
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "asyncio", "solo"])

@@ -178,6 +178,17 @@ async def ahold_and_write(self: Any, name: str, started: str, release: str, *, f
     return "released"
 
 
+def wait_in_the_database(self: Any, name: str) -> None:
+    """In a statement that takes a minute, with a lock."""
+    self.session.execute(ADD, {"name": name})
+    self.connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7), pg_sleep(60)")
+
+
+async def await_the_database(self: Any, name: str) -> None:
+    await self.session.execute(ADD, {"name": name})
+    await self.connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7), pg_sleep(60)")
+
+
 def count_up(self: Any, seconds: float = 0.0) -> int:
     """One more in the only row of `counter`, and a line in `effects` for each run that stands."""
     n: int = self.session.execute(sa.text("UPDATE counter SET n = n + 1 RETURNING n")).scalar_one()
@@ -238,7 +249,7 @@ TRANSACTIONAL: Any = (
     write, write_by_connection, write_by_driver, awrite, awrite_by_connection, write_and_fail, awrite_and_fail,
     write_and_retry, write_and_ignore, write_unstorable, follow, afollow, only_follow, only_follow_many, undo_a_part,
     commit_it_oneself, break_a_promise, take_no_notice, touch_nothing, replace_by_another, hold_and_write,
-    ahold_and_write, begin_anew, abegin_anew,
+    ahold_and_write, begin_anew, abegin_anew, wait_in_the_database, await_the_database,
 )  # fmt: skip
 
 

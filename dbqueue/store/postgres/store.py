@@ -112,6 +112,9 @@ class PostgresStore(Store):
     def in_transaction(self, driver: Any) -> bool:
         return bool(driver.info.transaction_status != TransactionStatus.IDLE)
 
+    def is_busy(self, driver: Any) -> bool:
+        return bool(driver.info.transaction_status == TransactionStatus.ACTIVE)
+
     def task_begin(self, idle_seconds: float | None) -> str:
         if idle_seconds is None:
             return ""

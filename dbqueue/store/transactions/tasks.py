@@ -47,6 +47,9 @@ FIRST_PAUSE_SECONDS: Final = 0.1
 LAST_PAUSE_SECONDS: Final = 3.0
 """How the fate of a commit is asked for that had no answer: some ten seconds; then the worker's round finds out."""
 
+CANCEL_SECONDS: Final = 3.0
+"""How long a server may take to hear that a statement is to end. A hard limit may follow."""
+
 _JOIN: Final = "create_savepoint"
 """The session works in savepoints of the transaction, so that its own `commit` and `rollback` mean what they say
 and end no more than what it did itself."""
@@ -236,6 +239,7 @@ class TaskTransaction:
         connection, self._connection = self._connection, None
         self._wakes.clear()
         if connection is not None:
+            self._cancel(connection)
             try:
                 connection.rollback()
             except Exception:  # noqa: BLE001 - broken, or in the middle of a statement: the server undoes it
@@ -246,6 +250,20 @@ class TaskTransaction:
                     self._session.close()
                 connection.close()
         self._turn.close()
+
+    def _cancel(self, connection: sa.Connection) -> None:
+        """Have the server end the statement that a time limit has interrupted.
+
+        It would go on with it, and keep its locks from the job's next run, for it notices a connection that is closed
+        only when it has an answer to give. No later statement can be hit: the connection is closed.
+        """
+        with contextlib.suppress(Exception):
+            driver = connection.connection.driver_connection
+            if self.store.is_busy(driver):
+                self._cancel_by(driver)
+
+    def _cancel_by(self, driver: Any) -> None:
+        driver.cancel_safe(timeout=CANCEL_SECONDS)
 
 
 class AsyncTaskTransaction(TaskTransaction):
@@ -291,6 +309,11 @@ class AsyncTaskTransaction(TaskTransaction):
     async def rollback(self) -> None:
         if self._connection is not None:
             await self._in_greenlet(self._undo)
+
+    def _cancel_by(self, driver: Any) -> None:
+        from sqlalchemy.util import await_only
+
+        await_only(driver.cancel_safe(timeout=CANCEL_SECONDS))
 
     async def _in_greenlet(self, function: Callable[[], Any]) -> Any:
         from sqlalchemy.util import greenlet_spawn
