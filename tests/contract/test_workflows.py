@@ -336,7 +336,8 @@ class TestReplace:
         job = worker.claim_one()
         new = [new_job("n1"), new_job("n2"), new_job("x", task="shop.join", args="[5]", queue="other")]
         workflow = Workflow.of(new, [Edge("n1", "x", place="[0]"), Edge("n2", "x", place="[1]")])
-        assert worker.settle(Replaced("x", job.lease, workflow, 0.1)).settled == {"x"}
+        result = worker.settle(Replaced("x", job.lease, workflow, 0.1))
+        assert (result.settled, result.released) == (frozenset("x"), True)
         after = row(store, "x")
         assert (after["status"], after["task"], after["queue"], after["waits_for"]) == (
             "PENDING",
