@@ -69,6 +69,21 @@ def test_a_nursery_that_has_just_died(nursery: Nursery) -> None:
     assert nursery.events() is None
 
 
+def test_a_child_has_nothing_of_the_nursery_s_signals() -> None:
+    """Its signals would be written to whatever has the descriptor by then: a connection, say."""
+
+    def tell(connection: socket.socket, number: int) -> None:
+        connection.sendall(f"{signal.set_wakeup_fd(-1)} {signal.getsignal(signal.SIGCHLD)!r}".encode())
+
+    nursery = Nursery(tell)
+    ours, theirs = socket.socketpair()
+    nursery.bear(1, theirs)
+    theirs.close()
+    assert ours.recv(100).decode() == f"-1 {signal.SIG_DFL!r}"
+    ours.close()
+    nursery.close()
+
+
 def test_more_births_than_the_nursery_takes_at_once(caplog: pytest.LogCaptureFixture) -> None:
     """The rest is asked for later; nothing is amiss."""
     count = 400
