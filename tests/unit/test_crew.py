@@ -16,6 +16,7 @@ from dbqueue.worker import crew as module
 from dbqueue.worker.children import Child
 from dbqueue.worker.config import WorkerConfig
 from dbqueue.worker.crew import MAX_ALONE, Crew
+from tests.stores import claimed_job
 from tests.waiting import wait_until
 
 
@@ -61,6 +62,16 @@ def test_who_is_needed_no_longer_goes(crew: Crew) -> None:
     crew.provide_alone(3)
     crew.provide_alone(1)
     assert [child.stopping for child in alone(crew)] == [False, True, True]
+
+
+def test_one_that_has_a_job_is_none_for_the_next(crew: Crew) -> None:
+    crew.provide_alone(1)
+    (busy,) = alone(crew)
+    busy.send_jobs([claimed_job()])
+    crew.provide_alone(1)
+    assert [(child.stopping, len(child.held)) for child in alone(crew)] == [(False, 1), (False, 0)]
+    crew.provide_alone(0)
+    assert [child.stopping for child in alone(crew)] == [False, True]
 
 
 @pytest.mark.parametrize("answered", [0, 1])
