@@ -14,7 +14,7 @@ from dbqueue.store.base import Store
 from dbqueue.store.records import Claim
 from dbqueue.worker.settling import settle
 from dbqueue.workflows import Edge, Workflow
-from tests.stores import TestWorker, enqueued, moment, new_job, row
+from tests.stores import TestWorker, enqueued, moment, new_job, row, run_sql
 
 NewWorker = Callable[..., TestWorker]
 MakeOutcome = Callable[[str, str], Outcome]
@@ -234,6 +234,17 @@ class TestReleases:
             job = worker.claim_one()
             assert (job.losses, job.retries) == (losses, 0)
             worker.settle(Released(job.id, job.lease, job.ready_at, lost=True))
+
+    def test_a_count_that_is_full_keeps_no_outcome_out(self, store: Store, worker: TestWorker) -> None:
+        """Somebody else has written the row: its columns hold no more than that."""
+        enqueued(store)
+        run_sql(store, f"UPDATE dbqueue_jobs SET retries = {2**31 - 1}, losses = {2**31 - 1}")
+        job = worker.claim_one()
+        assert worker.settle(Released(job.id, job.lease, job.ready_at, lost=True)).settled == {job.id}
+        job = worker.claim_one()
+        assert worker.settle(Retried(job.id, job.lease, ERROR, None, 0.0)).settled == {job.id}
+        stored = row(store, job.id)
+        assert min(stored["retries"], stored["losses"]) >= 2**31 - 2
 
     def test_a_released_job_with_an_eta_keeps_both(self, store: Store, worker: TestWorker) -> None:
         eta = datetime(2020, 1, 1, 0, 0, 0, 123456, tzinfo=UTC)
