@@ -17,6 +17,7 @@ from dbqueue.store.postgres.partitions import retiring, upkeep
 from dbqueue.store.postgres.partitions.periods import first_id
 from dbqueue.store.postgres.partitions.retiring import Retiring
 from dbqueue.store.postgres.work_session import PostgresWorkSession
+from dbqueue.store.trouble import LOCK_SECONDS
 from dbqueue.worker.config import WorkerConfig
 from dbqueue.worker.upkeep import PRUNE_EVERY_SECONDS, Upkeep
 from tests.contract import test_partition_upkeep as undisturbed
@@ -253,7 +254,9 @@ def test_a_long_transaction_puts_it_off(store: Store, worker: TestWorker, databa
     end(worker)
     with psycopg.connect(libpq_url(database_url)) as other:
         other.execute("SELECT count(*) FROM dbqueue_jobs")
+        began = time.monotonic()
         assert tend(worker, 4) == ([], [])
+        assert time.monotonic() - began < LOCK_SECONDS  # all others wait behind who waits for the table
         assert prune(worker, 4) == 0  # it can wait
     made, dropped = tend(worker, 4)
     assert made == [day(4), day(5), day(6)]
