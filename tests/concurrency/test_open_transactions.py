@@ -161,6 +161,25 @@ def test_a_rescue_leaves_what_is_about_to_be_written_and_says_so(
     assert rescuer.session.rescue(max_losses=5, now=later) == [Rescued(dead.id, 0, 0)]
 
 
+def test_a_prune_passes_by_limits_that_are_in_use(store: Store, rescuer: TestWorker) -> None:
+    """By a claim, or by an operator who has not committed yet: the worker has other things to do."""
+    for key in ("used", "unused"):
+        limits.set_limit(store, key, Limit(running=5))
+    run_sql(store, "UPDATE dbqueue_limits SET source = 'call', updated_at = '2020-01-01'")
+    with store.connect() as connection:
+        connection.execute(sa.text("SELECT FROM dbqueue_limits WHERE key = 'used' FOR UPDATE"))
+        assert rescuer.session.prune_limits() == 1
+    assert rescuer.session.prune_limits() == 1
+
+
+def test_a_look_for_what_is_to_be_parked_passes_by_what_another_has(store: Store, rescuer: TestWorker) -> None:
+    taken, other = enqueued(store), enqueued(store)
+    with store.connect() as connection:
+        connection.execute(sa.text("SELECT FROM dbqueue_jobs WHERE id = :id FOR UPDATE"), {"id": taken})
+        assert rescuer.session.park(["shop.pack"], ["celery"], most=10) == 1
+    assert [row(store, job_id)["blocked_reason"] for job_id in (taken, other)] == [None, "limit"]
+
+
 @pytest.mark.parametrize("how", CLAIMS)
 def test_a_claim_waits_for_the_rescue_of_its_worker(
     store: Store, dead: TestWorker, rescuer: TestWorker, how: str
