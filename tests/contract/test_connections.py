@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from dbqueue.store import open_store
 from dbqueue.store.base import Store
 from dbqueue.store.engine import BUSY_TIMEOUT_SECONDS
+from dbqueue.store.postgres import sql
 from dbqueue.store.postgres.watch_session import PostgresWatchSession
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.sqlite.store import SqliteStore
@@ -25,7 +26,9 @@ from dbqueue.store.sqlite.work_session import SqliteWorkSession
 from dbqueue.store.transactions.tasks import AsyncTaskTransaction, TaskTransaction
 from dbqueue.store.trouble import LOCK_SECONDS, ROUND_LOCK_SECONDS
 from tests.contract.test_joining import sqlite_path
+from tests.servers import libpq_url
 from tests.stores import TestWorker, claimed_job, enqueued, opened
+from tests.waiting import wait_until
 
 OPTIONS = {
     (socket.SOL_SOCKET, "SO_KEEPALIVE"): 1,
@@ -111,6 +114,25 @@ def test_through_a_pooler_nothing_outlives_a_transaction(postgres_url: str) -> N
     store.close()
 
 
+@contextmanager
+def serializable_by_default(url: str) -> Iterator[None]:
+    with opened(url) as store, store.connect() as connection:
+        name = connection.exec_driver_sql("SELECT current_database()").scalar_one()
+        connection.exec_driver_sql(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
+    try:
+        yield
+    finally:
+        with opened(url) as store, store.connect() as connection:
+            connection.exec_driver_sql(f"ALTER DATABASE {name} RESET default_transaction_isolation")
+
+
+def test_the_rounds_see_what_is_committed_whatever_the_database_s_own_isolation(postgres_url: str) -> None:
+    """Each statement has a snapshot of its own, and no round fails for what others have written."""
+    with serializable_by_default(postgres_url), opened(postgres_url) as store, of_rounds(store) as driver:
+        row = driver.execute("SELECT current_setting('transaction_isolation')").fetchone()
+    assert row == ("read committed",)
+
+
 @pytest.mark.parametrize("kind", ["function", "coroutine"])
 def test_the_transaction_of_a_task(postgres_url: str, kind: str) -> None:
     """As tasks expect it, whatever the database's own settings are; and it may not stay idle for ever."""
@@ -123,23 +145,16 @@ def test_the_transaction_of_a_task(postgres_url: str, kind: str) -> None:
         await transaction.store.task_engines.aclose()
         return found
 
-    with opened(postgres_url) as store, store.connect() as connection:
-        name = connection.exec_driver_sql("SELECT current_database()").scalar_one()
-        connection.exec_driver_sql(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
-    try:
-        with opened(postgres_url) as store:
-            worker = TestWorker(store)
-            enqueued(store)
-            if kind == "coroutine":
-                settings = asyncio.run(asked(AsyncTaskTransaction(store, worker.claim_one(), idle_seconds=7.0)))
-            else:
-                transaction = TaskTransaction(store, worker.claim_one(), idle_seconds=7.0)
-                settings = transaction.connection.exec_driver_sql(ask).one()
-                transaction.rollback()
-            worker.close()
-    finally:
-        with opened(postgres_url) as store, store.connect() as connection:
-            connection.exec_driver_sql(f"ALTER DATABASE {name} RESET default_transaction_isolation")
+    with serializable_by_default(postgres_url), opened(postgres_url) as store:
+        worker = TestWorker(store)
+        enqueued(store)
+        if kind == "coroutine":
+            settings = asyncio.run(asked(AsyncTaskTransaction(store, worker.claim_one(), idle_seconds=7.0)))
+        else:
+            transaction = TaskTransaction(store, worker.claim_one(), idle_seconds=7.0)
+            settings = transaction.connection.exec_driver_sql(ask).one()
+            transaction.rollback()
+        worker.close()
     assert tuple(settings) == ("read committed", "7s")
 
 
@@ -253,6 +268,21 @@ def test_a_call_in_place_waits_no_longer_than_others(sqlite_url: str, monkeypatc
         with pytest.raises(sa.exc.OperationalError, match="database is locked"):
             transaction.connection.exec_driver_sql("SELECT 1")
         transaction.rollback()
+
+
+@pytest.mark.parametrize("kind", ["work_session", "watch_session"])
+def test_a_session_that_cannot_be_made_ready_leaves_no_connection(
+    postgres_url: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker tries again and again, and what it left would be all that the server has."""
+    for settings in (sql.SESSION, sql.WATCH_SESSION):
+        monkeypatch.setitem(settings, "work_mem", "none")
+    query = b"SELECT FROM pg_stat_activity WHERE application_name LIKE 'dbqueue not ready%'"
+    with opened(postgres_url) as store, psycopg.connect(libpq_url(postgres_url), autocommit=True) as other:
+        with pytest.raises(psycopg.DataError) as failed:
+            getattr(store, kind)("not ready")
+        wait_until(lambda: other.execute(query).fetchone() is None, what="the end of the connection")
+        del failed  # and with it what it was raised in
 
 
 def test_a_store_that_is_closed_leaves_no_connection_of_a_task(postgres_url: str) -> None:
