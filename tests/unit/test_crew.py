@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -72,6 +73,25 @@ def test_one_that_has_a_job_is_none_for_the_next(crew: Crew) -> None:
     assert [(child.stopping, len(child.held)) for child in alone(crew)] == [(False, 1), (False, 0)]
     crew.provide_alone(0)
     assert [child.stopping for child in alone(crew)] == [False, True]
+
+
+def test_a_birth_that_cannot_be_asked_for_leaves_no_socket(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried again once a second."""
+    pairs: list[tuple[socket.socket, socket.socket]] = []
+    pair = socket.socketpair
+
+    def socketpair() -> tuple[socket.socket, socket.socket]:
+        pairs.append(pair())
+        return pairs[-1]
+
+    def bear(number: int, connection: socket.socket) -> None:
+        raise OSError(errno.ENOBUFS, "no room")
+
+    monkeypatch.setattr(socket, "socketpair", socketpair)
+    monkeypatch.setattr(crew._nursery, "bear", bear)
+    crew.provide_alone(1)
+    assert alone(crew) == []
+    assert [end.fileno() for each in pairs for end in each] == [-1, -1]
 
 
 @pytest.mark.parametrize("answered", [0, 1])
