@@ -309,6 +309,15 @@ def test_a_changed_row_is_refused(database_url: str, change: str) -> None:
         assert isinstance(app.AsyncResult(job_id).result, BadSignature)
 
 
+def test_a_value_that_was_moved_to_another_column_is_refused(app: DBQueue) -> None:
+    """An empty column is signed as one: a call that was to expire by then would run whenever, with that as its ETA."""
+    result = call(app, "x", expires=600)
+    moved = "UPDATE dbqueue_jobs SET eta = expires_at, ready_at = expires_at, expires_at = NULL"
+    run_sql(app.database.store, moved)
+    assert testing.drain(app, now=datetime.now(UTC) + timedelta(hours=1)).counts == {"FAILURE": 1}
+    assert isinstance(app.AsyncResult(result.id).result, BadSignature)
+
+
 def test_a_changed_option_is_refused(app: DBQueue) -> None:
     result = call(app, "x", time_limit=2.5)
     options = row(app.database.store, result.id)["options"]
