@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -67,6 +68,31 @@ def test_a_nursery_that_has_just_died(nursery: Nursery) -> None:
     os.waitpid(nursery.pid, 0)
     bear(nursery, 1)
     assert nursery.events() is None
+
+
+def has_ended(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the state of a process is read in /proc")
+def test_children_that_die_at_once_are_all_told_of() -> None:
+    """The kernel sends one signal for both."""
+    nursery = Nursery(lambda connection, number: time.sleep(600))
+    events: list[object] = []
+    for number in (1, 2):
+        bear(nursery, number)
+    while len(events) < 2:
+        events += next_events(nursery)
+    pids = {event.pid for event in events if isinstance(event, Born)}
+    os.kill(nursery.pid, signal.SIGSTOP)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: all(map(has_ended, pids)), what="their end")
+    os.kill(nursery.pid, signal.SIGCONT)
+    died: set[int] = set()
+    while died != pids:
+        died |= {event.pid for event in next_events(nursery) if isinstance(event, Died)}
+    nursery.close()
 
 
 def test_a_child_has_nothing_of_the_nursery_s_signals() -> None:
