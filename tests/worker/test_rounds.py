@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 from dbqueue.jobs import ClaimedJob, Succeeded
 from dbqueue.store.base import Store
@@ -181,3 +182,29 @@ def test_an_end_that_those_behind_it_refuse_is_written_without_them(
     assert row(store, "second")["status"] == "PENDING"
     other = enqueued(store)
     assert rounds.take().id == other
+
+
+def is_open(store: Store, worker_id: str) -> bool:
+    """Whether a rescue looks at the worker's row."""
+    with store.connect() as connection:
+        query = sa.text("SELECT closed_at IS NULL FROM dbqueue_workers WHERE id = :id")
+        return bool(connection.execute(query, {"id": worker_id}).scalar_one())
+
+
+def test_what_was_claimed_and_never_taken_is_given_back_at_the_end(store: Store) -> None:
+    """The worker's row is closed with it, and nobody would look for its jobs."""
+    with running_rounds(store) as rounds:
+        job_id = enqueued(store)
+        rounds.rounds.want(1)
+        wait_until(lambda: rounds.rounds.handover._claimed, what="a claimed job")
+    stored = row(store, job_id)
+    assert (stored["status"], stored["lease"], stored["losses"]) == ("PENDING", None, 0)
+    assert not is_open(store, rounds.worker_id)
+
+
+def test_while_an_outcome_is_missing_the_workers_row_is_open_at_the_end(store: Store) -> None:
+    with running_rounds(store) as rounds:
+        enqueued(store)
+        job = rounds.take()
+    assert row(store, job.id)["status"] == "STARTED"
+    assert is_open(store, rounds.worker_id)
