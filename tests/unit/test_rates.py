@@ -82,3 +82,13 @@ def test_a_new_rate_begins_anew(rates: TaskRates) -> None:
     rates.set("slow", None)
     assert all(rates.take("slow") for _ in range(100))
     assert rates.tokens() == {"fast": 10}
+
+
+@pytest.mark.parametrize("seconds", [1.0, 60.0, 3600.0])
+def test_after_its_wait_there_is_a_token(seconds: float) -> None:
+    """Whatever floating point loses of a time of today's: a worker that looked a moment too early would look twice."""
+    for count in range(1, 200):
+        rate, now = Rate(count / seconds), 1764279000.123 + 0.37 * count
+        full_at = rate.spend(None, now, rate.burst)
+        assert rate.tokens(full_at, now) == 0
+        assert rate.tokens(full_at, now + rate.wait(full_at, now)) == 1
