@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 from dbqueue.jobs import Released, Succeeded
 from dbqueue.store import open_store
@@ -115,6 +116,21 @@ def test_what_a_worker_takes_back_of_lost_claims_is_found_at_once(store: Postgre
     assert ids(worker) == ["job0", "job1", "job2"]
     assert worker.session.hand_back(worker.id, ["job2"]) == 2
     assert ids(worker) == ["job0", "job1"]
+
+
+def test_what_a_worker_rescues_is_found_at_once(store: PostgresStore, worker: TestWorker) -> None:
+    dead = TestWorker(store, lease_seconds=5)
+    store.enqueue([new_job(f"job{n}") for n in range(4)])
+    assert ids(dead, 2) == ["job0", "job1"]
+    assert ids(worker) == ["job2", "job3"]
+    with store.connect() as connection:
+        connection.execute(
+            sa.text("UPDATE dbqueue_workers SET heartbeat_at = now() - interval '1 hour' WHERE id = :id"),
+            {"id": dead.id},
+        )
+    assert [each.requeued for each in worker.session.rescue(max_losses=3)] == [2]
+    assert ids(worker) == ["job0", "job1"]
+    dead.close()
 
 
 def test_a_worker_sleeps_no_longer_than_until_the_next_look(store: PostgresStore, worker: TestWorker) -> None:
