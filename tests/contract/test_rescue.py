@@ -14,7 +14,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from dbqueue.jobs import Failed, Progress, Released, Succeeded
+from dbqueue.jobs import Failed, Progress, Released, Retried, Succeeded
 from dbqueue.store import heartbeats
 from dbqueue.store.base import Store
 from dbqueue.store.kept import Marks
@@ -66,6 +66,19 @@ def test_the_jobs_of_the_dead_wait_again_and_a_loss_is_counted(
     assert moment(stored["ready_at"]) == moment(before["created_at"])  # its old place
     assert rescuer.session.rescue(max_losses=3, now=later()) == []
     assert rescuer.claim_one().losses == 1
+
+
+def test_a_job_that_waits_again_keeps_the_error_of_its_last_retry(
+    store: Store, dead: TestWorker, rescuer: TestWorker
+) -> None:
+    """It has not failed with its worker."""
+    job_id = enqueued(store)
+    job = dead.claim_one()
+    dead.settle(Retried(job_id, job.lease, '{"exc_type": "KeyError"}', None, 0.0))
+    dead.claim_one(now=later(1))
+    rescuer.session.rescue(max_losses=3, now=later())
+    record = store.fetch([job_id])[job_id]
+    assert (record.status, record.retries, record.result) == ("PENDING", 1, '{"exc_type": "KeyError"}')
 
 
 def test_what_fails_with_its_worker_has_ended_when_the_rescue_says(
