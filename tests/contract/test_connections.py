@@ -115,22 +115,26 @@ def test_through_a_pooler_nothing_outlives_a_transaction(postgres_url: str) -> N
 
 
 @contextmanager
-def serializable_by_default(url: str) -> Iterator[None]:
+def other_defaults(url: str) -> Iterator[None]:
+    """The database's own settings are not those that dbqueue reckons with."""
+    settings = {"default_transaction_isolation": "serializable", "timezone": "Asia/Tokyo", "datestyle": "German"}
     with opened(url) as store, store.connect() as connection:
         name = connection.exec_driver_sql("SELECT current_database()").scalar_one()
-        connection.exec_driver_sql(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
+        for setting, value in settings.items():
+            connection.exec_driver_sql(f"ALTER DATABASE {name} SET {setting} = '{value}'")
     try:
         yield
     finally:
         with opened(url) as store, store.connect() as connection:
-            connection.exec_driver_sql(f"ALTER DATABASE {name} RESET default_transaction_isolation")
+            connection.exec_driver_sql(f"ALTER DATABASE {name} RESET ALL")
 
 
-def test_the_rounds_see_what_is_committed_whatever_the_database_s_own_isolation(postgres_url: str) -> None:
-    """Each statement has a snapshot of its own, and no round fails for what others have written."""
-    with serializable_by_default(postgres_url), opened(postgres_url) as store, of_rounds(store) as driver:
-        row = driver.execute("SELECT current_setting('transaction_isolation')").fetchone()
-    assert row == ("read committed",)
+def test_the_rounds_are_as_they_must_be_whatever_the_database_s_own_settings(postgres_url: str) -> None:
+    """Each statement has a snapshot of its own, no round fails for what others have written, and times sort as text."""
+    ask = "SELECT current_setting('transaction_isolation'), timestamptz '2026-01-01 00:00:00+00'::text"
+    with other_defaults(postgres_url), opened(postgres_url) as store, of_rounds(store) as driver:
+        row = driver.execute(ask).fetchone()
+    assert row == ("read committed", "2026-01-01 00:00:00+00")
 
 
 @pytest.mark.parametrize("kind", ["function", "coroutine"])
@@ -145,7 +149,7 @@ def test_the_transaction_of_a_task(postgres_url: str, kind: str) -> None:
         await transaction.store.task_engines.aclose()
         return found
 
-    with serializable_by_default(postgres_url), opened(postgres_url) as store:
+    with other_defaults(postgres_url), opened(postgres_url) as store:
         worker = TestWorker(store)
         enqueued(store)
         if kind == "coroutine":
