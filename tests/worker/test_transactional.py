@@ -209,8 +209,9 @@ def test_the_connection_is_not_the_task_s_to_commit(app: App) -> None:
     assert "cannot be committed by the task" in repr(result.result)
 
 
+@pytest.mark.parametrize("way", ["connection", "session"])
 @pytest.mark.parametrize(("may_run_again", "runs"), [(True, 3), (False, 1)])
-def test_a_run_whose_connection_broke_counts_as_lost(app: App, may_run_again: bool, runs: int) -> None:
+def test_a_run_whose_connection_broke_counts_as_lost(app: App, may_run_again: bool, runs: int, way: str) -> None:
     """It runs again as often as one that was lost with its process, and not at all where that one would not."""
     store = app.database.store
     if store.dialect == "sqlite":
@@ -218,8 +219,9 @@ def test_a_run_whose_connection_broke_counts_as_lost(app: App, may_run_again: bo
 
     @app.task(bind=True, transactional=True)
     def write(self: Any, name: str) -> None:
-        self.connection.execute(sa.text("INSERT INTO effects VALUES (:name)"), {"name": name})
-        pid = self.connection.scalar(sa.text("SELECT pg_backend_pid()"))
+        database = getattr(self, way)
+        database.execute(sa.text("INSERT INTO effects VALUES (:name)"), {"name": name})
+        pid = database.scalar(sa.text("SELECT pg_backend_pid()"))
         run_sql(store, f"SELECT pg_terminate_backend({pid}, 10000)")
 
     app.conf.task_max_losses = 2

@@ -165,8 +165,7 @@ class TaskTransaction:
         connection = self._connection
         if connection is None:
             return False, True
-        if self._session is not None:
-            self._session.commit()
+        self._commit_session()
         driver: Any = connection.connection.driver_connection
         if not self.store.in_transaction(driver):  # asked of the driver, which the task may have used directly
             self._undo()
@@ -197,6 +196,17 @@ class TaskTransaction:
         if known:  # else `_found` does, once others see what was committed
             self._wake()
         return settles, known
+
+    def _commit_session(self) -> None:
+        """Write what the session still holds. The task has returned: a connection that breaks is no failure of its."""
+        if self._session is None:
+            return
+        try:
+            self._session.commit()
+        except sa.exc.DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            raise NotCommitted(f"the transaction of job {self._job.id} broke after its task: {_line(error)}") from error
 
     @contextlib.contextmanager
     def _missing(self, what: str) -> Any:
