@@ -36,7 +36,10 @@ def runs(path: Path) -> Counter[str]:
 
 
 def await_runs(path: Path, number: int) -> None:
-    """Let `number` more jobs run, and some beyond them: what is killed now is at work."""
+    """Let `number` more jobs run, and some beyond them: what is killed now is at work.
+
+    A test has set a bound before it enqueues: else all may have run before this one is set.
+    """
     before = sum(runs(path).values())
     set_bound(path, before + 2 * number)
     wait_until(lambda: sum(runs(path).values()) > before + number)
@@ -55,6 +58,7 @@ def check_history(app: DBQueue, path: Path, jobs: int, kills: int, slots: int) -
 @pytest.mark.parametrize("pool", ["prefork", "threads", "asyncio"])
 def test_supervisors_killed_in_mid_load(database_url: str, tmp_path: Path, start_worker: Start, pool: str) -> None:
     path = tmp_path / "runs"
+    set_bound(path, 0)
     kills = 3
     with make_app(database_url) as app:
         app.tasks["sample.record_slowly"].enqueue_many([(str(path), n, 0.006) for n in range(JOBS)])
@@ -77,6 +81,7 @@ def test_supervisors_killed_in_mid_load(database_url: str, tmp_path: Path, start
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_children_killed_at_random(database_url: str, tmp_path: Path, start_worker: Start, pool: str) -> None:
     path = tmp_path / "runs"
+    set_bound(path, 0)
     with make_app(database_url) as app:
         worker = start_worker(database_url, pool=pool, settings=LEASE)
         app.tasks["sample.record_slowly"].enqueue_many([(str(path), n, 0.005) for n in range(JOBS)])

@@ -125,6 +125,7 @@ def total(path: Path) -> int:
 
 def test_supervisors_killed_in_mid_workflow(database_url: str, tmp_path: Path, start_worker: Start) -> None:
     path = tmp_path / "runs"
+    set_bound(path, 0)
     with make_app(database_url) as app:
         enqueue(app, path)
         for kill in range(3):
@@ -142,6 +143,7 @@ def test_supervisors_killed_in_mid_workflow(database_url: str, tmp_path: Path, s
 
 def test_children_killed_in_mid_workflow(database_url: str, tmp_path: Path, start_worker: Start) -> None:
     path = tmp_path / "runs"
+    set_bound(path, 0)
     with make_app(database_url) as app:
         enqueue(app, path)
         worker = start_worker(database_url, settings=LEASE)
@@ -161,6 +163,7 @@ def test_children_killed_in_mid_workflow(database_url: str, tmp_path: Path, star
 
 def test_workers_killed_beside_others(database_url: str, tmp_path: Path, start_worker: Start) -> None:
     path = tmp_path / "runs"
+    set_bound(path, 0)
     with make_app(database_url) as app:
         watch_releases(app)
         survivor, *victims = [start_worker(database_url, settings=LEASE) for _ in range(3)]
