@@ -2,7 +2,7 @@
 
 An application that has locked a chord's body, say, keeps its headers from ending. A round that waited for it would
 hold up all that this worker does. So it writes what it can (`WorkSession.settle_free`), and the rest lies here, with
-its leases, and is tried again and again, beside the rounds; none of these tries waits for a lock.
+its leases, and is tried again and again, beside the rounds; these tries hardly wait for a lock (`free_rows`).
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ class Aside:
 
     def tried(self, outcomes: Collection[Outcome], locked: Collection[str]) -> None:
         """These were tried, the first that are here; those of the jobs `locked` still cannot be written."""
-        for outcome in outcomes:
+        left = [outcome for outcome in outcomes if outcome.job_id in locked]  # of one job there may be two, of two runs
+        for _ in outcomes:
             self._outcomes.popleft()
-            if outcome.job_id in locked:
-                self._outcomes.append(outcome)
-        if len(locked) == len(outcomes):
+        self._outcomes.extend(left)
+        if len(left) == len(outcomes):
             self._pause()
         if not self._outcomes:
             log.unlocked(time.monotonic() - self._since)

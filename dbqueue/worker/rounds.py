@@ -43,6 +43,8 @@ from dbqueue.worker.watch import boot_clock
 C = TypeVar("C", Claim, HeldClaim)
 T = TypeVar("T")
 
+STOPPING_SECONDS: Final = 1.0
+"""How long one that stops sleeps at most, while it waits for somebody's lock."""
 PARK_ROWS: Final = 1000
 """How far to look ahead for jobs of a task that may start no more: a backlog of it must not keep others waiting."""
 
@@ -344,7 +346,7 @@ class Rounds:
         outcomes = aside.next_try()
         result = self._surely(lambda session: settle_free(session, outcomes, None, self._holding.linked))
         self._holding.written_at_last(outcomes, result.locked)
-        if len(result.locked) < len(outcomes):  # permits are free, and what waited for these may run
+        if any(each.job_id not in result.locked for each in outcomes):  # permits are free, what waited for them may run
             self.woken()
 
     @property
@@ -410,7 +412,8 @@ class Rounds:
                 seconds, held = found
                 self._held.seen(held)
                 self._clock.told(seconds)
-        wake_at = self._upkeeper.due_at
+        # One that stops sees to no more of that, and it would be due for ever.
+        wake_at = now + STOPPING_SECONDS if self._stopping else self._upkeeper.due_at
         reports_at = self._board.due_at()
         if reports_at is not None:
             wake_at = min(wake_at, reports_at)

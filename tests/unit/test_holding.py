@@ -109,3 +109,15 @@ def test_what_is_locked_keeps_its_lease_until_it_is_written(holding: Holding) ->
     holding.written_at_last(holding.aside.next_try(), locked=())
     assert (len(holding.aside), holding.leases, holding.linked) == (0, {}, set())
     assert holding.aside.again_at is None
+
+
+def test_two_runs_of_one_job_that_cannot_be_written_are_tried_no_more_often_than_one(holding: Holding) -> None:
+    """It was rescued from this worker, and claimed by it again."""
+    aside = holding.aside
+    aside.put([end("a", "first"), end("a", "second")])
+    aside._again_at = 0.0
+    aside.tried(aside.next_try(), {"a"})
+    assert aside.again_at != 0.0, "there was no pause"
+    assert [outcome.lease for outcome in aside] == ["first", "second"]
+    aside.tried(aside.next_try(), set())
+    assert len(aside) == 0

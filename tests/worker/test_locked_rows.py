@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from dbqueue import chord
-from dbqueue.errors import OperationalError
+from dbqueue.errors import LockTimeout, OperationalError
 from dbqueue.jobs import ClaimedJob, Failed, Outcome, Released, Replaced, Retried, Succeeded
 from dbqueue.store.base import Store
 from dbqueue.store.postgres import free_rows
@@ -354,3 +354,19 @@ def test_a_real_worker(
         assert held.get(timeout=30) == sum(range(20))
         assert worker.stop() == 0
         assert "Trying again" not in worker.log
+
+
+def test_a_lock_that_comes_after_a_round_s_commit_does_not_say_that_nothing_was_done(
+    store: Store, somebody: Admin
+) -> None:
+    """Else it would claim once more, and what it had claimed before would be nobody's to run."""
+    enqueued(store)
+    worker = TestWorker(store)
+    job = worker.claim_one()
+    somebody.execute("LOCK TABLE dbqueue_jobs")
+    with pytest.raises(OperationalError) as raised:
+        worker.session.recorded([job.id])
+    assert not isinstance(raised.value, LockTimeout)
+    somebody.rollback()
+    assert worker.session.recorded([job.id]) == {job.id: ("STARTED", job.lease)}
+    worker.close()

@@ -208,3 +208,14 @@ def test_while_an_outcome_is_missing_the_workers_row_is_open_at_the_end(store: S
         job = rounds.take()
     assert row(store, job.id)["status"] == "STARTED"
     assert is_open(store, rounds.worker_id)
+
+
+def test_a_stop_that_waits_for_a_locked_row_sleeps_meanwhile(store: Store) -> None:
+    """Its upkeep is over, and would be due for ever."""
+    config = WorkerConfig(NAME, ("celery",), "solo", 1)
+    rounds = Rounds(store, config, rates=TaskRates({}), notify=lambda: None, registered=lambda *_: None)
+    rounds._upkeeper.rescue_at = 0.0
+    rounds._holding.aside.put([Succeeded("a", "lease", "1", 0.0)])
+    assert rounds._pause() == 0.0
+    rounds._stopping = True
+    assert rounds._pause() > 0.0

@@ -312,7 +312,8 @@ class PostgresWorkSession(WorkSession):
         return frozenset(row[0] for row in self._execute(sql.PAUSED, {}).fetchall())
 
     def recorded(self, job_ids: Collection[str]) -> dict[str, tuple[str, str | None]]:
-        rows = self._execute(sql.RECORDED, {"ids": list(job_ids)}).fetchall()
+        with _after_commit():
+            rows = self._execute(sql.RECORDED, {"ids": list(job_ids)}).fetchall()
         return {job_id: (status, lease) for job_id, status, lease in rows}
 
     def hand_back(self, worker_id: str, held: Collection[str]) -> int:
