@@ -25,7 +25,7 @@ LOOK_EVERY_SECONDS: Final = 600.0
 PRUNE_EVERY_SECONDS: Final = 60.0
 PRUNE_ROWS: Final = 1000
 PUT_OFF_SECONDS: Final = 10.0
-"""When to look again for dead workers whose jobs cannot be taken back, for somebody has locked what waits for them."""
+"""When to look again for dead workers whose jobs cannot all be taken back, for somebody has locked what they need."""
 NEXT_ROWS_SECONDS: Final = 0.05
 """Pause where there was something to delete: up to 20,000 rows a second, beside the rounds."""
 NEXT_PAGES_SECONDS: Final = 1.0
@@ -72,18 +72,25 @@ class Upkeep:
         try:
             dead = session.rescue(max_losses=self._config.max_losses)
         except LockTimeout as error:
-            self.rescue_at = time.monotonic() + PUT_OFF_SECONDS * random.uniform(0.8, 1.2)
-            log.logger.warning("The jobs of a dead worker wait for what somebody's transaction has locked: %s", error)
+            self._put_off(error)
             return False
         for rescued in dead:
-            log.logger.warning(
-                "Worker %s is dead: %d of its jobs wait again, %d may not run again and end as FAILURE%s",
-                rescued.worker_id,
-                rescued.requeued,
-                rescued.failed,
-                ". Others are in a transaction that is still open, and follow" if rescued.left else "",
-            )
-        return bool(dead)
+            if rescued.requeued or rescued.failed or not rescued.left:
+                log.logger.warning(
+                    "Worker %s is dead: %d of its jobs wait again, %d may not run again and end as FAILURE%s",
+                    rescued.worker_id,
+                    rescued.requeued,
+                    rescued.failed,
+                    ". Others are in a transaction that is still open, and follow" if rescued.left else "",
+                )
+        locked = next((rescued.locked for rescued in dead if rescued.locked), None)
+        if locked is not None:
+            self._put_off(locked)
+        return any(rescued.requeued or rescued.failed for rescued in dead)
+
+    def _put_off(self, reason: object) -> None:
+        self.rescue_at = time.monotonic() + PUT_OFF_SECONDS * random.uniform(0.8, 1.2)
+        log.logger.warning("Jobs of a dead worker wait for what somebody's transaction has locked: %s", reason)
 
     def _look(self, session: WorkSession) -> None:
         """Give workers that have jobs a row again, where they have none: soon again if there is more to look at."""

@@ -97,7 +97,7 @@ WHERE {{by_id_of_d}} AND""",
     "a rescue of what has ended": Mutant(
         (
             Edit(
-                "store/postgres/sql.py",
+                "store/postgres/rescue.py",
                 "WHERE worker = ANY(%(workers)s::text[]) AND status = 'STARTED' ORDER BY id FOR UPDATE",
                 "WHERE worker = ANY(%(workers)s::text[]) ORDER BY id FOR UPDATE",
             ),
@@ -108,9 +108,9 @@ WHERE {{by_id_of_d}} AND""",
     "no rescue": Mutant(
         (
             Edit(
-                "store/postgres/work_session.py",
-                "            if not dead:\n                return []",
-                "            if dead or True:\n                return []",
+                "store/postgres/rescue.py",
+                "    if not dead:\n        return []",
+                "    if dead or True:\n        return []",
             ),
         ),
         f"{P2}[postgres-prefork]",

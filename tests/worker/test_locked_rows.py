@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from dbqueue.errors import LockTimeout, OperationalError
 from dbqueue.jobs import ClaimedJob, Failed, Outcome, Released, Replaced, Retried, Succeeded
 from dbqueue.store.base import Store
 from dbqueue.store.postgres import free_rows
-from dbqueue.store.records import Claim
-from dbqueue.worker import aside, upkeep
+from dbqueue.store.records import Claim, Round
+from dbqueue.worker import aside, settling, upkeep
 from dbqueue.worker.settling import settle_in_time
 from dbqueue.workflows import Edge, Workflow
 from tests.servers import libpq_url
@@ -230,20 +230,80 @@ def test_what_nobody_looks_for(store: Store, somebody: Admin, rounds: RunningRou
 def test_jobs_of_a_dead_worker_that_cannot_be_taken_back_yet(
     store: Store, somebody: Admin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One that may not run again is to end what waits for it, and somebody has that."""
+    """One that may not run again is to end what waits for it, and somebody has that; the others do not wait for it."""
     monkeypatch.setattr(upkeep, "PUT_OFF_SECONDS", 0.5)
     store.enqueue_workflow(line("first", "second"))
+    alone, again = enqueued(store), enqueued(store, task="shop.send")
     dead = TestWorker(store, lease_seconds=1.0)
-    dead.claim_one(once=["shop.pack"])
+    assert {job.id for job in dead.claim(once=["shop.pack"])} == {"first", alone, again}
     dead.close()
     run_sql(store, "UPDATE dbqueue_workers SET heartbeat_at = now() - interval '1 day'")
     somebody.execute(LOCK, ["second"])
     with running_rounds(store, heartbeat_seconds=0.1) as rounds:
         wait_until(lambda: "wait for what somebody's transaction has locked" in caplog.text, what="the word of it")
+        assert rounds.take().id == again
+        assert [status(store, job_id) for job_id in ("first", alone, again)] == ["STARTED", "FAILURE", "STARTED"]
+        assert "1 of its jobs wait again, 1 may not run again" in caplog.text
         goes_on(store, rounds)
-        assert status(store, "first") == "STARTED"
         somebody.rollback()
         wait_until(lambda: status(store, "second") == "FAILURE", what="the end of both")
+        assert status(store, "first") == "FAILURE"
+        closed = "SELECT 1 FROM dbqueue_workers WHERE closed_at IS NOT NULL AND id = :id"
+        wait_until(lambda: run_sql(store, closed, id=dead.id) == 1, what="the end of the dead worker's row")
+
+
+def test_a_locked_table_of_edges_keeps_only_those_back_that_others_wait_for(
+    store: Store, somebody: Admin, rounds: RunningRounds
+) -> None:
+    store.enqueue([new_job("replaced", priority=1)])
+    put_in_place = rounds.take()
+    store.enqueue_workflow(chord_of(*(f"{number}" for number in range(5))))
+    headers = [rounds.take() for _ in range(5)]
+    somebody.execute("LOCK TABLE dbqueue_edges")
+    for number, job in enumerate(headers):
+        complete(rounds, done(job) if number else failed(job))
+    new, same = new_job("new", eta="2099-01-01T00:00:00Z"), new_job("replaced")
+    workflow = Workflow.of([new, same], [Edge("new", "replaced")])
+    complete(rounds, Replaced(put_in_place.id, put_in_place.lease, workflow, 0.0))
+    for _ in range(3):
+        goes_on(store, rounds)
+    assert {status(store, job.id) for job in (put_in_place, *headers)} == {"STARTED"}
+    assert len(rounds.rounds._holding.aside) == 6
+    somebody.rollback()
+    wait_until(lambda: status(store, "body") == "FAILURE", what="the chord's end")
+    wait_until(lambda: status(store, "replaced") == "PENDING", what="the replacement")
+
+
+def test_a_call_does_not_wait_for_each_lock_that_nobody_has_looked_for(
+    store: Store, somebody: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for some of them; the others are tried again, and in the end each is written."""
+    monkeypatch.setattr(free_rows, "WAIT_BRIEFLY", "SELECT set_config('lock_timeout', '1ms', true)")
+    worker = TestWorker(store)
+    store.enqueue([new_job(f"{number}") for number in range(60)])
+    jobs = worker.claim()
+    tried: list[int] = []
+    settle_free = worker.session.settle_free
+
+    def counted(outcomes: Sequence[Outcome], **options: Any) -> Round:
+        tried.append(len(outcomes))
+        return settle_free(outcomes, **options)
+
+    monkeypatch.setattr(worker.session, "settle_free", counted)
+    somebody.execute(
+        "INSERT INTO dbqueue_jobs (id, task) SELECT 'new' || n, 'shop.pack' FROM generate_series(0, 59) AS n"
+    )
+    left: list[Outcome] = []
+    for job in jobs:
+        new = new_job(f"new{job.id}")
+        left.append(Replaced(job.id, job.lease, Workflow.of([new, new_job(job.id)], [Edge(new.id, job.id)]), 0.0))
+    result = settling.settle_free(worker.session, left, None, ())
+    assert result.locked == {job.id for job in jobs}
+    assert len(tried) == settling.MAX_WAITS
+    somebody.rollback()
+    assert not settling.settle_free(worker.session, left, None, ()).locked
+    assert {row(store, job.id)["blocked_reason"] for job in jobs} == {"predecessors"}
+    worker.close()
 
 
 def test_no_try_waits_for_what_is_locked(store: Store, somebody: Admin, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, Final
 
 import psycopg
@@ -41,6 +43,15 @@ class translated:  # noqa: N801 - called as a function: `with translated():`
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if error is not None:
             _translate(error)
+
+
+@contextlib.contextmanager
+def not_said_of_rows() -> Iterator[None]:
+    """A lock that is waited for in vain here does not say that a round has done nothing: no LockTimeout comes out."""
+    try:
+        yield
+    except LockTimeout as error:
+        raise OperationalError(str(error)) from error.__cause__
 
 
 def _translate(error: BaseException) -> None:

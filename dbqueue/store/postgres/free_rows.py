@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
-from dbqueue.errors import LockTimeout, OperationalError
+from dbqueue.errors import LockTimeout
 from dbqueue.jobs import Outcome
 from dbqueue.store.base import Store
 from dbqueue.store.inserts import pyformat
-from dbqueue.store.postgres.driver import Driver, translated
-from dbqueue.store.rows import Finish, part
+from dbqueue.store.postgres.driver import Driver, not_said_of_rows, translated
+from dbqueue.store.rows import Finish, part, replacements
 
 # Whoever has locked the table keeps all outcomes from being written, and is waited for: after that it is about rows.
-LOCK_TABLE: Final = "LOCK TABLE {jobs} IN ROW EXCLUSIVE MODE"
+LOCK_JOBS: Final = "LOCK TABLE {jobs} IN ROW EXCLUSIVE MODE"
+
+# Whoever has locked that of the edges keeps those outcomes from being written that others wait for.
+LOCK_EDGES: Final = "LOCK TABLE {edges} IN ROW EXCLUSIVE MODE"
 
 # There are others that are not looked for: what an errback that is dropped takes with it; an id that a replacement
 # brings, and which somebody has inserted and not committed.
@@ -51,21 +54,32 @@ def lock_free(
 ) -> frozenset[str]:
     """Lock what these outcomes need, as far as it is free; the jobs whose outcomes would have to wait.
 
-    `finish` are their rows that end jobs. Raises OperationalError where it is the table that somebody has locked.
+    `finish` are their rows that end jobs. Raises OperationalError where it is the table of jobs that somebody has
+    locked.
     """
 
     def ids(template: str, **parameters: Any) -> set[str]:
         with translated():
             return {row[0] for row in driver.execute(pyformat(store.text(template)), parameters).fetchall()}
 
-    try:
-        with translated():
-            driver.execute(store.text(LOCK_TABLE))
-    except LockTimeout as error:
-        raise OperationalError(str(error)) from error.__cause__
+    with not_said_of_rows(), translated():
+        driver.execute(store.text(LOCK_JOBS))
     driver.execute(WAIT_BRIEFLY)
     locked = ids(LOCKED, ids=[each.job_id for each in outcomes])
     _, succeeded, failed = part(finish, linked)
-    if succeeded or failed:
-        locked |= ids(LOCKED_BELOW, ids=[row.id for row in succeeded + failed], failed=[row.id for row in failed])
+    moving = [row.id for row in succeeded + failed]
+    changing = {*moving, *(each.job_id for each in replacements(outcomes))}
+    if changing and not _edges_are_free(store, driver):
+        locked |= changing
+    elif moving:
+        locked |= ids(LOCKED_BELOW, ids=moving, failed=[row.id for row in failed])
     return frozenset(locked)
+
+
+def _edges_are_free(store: Store, driver: Driver) -> bool:
+    try:
+        with translated(), driver.transaction():
+            driver.execute(store.text(LOCK_EDGES))
+    except LockTimeout:
+        return False
+    return True

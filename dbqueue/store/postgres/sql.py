@@ -249,7 +249,7 @@ def _back(due: str, key: str = "j.limit_key") -> str:
 
 _REQUEUED_AT: Final = """greatest(j.eta, coalesce(d.ready_at, d.eta,
         coalesce(%(now)s::timestamptz, now()) + make_interval(secs => d.delay_seconds)))"""
-_CREATED_AT: Final = "greatest(j.eta, least(j.created_at, now()))"
+CREATED_AT: Final = "greatest(j.eta, least(j.created_at, now()))"
 
 REQUEUE: Final = f"""
 UPDATE {{jobs}} j
@@ -376,47 +376,9 @@ SELECT id, heartbeat_at::text, least(greatest(lease_seconds, 0), {MAX_SECONDS}):
     heartbeat_at < coalesce(%(now)s::timestamptz, now()) - {_LEASE}, extract(epoch FROM clock_timestamp())::float8
 FROM {{workers}} WHERE closed_at IS NULL ORDER BY id"""
 
-# Who has a claim in flight (its KEY SHARE) is passed over until the next look, and who has beaten since lives.
-LOCK_DEAD: Final = """
-SELECT w.id FROM unnest(%(ids)s::text[], %(heartbeats)s::timestamptz[]) AS d(id, heartbeat_at)
-JOIN {workers} w ON w.id = d.id COLLATE "C"
-WHERE w.closed_at IS NULL AND w.heartbeat_at = d.heartbeat_at ORDER BY w.id FOR UPDATE OF w SKIP LOCKED"""
-
-
-# A dead worker's jobs are found by reading the table: an index on (worker, status) would cost
-# every completion its heap-only update, and a worker seldom dies (a million rows: 0.2 s).
-def _again(condition: str, column: str, value: str) -> str:
-    """Set a column of those jobs that run again and fit the condition."""
-    return f"{column} = CASE WHEN j.redeliver AND j.losses < %(max_losses)s AND {condition} THEN {value} END"
-
-
-# A row that a transaction has locked is left for the next rescue, for which its worker's row stays open (`LEFT`): the
-# job's own task may have been stopped between its SUCCESS and its COMMIT, and a worker that waited for that would do
-# nothing else. Should the dead one come back meanwhile, the leases it has lost keep it from writing.
-RESCUE: Final = f"""
-WITH held AS MATERIALIZED (
-    SELECT id FROM {{jobs}}
-    WHERE worker = ANY(%(workers)s::text[]) AND status = 'STARTED' ORDER BY id FOR UPDATE SKIP LOCKED
-)
-UPDATE {{jobs}} j
-SET losses = least(j.losses, {MAX_COUNT} - 1) + 1, state = NULL, meta = NULL,
-    status = CASE WHEN j.redeliver AND j.losses < %(max_losses)s THEN 'PENDING' ELSE 'FAILURE' END,
-    {_again("j.limit_key IS NULL", "ready_at", _CREATED_AT)},
-    {_again("j.limit_key IS NOT NULL", "held_at", _CREATED_AT)},
-    {_again("j.limit_key IS NOT NULL", "blocked_reason", f"'{BLOCKED_BY_LIMIT}'")}, permit = NULL,
-    lease = CASE WHEN j.redeliver AND j.losses < %(max_losses)s THEN NULL ELSE j.lease END,
-    started_at = CASE WHEN j.redeliver AND j.losses < %(max_losses)s THEN NULL ELSE j.started_at END,
-    finished_at = CASE WHEN j.redeliver AND j.losses < %(max_losses)s THEN NULL
-        ELSE coalesce(%(now)s::timestamptz, now()) END,
-    result = CASE WHEN j.redeliver AND j.losses < %(max_losses)s THEN j.result ELSE %(error)s::json END
-FROM held h WHERE j.id = h.id
-RETURNING j.worker, j.status, j.id, j.successors"""
-
-LEFT: Final = "SELECT DISTINCT worker FROM {jobs} WHERE worker = ANY(%(workers)s::text[]) AND status = 'STARTED'"
-
 HAND_BACK: Final = f"""
 UPDATE {{jobs}} j SET status = 'PENDING', lease = NULL, worker = NULL, started_at = NULL, state = NULL, meta = NULL,
-    {_back(_CREATED_AT)}
+    {_back(CREATED_AT)}
 WHERE worker = %(worker)s AND status = 'STARTED' AND id <> ALL(%(held)s::text[])"""
 
 RECORDED: Final = 'SELECT id, status, lease::text FROM {jobs} WHERE id = ANY(%(ids)s::text[] COLLATE "C")'

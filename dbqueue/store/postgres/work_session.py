@@ -13,7 +13,7 @@ import psycopg
 from sqlalchemy.pool import PoolProxiedConnection
 
 from dbqueue import failpoints
-from dbqueue.errors import LockTimeout, OperationalError
+from dbqueue.errors import OperationalError
 from dbqueue.jobs import ClaimedJob, Outcome, Progress, Replaced
 from dbqueue.store import steps as operations
 from dbqueue.store.held import claim_held, held_queues
@@ -22,7 +22,7 @@ from dbqueue.store.postgres import held as held_postgres
 from dbqueue.store.postgres import pruning, sql
 from dbqueue.store.postgres.arrays import array
 from dbqueue.store.postgres.claimed_rows import ClaimedRows
-from dbqueue.store.postgres.driver import Driver, survives, translated
+from dbqueue.store.postgres.driver import Driver, not_said_of_rows, survives, translated
 from dbqueue.store.postgres.floors import Floors
 from dbqueue.store.postgres.free_rows import lock_free
 from dbqueue.store.postgres.held import PostgresHeld
@@ -31,9 +31,10 @@ from dbqueue.store.postgres.partitions import catalog
 from dbqueue.store.postgres.plans import PlanCare
 from dbqueue.store.postgres.pool_connection import close_dedicated, closed_unless_opened
 from dbqueue.store.postgres.pruning import Part, Pass
+from dbqueue.store.postgres.rescue import take_back
 from dbqueue.store.readiness import HasFileno, wait_readable
 from dbqueue.store.records import Claim, HeldClaim, HeldRound, Rescued, Round, WorkerInfo
-from dbqueue.store.rows import LOST_ERROR, Content, Finish, Requeue, contents, part, replacements, split
+from dbqueue.store.rows import Content, Finish, Requeue, contents, part, replacements, split
 from dbqueue.store.sessions import Bell, Tended, WorkSession
 from dbqueue.store.transactions.joining import JoinedPsycopg
 from dbqueue.store.workflows import lifecycle
@@ -229,7 +230,7 @@ class PostgresWorkSession(WorkSession):
         self._ready = _ready(outcomes)
 
     def _with_inputs(self, claimed: Sequence[ClaimedJob], claim: Claim | HeldClaim) -> list[ClaimedJob]:
-        with _after_commit():
+        with not_said_of_rows():
             kept, handed_back = self._perform(lifecycle.inputs(self._store, list(claimed), claim.max_input_bytes))
             if handed_back:
                 self.round(handed_back, None)
@@ -237,7 +238,7 @@ class PostgresWorkSession(WorkSession):
 
     def _notify(self) -> None:
         """Another worker may be idle."""
-        with _after_commit():
+        with not_said_of_rows():
             self._execute(sql.NOTIFY, {})
         self._owes_word = False
 
@@ -312,7 +313,7 @@ class PostgresWorkSession(WorkSession):
         return frozenset(row[0] for row in self._execute(sql.PAUSED, {}).fetchall())
 
     def recorded(self, job_ids: Collection[str]) -> dict[str, tuple[str, str | None]]:
-        with _after_commit():
+        with not_said_of_rows():
             rows = self._execute(sql.RECORDED, {"ids": list(job_ids)}).fetchall()
         return {job_id: (status, lease) for job_id, status, lease in rows}
 
@@ -330,28 +331,11 @@ class PostgresWorkSession(WorkSession):
         if not late:
             return []
         with translated(), self._reading_the_table():
-            found = {"ids": list(late), "heartbeats": list(late.values())}
-            dead = [row[0] for row in self._execute(sql.LOCK_DEAD, found).fetchall()]
-            if not dead:
-                return []
-            parameters = {"workers": dead, "max_losses": max_losses, "error": LOST_ERROR, "now": now}
-            rescued = self._execute(sql.RESCUE, parameters).fetchall()
-            failpoints.hit("rescue.between", self._driver)
-            self._execute(sql.WAIT_FOR_ROWS, {})
-            self._perform(lifecycle.propagate(self._store, lifecycle.lost(rescued), now))
-            left = {row[0] for row in self._execute(sql.LEFT, {"workers": dead}).fetchall()}
-            for worker in dead:
-                if worker not in left:
-                    self._execute(sql.CLOSE_WORKER, {"worker": worker})
-        rows = [row[:2] for row in rescued]
-        if rows:
+            dead = take_back(self._store, self._driver, late, max_losses=max_losses, now=now)
+        if any(each.requeued or each.failed for each in dead):
             self._floors.forget()
             self._execute(sql.NOTIFY, {})
-        counts = [
-            Rescued(worker, rows.count((worker, "PENDING")), rows.count((worker, "FAILURE")), left=worker in left)
-            for worker in dead
-        ]
-        return [each for each in counts if each.requeued or each.failed or not each.left]
+        return [each for each in dead if each.requeued or each.failed or each.locked or not each.left]
 
     def _dead(self, now: datetime | None) -> dict[str, str]:
         """The workers that are dead, with the heartbeats that tell it; with `now` by that time alone."""
@@ -462,15 +446,6 @@ class PostgresWorkSession(WorkSession):
     def _execute(self, template: str, parameters: dict[str, Any]) -> psycopg.Cursor[tuple[Any, ...]]:
         with translated():
             return self._driver.execute(self._store.text(template), parameters)
-
-
-@contextlib.contextmanager
-def _after_commit() -> Iterator[None]:
-    """What follows a round: a lock that it waits for in vain does not say that nothing was done (`LockTimeout`)."""
-    try:
-        yield
-    except LockTimeout as error:
-        raise OperationalError(str(error)) from error.__cause__
 
 
 def _claim_parameters(claim: Claim, now: datetime | None, *, durable: bool) -> dict[str, Any]:
