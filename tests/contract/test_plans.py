@@ -387,12 +387,10 @@ def test_a_rescue_reads_the_table_once(postgres_url: str, session: PostgresWorkS
     prepare(postgres_url, statistics)
     with session._reading_the_table():
         found = explain(session, rescue.HELD, {"workers": ["w#1", "w#2"], "max_losses": 3})
-        scans = [node["Node Type"] for node in found if node["Node Type"] not in ("LockRows", "Sort")]
-        assert scans in (["Seq Scan"], ["Index Scan"])
+        assert {node["Node Type"] for node in found} - {"LockRows", "Sort"} in ({"Seq Scan"}, {"Index Scan"})
         parameters = {"ids": [f"{number}" for number in range(1000)], "max_losses": 3, "error": "{}", "now": None}
         found = explain(session, rescue.TAKE_BACK, parameters)
-        scans = [node["Node Type"] for node in found if node["Node Type"] != "ModifyTable"]
-        assert scans in (["Seq Scan"], ["Index Scan"])
+        assert {node["Node Type"] for node in found} - {"ModifyTable"} in ({"Seq Scan"}, {"Index Scan"})
 
 
 def test_a_claim_comes_in_the_order_of_its_plan(postgres_url: str) -> None:
