@@ -390,7 +390,7 @@ def test_a_rescue_reads_the_table_once(postgres_url: str, session: PostgresWorkS
         assert {node["Node Type"] for node in found} - {"LockRows", "Sort"} in ({"Seq Scan"}, {"Index Scan"})
         parameters = {"ids": [f"{number}" for number in range(1000)], "max_losses": 3, "error": "{}", "now": None}
         found = explain(session, rescue.TAKE_BACK, parameters)
-        assert {node["Node Type"] for node in found} - {"ModifyTable"} in ({"Seq Scan"}, {"Index Scan"})
+        assert {node["Node Type"] for node in found} <= {"ModifyTable", "Seq Scan", "Index Scan"}
 
 
 def test_a_claim_comes_in_the_order_of_its_plan(postgres_url: str) -> None:
