@@ -60,10 +60,8 @@ class Aside:
         self._outcomes.extend(outcomes)
 
     def next_try(self) -> list[Outcome]:
-        """Those that have been here for longest, in any order: the same ones may be too many to be tried each time."""
-        longest = list(islice(self._outcomes, MAX_TRIED))
-        random.shuffle(longest)
-        return longest
+        """Those that have been here for longest."""
+        return list(islice(self._outcomes, MAX_TRIED))
 
     def tried(self, outcomes: Collection[Outcome], locked: Collection[str]) -> None:
         """These were tried, the first that are here; those of the jobs `locked` still cannot be written."""

@@ -5,6 +5,7 @@ What somebody has locked is no such thing: it is left for another round (`aside`
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Final
@@ -111,7 +112,9 @@ def _settle_free(session: WorkSession, outcomes: list[Outcome], linked: Collecti
             _explain_missing(session, outcomes, result)
             return result
         half = len(outcomes) // 2
-        first, second = write(outcomes[:half]), write(outcomes[half:])
+        halves = [outcomes[:half], outcomes[half:]]
+        random.shuffle(halves)  # the one that comes last may not be tried, and is not always to be the same
+        first, second = map(write, halves)
         released = first.released or second.released
         return Round(first.settled | second.settled, (), released, locked=first.locked | second.locked)
 
