@@ -10,7 +10,8 @@ import pytest
 
 from dbqueue.jobs import Succeeded
 from dbqueue.store.postgres import sql as postgres_sql
-from dbqueue.store.postgres.work_session import PostgresWorkSession, _columns
+from dbqueue.store.postgres.outcomes import columns
+from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.rows import Finish, split
 from tests.contract import test_plans as plain
 from tests.contract.test_plans import nodes, prepare
@@ -79,7 +80,7 @@ def test_a_batch_is_found_by_its_ids(postgres_url: str, session: PostgresWorkSes
     """Whatever the planner thinks: there is no other way. In one partition each, at run time."""
     prepare(postgres_url, statistics)
     finish, _ = split([Succeeded(f"job-{n}", str(uuid4()), "1", 0.1) for n in (1, 20, 300, 4000, 20_000)])
-    template, parameters = postgres_sql.FINISH, _columns(Finish, finish, None)
+    template, parameters = postgres_sql.FINISH, columns(Finish, finish, None)
     found = plain.explain(session, template, parameters)
     assert all("id >= " in node["Index Cond"] for node in found if "Index Name" in node)
     (plan,) = session._driver.execute(

@@ -23,8 +23,9 @@ from dbqueue.store.postgres import free_rows, pruning, rescue
 from dbqueue.store.postgres import held as held_sql
 from dbqueue.store.postgres import sql as postgres_sql
 from dbqueue.store.postgres.floors import Floors
+from dbqueue.store.postgres.outcomes import columns
 from dbqueue.store.postgres.store import PostgresStore
-from dbqueue.store.postgres.work_session import PostgresWorkSession, _claim_parameters, _columns
+from dbqueue.store.postgres.work_session import PostgresWorkSession, _claim_parameters
 from dbqueue.store.records import Claim
 from dbqueue.store.rows import Finish, Requeue, split
 from dbqueue.store.workflows import sql as workflow_sql
@@ -180,9 +181,9 @@ def test_plans_do_not_depend_on_statistics(
     assert reads(explain(session, postgres_sql.ANYTHING_HELD, {})) == {"dbqueue_jobs_held"}
 
     finish, _ = split([Succeeded(f"job-{n}", str(uuid4()), "1", 0.1) for n in range(500)])
-    assert reads(explain(session, postgres_sql.FINISH, _columns(Finish, finish, None))) == {"dbqueue_jobs_pkey"}
+    assert reads(explain(session, postgres_sql.FINISH, columns(Finish, finish, None))) == {"dbqueue_jobs_pkey"}
     _, requeue = split([Released(f"job-{n}", str(uuid4()), "2026-01-01 00:00:00+00") for n in range(500)])
-    assert reads(explain(session, postgres_sql.REQUEUE, _columns(Requeue, requeue, None))) == {"dbqueue_jobs_pkey"}
+    assert reads(explain(session, postgres_sql.REQUEUE, columns(Requeue, requeue, None))) == {"dbqueue_jobs_pkey"}
     ids = {"ids": [f"job-{n}" for n in range(100)]}
     assert reads(explain(session, postgres_sql.RECORDED, ids)) == {"dbqueue_jobs_pkey"}
 
@@ -283,7 +284,7 @@ def test_plans_of_workflows(postgres_url: str, session: PostgresWorkSession, sta
     prepare(postgres_url, statistics)
     fill(postgres_url, "dbqueue_edges", LINK, "tiny" if statistics == "tiny" else analysed)
     finish, _ = split([Succeeded(job_id, str(uuid4()), "1", 0.1) for job_id in IDS])
-    complete = explain(session, workflow_sql.COMPLETE_POSTGRES, _columns(Finish, finish, None))
+    complete = explain(session, workflow_sql.COMPLETE_POSTGRES, columns(Finish, finish, None))
     check("COMPLETE_POSTGRES", complete, statistics)
     for name, more in OF_WORKFLOWS.items():
         check(name, explain(session, getattr(workflow_sql, name), {"ids": IDS, **more}), statistics)

@@ -237,7 +237,7 @@ def test_a_session_has_the_words_of_the_table_that_there_is(store: Store) -> Non
     for size in (None, "day", None, "day"):
         partition(store, size)
         session = store.work_session("words")
-        texts.append(session._finish)  # type: ignore[attr-defined]
+        texts.append(session._outcomes.finish)  # type: ignore[attr-defined]
         session.close()
     assert texts[0] == texts[2] != texts[1] == texts[3]
 

@@ -3,11 +3,12 @@
     store.py, work_session.py, watch_session.py   what `base` and `sessions` ask of every database
     driver.py     psycopg's connections, and its errors turned into dbqueue's
     sql.py        the hot statements, and why each is written as it is
-    free_rows.py  which outcomes can be written without waiting for somebody's lock
+    outcomes.py   how outcomes are written; free_rows.py which of them need not wait for somebody's lock
     held.py       jobs that wait for permits
     arrays.py     columns as text, for `unnest`
     copying.py    many jobs at once, by COPY
-    liveness.py   who is dead, where the server's clock may step
+    liveness.py   who is dead, where the server's clock may step; lost_workers.py whose row is gone
+    rescue.py     what becomes of dead workers' jobs
     floors.py     where claims begin to look while dead entries stand at the head of the index
     plans.py      plans that have gone bad
     pruning.py    deleting what has ended, some pages at a time

@@ -7,26 +7,25 @@ import dataclasses
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import psycopg
 from sqlalchemy.pool import PoolProxiedConnection
 
 from dbqueue import failpoints
 from dbqueue.errors import OperationalError
-from dbqueue.jobs import ClaimedJob, Outcome, Progress, Replaced
+from dbqueue.jobs import ClaimedJob, Outcome, Progress
 from dbqueue.store import steps as operations
 from dbqueue.store.held import claim_held, held_queues
-from dbqueue.store.inserts import pyformat
 from dbqueue.store.postgres import held as held_postgres
 from dbqueue.store.postgres import pruning, sql
-from dbqueue.store.postgres.arrays import array
 from dbqueue.store.postgres.claimed_rows import ClaimedRows
 from dbqueue.store.postgres.driver import Driver, not_said_of_rows, survives, translated
 from dbqueue.store.postgres.floors import Floors
 from dbqueue.store.postgres.free_rows import lock_free
 from dbqueue.store.postgres.held import PostgresHeld
 from dbqueue.store.postgres.lost_workers import Look
+from dbqueue.store.postgres.outcomes import Cursor, OutcomeWriter, Statement, ready
 from dbqueue.store.postgres.partitions import catalog
 from dbqueue.store.postgres.plans import PlanCare
 from dbqueue.store.postgres.pool_connection import close_dedicated, closed_unless_opened
@@ -34,21 +33,16 @@ from dbqueue.store.postgres.pruning import Part, Pass
 from dbqueue.store.postgres.rescue import take_back
 from dbqueue.store.readiness import HasFileno, wait_readable
 from dbqueue.store.records import Claim, HeldClaim, HeldRound, Rescued, Round, WorkerInfo
-from dbqueue.store.rows import Content, Finish, Requeue, contents, part, replacements, split
+from dbqueue.store.rows import part, split
 from dbqueue.store.sessions import Bell, Tended, WorkSession
 from dbqueue.store.transactions.joining import JoinedPsycopg
 from dbqueue.store.workflows import lifecycle
-from dbqueue.store.workflows import sql as workflow_sql
-from dbqueue.store.workflows.changes import replace
 
 if TYPE_CHECKING:
     from dbqueue.store.postgres.partitions.upkeep import PartitionUpkeep
     from dbqueue.store.postgres.store import PostgresStore
 
 T = TypeVar("T")
-
-Statement: TypeAlias = tuple[str, dict[str, Any]]
-Cursor: TypeAlias = psycopg.Cursor[tuple[Any, ...]]
 
 
 class PostgresWorkSession(WorkSession):
@@ -62,9 +56,7 @@ class PostgresWorkSession(WorkSession):
         self._partitions: PartitionUpkeep | None = None
         """None: the table is a plain one."""
         self._words: dict[str, str] = {}
-        self._owes_word = False
-        """Whether jobs may run now of which nobody was told: the round that has let them go was given up after that."""
-        self._ready: _Ready | None = None
+        self._outcomes = OutcomeWriter(store, self._driver, self._floors)
         with closed_unless_opened(connection):
             self._look_at_table()
 
@@ -92,10 +84,8 @@ class PostgresWorkSession(WorkSession):
 
     def _prepare_texts(self) -> None:
         store = self._store
-        self._claim, self._finish, self._requeue = map(store.text, (sql.CLAIM, sql.FINISH, sql.REQUEUE))
-        self._finish_one, self._next_ready = store.text(sql.FINISH_ONE), store.text(sql.NEXT_READY)
-        self._content = store.text(sql.CONTENT)
-        self._complete = pyformat(store.text(workflow_sql.COMPLETE_POSTGRES))
+        self._outcomes.look_at_table()
+        self._claim, self._next_ready = map(store.text, (sql.CLAIM, sql.NEXT_READY))
         self._lock_keys, self._claim_keys = map(store.text, (held_postgres.LOCK_KEYS, held_postgres.CLAIM_KEYS))
         self._claim_behind, self._next_ready_behind = map(store.text, (sql.CLAIM_BEHIND, sql.NEXT_READY_BEHIND))
 
@@ -113,10 +103,9 @@ class PostgresWorkSession(WorkSession):
         now: datetime | None = None,
     ) -> Round:
         failpoints.hit("complete.before", self._driver, when=bool(outcomes))
-        rows = self._ready if self._ready is not None and self._ready.outcomes is outcomes else _ready(outcomes)
-        self._ready = None
+        rows = self._outcomes.ready(outcomes)
         finish, complete, failed = part(rows.finish, linked) if linked else (rows.finish, [], [])
-        settled, released = self._end_apart(outcomes, failed, now)
+        settled, released = self._outcomes.end_apart(outcomes, failed, now)
         takes_turn = bool(claim and not claim.keys and claim.yielding and now is None and self._floors.slow)
         refused = takes_turn and not self._turn_is_free()
         if refused:
@@ -124,7 +113,7 @@ class PostgresWorkSession(WorkSession):
             if not outcomes:
                 return Round(refused=True)
         hints = self._floors.hints(claim.queues) if claim and not claim.keys and now is None else None
-        statements = self._outcome_statements(rows, finish, complete, now)
+        statements = self._outcomes.statements(rows, finish, complete, now)
         if claim:
             if takes_turn:
                 statements["turn"] = sql.TURN, {"table": self._store.names["jobs"]}
@@ -145,10 +134,10 @@ class PostgresWorkSession(WorkSession):
             moved = cursors["complete"].fetchall()
             settled.update(job_id for job_id, free in moved if not free)
             released |= not {job_id for job_id, free in moved if free} <= {job.id for job in claimed}
-        settled.update(self._changed(cursors))
+        settled.update(self._outcomes.written(cursors))
         failpoints.hit("complete.after", self._driver, when=bool(outcomes))
         failpoints.hit("claim.after", self._driver, when=bool(claimed))
-        if rows.requeue or released or self._owes_word:
+        if rows.requeue or released or self._outcomes.owes_word:
             self._notify()
         with_inputs = self._with_inputs(claimed, claim) if claim and claimed and claimed.have_inputs else claimed
         return Round(frozenset(settled), with_inputs, released, refused)
@@ -158,49 +147,18 @@ class PostgresWorkSession(WorkSession):
     ) -> Round:
         with translated(), self._driver.transaction():
             locked = lock_free(self._store, self._driver, outcomes, split(outcomes)[0], linked)
-            rows = _ready([each for each in outcomes if each.job_id not in locked])
+            rows = ready([each for each in outcomes if each.job_id not in locked])
             finish, complete, failed = part(rows.finish, linked)
-            settled, released = self._end_apart(rows.outcomes, failed, now)
-            statements = self._outcome_statements(rows, finish, complete, now)
+            settled, released = self._outcomes.end_apart(rows.outcomes, failed, now)
+            statements = self._outcomes.statements(rows, finish, complete, now)
             cursors = {name: self._driver.execute(*statement) for name, statement in statements.items()}
             moved = cursors["complete"].fetchall() if complete else ()
-            settled.update((job_id for job_id, free in moved if not free), self._changed(cursors))
+            settled.update((job_id for job_id, free in moved if not free), self._outcomes.written(cursors))
         released |= any(free for _, free in moved)
         # Not before: its transaction is one that does not wait for the disk.
-        if rows.requeue or released or self._owes_word:
+        if rows.requeue or released or self._outcomes.owes_word:
             self._notify()
         return Round(frozenset(settled), released=released, locked=locked)
-
-    def _end_apart(
-        self, outcomes: Sequence[Outcome], failed: Sequence[Finish], now: datetime | None
-    ) -> tuple[set[str], bool]:
-        """Write what has a transaction of its own: failures that others wait for, and replacements.
-
-        The jobs for which that was done, and whether others may run now.
-        """
-        settled, released = self._fail(failed, now) if failed else (set[str](), False)
-        for replaced in replacements(outcomes):
-            settled, released = settled | self._replace(replaced), True
-        self._owes_word |= released
-        return settled, released
-
-    def _outcome_statements(
-        self, rows: _Ready, finish: list[Finish], complete: list[Finish], now: datetime | None
-    ) -> dict[str, Statement]:
-        """What writes these outcomes, by name; STARTED rows before those that wait for them: see `workflows.sql`."""
-        statements: dict[str, Statement] = {}
-        if with_content := contents(rows.outcomes):
-            statements["contents"] = self._content, _columns(Content, with_content, now)
-        if len(finish) == 1:
-            statements["finish one"] = self._finish_one, finish[0]._asdict() | {"now": now}
-        elif finish:
-            columns = rows.columns if finish is rows.finish else _columns(Finish, finish)
-            statements["finish"] = self._finish, columns | {"now": now}
-        if rows.requeue:  # after what ends: a run that was revoked, and then asked for a retry, has ended
-            statements["requeue"] = self._requeue, _columns(Requeue, rows.requeue, now)
-        if complete:
-            statements["complete"] = self._complete, _columns(Finish, complete, now)
-        return statements
 
     def _claim_statements(
         self, claim: Claim, hints: dict[str, Any] | None, now: datetime | None, *, durable: bool
@@ -215,19 +173,8 @@ class PostgresWorkSession(WorkSession):
         row = self._execute(sql.TURN_IS_FREE, {"table": self._store.names["jobs"]}).fetchone()
         return row is not None and bool(row[0])
 
-    def _changed(self, cursors: dict[str, Cursor]) -> Iterator[str]:
-        """The jobs for which these outcomes were written."""
-        for name in ("finish one", "finish"):
-            if name in cursors:
-                yield from (row[0] for row in cursors[name].fetchall())
-        if "requeue" in cursors:
-            for job_id, queue, priority, ready_at in cursors["requeue"].fetchall():
-                if ready_at is not None:
-                    self._floors.lower((queue, priority), (ready_at, job_id))
-                yield job_id
-
     def prepare(self, outcomes: Sequence[Outcome]) -> None:
-        self._ready = _ready(outcomes)
+        self._outcomes.prepare(outcomes)
 
     def _with_inputs(self, claimed: Sequence[ClaimedJob], claim: Claim | HeldClaim) -> list[ClaimedJob]:
         with not_said_of_rows():
@@ -240,21 +187,7 @@ class PostgresWorkSession(WorkSession):
         """Another worker may be idle."""
         with not_said_of_rows():
             self._execute(sql.NOTIFY, {})
-        self._owes_word = False
-
-    def _fail(self, failed: Sequence[Finish], now: datetime | None) -> tuple[set[str], bool]:
-        """End jobs that others wait for, and what can never run after them; whether errbacks may run now."""
-        with translated(), self._driver.transaction():
-            rows = self._driver.execute(self._finish, _columns(Finish, failed, now)).fetchall()
-            failpoints.hit("complete.between", self._driver)
-            settled = {row[0] for row in rows}
-            ended = [lifecycle.Ended(row.id, row.status, row.result, row.traceback) for row in failed]
-            causes = [each for each in ended if each.id in settled]
-            return settled, self._perform(lifecycle.propagate(self._store, causes, now))
-
-    def _replace(self, outcome: Replaced) -> set[str]:
-        with translated(), self._driver.transaction():
-            return {outcome.job_id} if self._perform(replace(self._store, outcome)) else set()
+        self._outcomes.owes_word = False
 
     def _perform(self, steps: operations.Steps[T]) -> T:
         with translated():
@@ -458,26 +391,3 @@ def _claim_parameters(claim: Claim, now: datetime | None, *, durable: bool) -> d
         "now": now,
         "durable": durable,
     }
-
-
-class _Ready(NamedTuple):
-    """What a round needs of its outcomes."""
-
-    outcomes: Sequence[Outcome]
-    finish: list[Finish]
-    requeue: list[Requeue]
-    columns: dict[str, Any]
-    """Of all in `finish`."""
-
-
-def _ready(outcomes: Sequence[Outcome]) -> _Ready:
-    finish, requeue = split(outcomes)
-    return _Ready(outcomes, finish, requeue, _columns(Finish, finish) if len(finish) > 1 else {})
-
-
-def _columns(
-    row: type[Finish | Requeue | Content], rows: Sequence[Finish | Requeue | Content], now: datetime | None = None
-) -> dict[str, Any]:
-    """Rows as one array for each column, which `unnest` turns into rows again."""
-    columns = dict(zip(row._fields, map(array, zip(*rows, strict=True)), strict=True))
-    return columns | {"now": now}
