@@ -21,7 +21,7 @@ from dbqueue.services.timer import Timer
 from dbqueue.task import transactions
 from dbqueue.version import __version__
 from dbqueue.worker.autoscale import Autoscaler
-from dbqueue.worker.config import OWN_SHARE, POOLS, WorkerConfig
+from dbqueue.worker.config import MAX_CONCURRENCY, MAX_PROCESSES, OWN_SHARE, POOLS, WorkerConfig
 from dbqueue.worker.crew import Crew
 from dbqueue.worker.executor import Executor, ExecutorOptions
 from dbqueue.worker.limits import Limits, TimeLimits
@@ -107,8 +107,9 @@ class Worker:
         self._autoscaler = _autoscaler(autoscale, pool)
         if self._autoscaler is not None:
             concurrency = self._autoscaler.minimum
-        if concurrency < 1:
-            raise ImproperlyConfigured(f"concurrency must be at least 1, not {concurrency}")
+        most = MAX_PROCESSES if pool == "prefork" else MAX_CONCURRENCY
+        if not 1 <= concurrency <= most:
+            raise ImproperlyConfigured(f"concurrency must be from 1 to {most} in the pool {pool}, not {concurrency}")
         self.config = WorkerConfig(
             name=self.hostname,
             queues=_queues(conf, queues, exclude_queues),

@@ -11,6 +11,7 @@ import time
 from typing import Final
 
 from dbqueue.worker import log
+from dbqueue.worker.config import MAX_PROCESSES
 
 KEEPALIVE_SECONDS: Final = 30.0
 """Celery's AUTOSCALE_KEEPALIVE."""
@@ -36,6 +37,8 @@ class Autoscaler:
         lower = max(1, self.minimum if minimum is None else minimum)  # with none, nothing would show that work has come
         if upper < lower:
             raise ValueError(f"autoscale: the maximum ({upper}) is less than the minimum ({lower})")
+        if upper > MAX_PROCESSES:
+            raise ValueError(f"autoscale: the maximum ({upper}) is more than the {MAX_PROCESSES} that a worker may have")
         self.maximum, self.minimum = upper, lower
 
     def info(self, size: int, wanted: int) -> dict[str, int]:

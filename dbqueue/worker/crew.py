@@ -21,7 +21,7 @@ from dbqueue.pools.child import Execute, RunSlots, run_child
 from dbqueue.pools.nursery import Died, Nursery, Unborn
 from dbqueue.worker import log
 from dbqueue.worker.children import Child
-from dbqueue.worker.config import WorkerConfig
+from dbqueue.worker.config import MAX_PROCESSES, WorkerConfig
 
 POOLS: Final[dict[str, RunSlots]] = {
     "prefork": prefork.run_slots,
@@ -219,12 +219,14 @@ class Crew:
     def resize(self, change: int) -> None:
         """Bear this many more children, or let as many go: the idlest first, each when its running job has ended.
 
-        Raises ValueError for a pool of one process, and where none would be left.
+        Raises ValueError for a pool of one process, and where none would be left, or too many.
         """
         if self._config.pool != "prefork":
             raise ValueError(f"the pool {self._config.pool} cannot grow or shrink: it is one process")
         if len(self._wanted) + change < 1:
             raise ValueError(f"the pool has {len(self._wanted)} processes, and one must be left")
+        if len(self._wanted) + change > MAX_PROCESSES:
+            raise ValueError(f"the pool has {len(self._wanted)} processes, and may have {MAX_PROCESSES} at most")
         for _ in range(change):
             self._want_another()
         for number in sorted(self._wanted, key=self._load)[: max(0, -change)]:

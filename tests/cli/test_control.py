@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+import pytest
+
 from tests.cli.commands import Commands
 from tests.waiting import wait_until
 
@@ -61,6 +63,12 @@ def test_autoscale(dbqueue_sqlite: Commands) -> None:
     assert (wrong.returncode, "10,3" in wrong.stderr) == (2, True)
     wrong = dbqueue_sqlite.run("-A", "cele", "worker", "--autoscale", "1,3")
     assert (wrong.returncode, "less than the minimum" in wrong.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("option", ["--concurrency", "--autoscale"])
+def test_a_number_of_processes_that_no_machine_bears_is_refused(dbqueue_sqlite: Commands, option: str) -> None:
+    wrong = dbqueue_sqlite.run("-A", "cele", "worker", option, "1000000000")
+    assert (wrong.returncode, "5000" in wrong.stderr) == (2, True), wrong.stderr
 
 
 def test_events(dbqueue: Commands) -> None:

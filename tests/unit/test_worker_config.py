@@ -96,3 +96,12 @@ def test_the_slots_of_each_pool(config: NewConfig) -> None:
         4, 4, 4, 1,
     ]  # fmt: skip
     assert config({}, autoscale=(7, 2), concurrency=None).slots == 2
+
+
+@pytest.mark.parametrize(("pool", "most"), [("prefork", 5_000), ("threads", 10_000), ("asyncio", 10_000)])
+def test_a_concurrency_that_no_machine_bears_is_refused(config: NewConfig, pool: str, most: int) -> None:
+    assert config({}, pool=pool, concurrency=most).slots == most
+    with pytest.raises(ImproperlyConfigured, match=f"concurrency must be from 1 to {most} in the pool {pool}"):
+        config({}, pool=pool, concurrency=10**9)
+    with pytest.raises(ImproperlyConfigured, match=r"autoscale: the maximum \(1000000000\) is more than the 5000"):
+        config({}, pool="prefork", autoscale=(10**9, 1), concurrency=None)

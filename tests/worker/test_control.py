@@ -201,6 +201,7 @@ def test_the_pool_grows_and_shrinks(app: DBQueue, worker: WorkerProcess, send: S
     assert [each.get(timeout=TIMEOUT) for each in running] == ["released"] * 4
     wait_until(lambda: len(processes()) == 1, TIMEOUT, "the end of three processes")
     assert "one must be left" in tell(app, "pool_shrink", 1)["error"]
+    assert "may have 5000 at most" in tell(app, "pool_grow", 10**9)["error"]
     for command in ("pool_grow", "pool_shrink"):
         for nonsense in (-2, 0, "2", 1.5, True, None):
             assert "a whole number of processes from 1" in tell(app, command, nonsense)["error"]
@@ -233,6 +234,7 @@ def test_autoscale(app: DBQueue, send: Send, path: NewPath, database_url: str, s
     for nonsense in ((-1, None), (None, -1), ("5", None), (None, 1.5), (True, None)):
         assert "bounds are whole numbers from 0" in tell(app, "autoscale", *nonsense)["error"]
     assert "the maximum (1) is less than the minimum (2)" in tell(app, "autoscale", 1)["error"]
+    assert "more than the 5000 that a worker may have" in tell(app, "autoscale", 10**9)["error"]
     assert ask(app).stats()["one@test"]["autoscaler"]["max"] == 4
     assert "not supported with autoscale" in tell(app, "pool_grow")["error"]
     Path(path("release")).touch()
