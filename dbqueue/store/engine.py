@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 BUSY_TIMEOUT_SECONDS = 10.0
 """How long SQLite waits for another process's write lock before an operation fails."""
+
+MAX_CONNECT_SECONDS = 3600
+"""The longest that a connection may take to be made; 0 in a URL is psycopg's own bound, 130 seconds."""
 
 GONE = "the SQLite file was deleted or replaced while it was open"
 
@@ -66,7 +70,7 @@ def make_engine(access: Access) -> sa.Engine:
     from dbqueue.store.postgres.quick_pool import QuickPool
 
     # What is given back is reset by `_reset` instead.
-    options = {**_postgres_options(access), "poolclass": QuickPool, "pool_reset_on_return": None}
+    options = {**_postgres_options(access, url), "poolclass": QuickPool, "pool_reset_on_return": None}
     options["connect_args"]["context"] = any_time_adapters()
     options["use_native_hstore"] = False  # the store has no such column, and would ask for the type first of all
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", **options)
@@ -89,7 +93,8 @@ def make_task_engine(access: Access) -> sa.Engine:
         sa.event.listen(engine, "connect", _prepare_sqlite)
         _leave_files_that_are_gone(engine)
         return engine
-    engine = sa.create_engine(url, isolation_level="READ COMMITTED", pool_timeout=None, **_postgres_options(access))
+    options = _postgres_options(access, url)
+    engine = sa.create_engine(url, isolation_level="READ COMMITTED", pool_timeout=None, **options)
     sa.event.listen(engine, "checkout", _hear_last_words)
     return engine
 
@@ -102,7 +107,7 @@ def make_async_task_engine(access: Access) -> AsyncEngine:
         from sqlalchemy.ext.asyncio import create_async_engine
 
         if url.get_backend_name() != "sqlite":
-            options = _postgres_options(access)
+            options = _postgres_options(access, url)
             engine = create_async_engine(url, isolation_level="READ COMMITTED", pool_timeout=None, **options)
             sa.event.listen(engine.sync_engine, "checkout", _hear_last_words)
             return engine
@@ -148,21 +153,40 @@ def _leave_files_that_are_gone(engine: sa.Engine) -> None:
     sa.event.listen(engine, "checkout", compare)
 
 
-def _postgres_options(access: Access) -> dict[str, Any]:
+def _postgres_options(access: Access, url: sa.URL) -> dict[str, Any]:
+    _check_query(url)
+    seconds = min(round(access.connect_timeout), MAX_CONNECT_SECONDS)
+    for_libpq = {
+        "connect_timeout": max(2, seconds),  # libpq takes whole seconds, at least 2
+        # Found by TCP itself where the server's host has gone without a word.
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 20_000,  # milliseconds; keepalives are silent while data waits to be acknowledged
+    }
+    # SQLAlchemy would prefer these to what the URL says.
+    own = {name: value for name, value in for_libpq.items() if name not in url.query}
     return {
         "pool_size": access.pool_size,
         # A short burst of threads may open this many more, closed again afterwards.
         "max_overflow": access.pool_size,
-        "connect_args": {
-            "connect_timeout": max(2, round(access.connect_timeout)),  # libpq takes whole seconds, at least 2
-            "prepare_threshold": None if access.pooler else 3,
-            # Found by TCP itself where the server's host has gone without a word.
-            "keepalives_idle": 30,
-            "keepalives_interval": 10,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 20_000,  # milliseconds; keepalives are silent while data waits to be acknowledged
-        },
+        "connect_args": {**own, "prepare_threshold": None if access.pooler else 3},
     }
+
+
+def _check_query(url: sa.URL) -> None:
+    """Raise ValueError for an option of the URL that is none of libpq's: psycopg takes others, which are no text."""
+    from psycopg.pq import Conninfo
+
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()}
+    for name, value in url.query.items():
+        if name not in known:
+            raise ValueError(f"libpq has no option {name!r}")
+        if not isinstance(value, str) and name not in ("host", "port"):
+            raise ValueError(f"it has the option {name!r} {len(value)} times")
+    seconds = url.query.get("connect_timeout", "0")
+    if not (isinstance(seconds, str) and re.fullmatch("[0-9]{1,4}", seconds) and int(seconds) <= MAX_CONNECT_SECONDS):
+        raise ValueError(f"its connect_timeout is no whole number of seconds from 0 to {MAX_CONNECT_SECONDS}")
 
 
 def _connect(dialect: sa.Dialect, record: object, arguments: Any, parameters: Any) -> Any:

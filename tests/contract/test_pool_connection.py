@@ -334,6 +334,18 @@ def test_a_schemas_name_in_another_encoding(postgres_url: str) -> None:
         assert driver.insert_and_notify('SELECT 1 AS "é"', [], sql.NOTIFY) == 1
 
 
+def test_an_option_of_the_url_goes_before_dbqueues_own(postgres_url: str) -> None:
+    given = {"connect_timeout": "7", "keepalives_idle": "71", "tcp_user_timeout": "7000"}
+    query = "&".join(f"{name}={value}" for name, value in given.items())
+    with opened(postgres_url) as store, opened(f"{postgres_url}?{query}") as other:
+        for at, expected in (store, {"connect_timeout": "5", "keepalives_idle": "30"}), (other, given):
+            for engine in at.engine, at.task_engines.plain():
+                with contextlib.closing(engine.raw_connection()) as connection:
+                    told = cast(PoolConnection, connection.driver_connection).info.get_parameters()
+                assert {name: told.get(name) for name in expected} == expected
+                assert told["keepalives_count"] == "3"
+
+
 @pytest.fixture
 def narrow(postgres_url: str) -> Iterator[PostgresStore]:
     """With two connections at the most."""
