@@ -58,6 +58,9 @@ REJECTIONS: Final = "rejections"
 RETRIES_OPTION: Final = "retried_by_operator"
 """Among a row's options: how often `dbqueue jobs retry` has put the job back."""
 
+UNIQUE_OPTION: Final = "unique_key"
+"""Among a row's options: the key that it was enqueued for, and for how many seconds its success stands."""
+
 NOT_ENQUEUED: Final = ""
 """The task of a row that only remembers a revoke: the id was revoked before anybody enqueued it."""
 

@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from dbqueue import codec
 from dbqueue.errors import BadSignature, DecodeError
-from dbqueue.jobs import REJECTIONS, RETRIES_OPTION, ClaimedJob, NewJob
+from dbqueue.jobs import REJECTIONS, RETRIES_OPTION, UNIQUE_OPTION, ClaimedJob, NewJob
 from dbqueue.workflows import DELAY, ERRBACK, EXPIRY, REPLACED, Source
 
 SIGNATURE: Final = "signature"
@@ -38,7 +38,7 @@ argument; 0 where there is no such list."""
 _ITEM: Final = re.compile(r"\[(\d{1,9})[],]")
 """How the place of an item begins; of a list in the list, too."""
 _DOMAIN: Final = b"dbqueue job 1"
-_ENGINE_OPTIONS: Final = frozenset({SIGNATURE, REJECTIONS, RETRIES_OPTION, REPLACED})
+_ENGINE_OPTIONS: Final = frozenset({SIGNATURE, REJECTIONS, RETRIES_OPTION, UNIQUE_OPTION, REPLACED})
 """What the engine itself notes among the options of a job that is signed already."""
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

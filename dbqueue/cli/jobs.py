@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -131,10 +131,10 @@ def retry(target: Target, /, job_ids: Sequence[str], workflow: bool, as_json: bo
     In a workflow the failed jobs that they wait for run again too, and what could not run because of them waits
     again. With --workflow all that did not succeed does; results that are there are kept.
     """
-    from dbqueue.store import changes
+    from dbqueue.store import changes, queries
 
     change = _of_each(changes.retry_workflow) if workflow else changes.retry
-    _change(target, job_ids, change, "retried", as_json, _why_no_retry, whole=workflow)
+    _change(target, job_ids, change, "retried", as_json, _why_no_retry, whole=workflow, beside=queries.holders)
 
 
 @command.command("cancel")
@@ -180,10 +180,12 @@ def _change(
     why_not: Callable[[str], str],
     *,
     whole: bool = False,
+    beside: Callable[[Store, Collection[str]], Mapping[str, str]] | None = None,
 ) -> None:
     """Do it to all that can take it, say why the others cannot, and end with 1 if there were any.
 
-    With `whole` the ids stand for workflows, of which it is enough that something has changed.
+    With `whole` the ids stand for workflows, of which it is enough that something has changed. `beside` finds, of those
+    that were left, the jobs that keep them from it.
     """
     from dbqueue.store import queries
 
@@ -192,6 +194,9 @@ def _change(
     left = [] if whole and changed else [job_id for job_id in ids if job_id not in changed]
     found = queries.statuses(target.store, left) if left else {}
     reasons = {job_id: why_not(found[job_id]) if job_id in found else "there is no such job" for job_id in left}
+    if beside is not None:
+        ended = [job_id for job_id in left if found.get(job_id) in TERMINAL]
+        reasons |= {job_id: _why_not_beside(other) for job_id, other in beside(target.store, ended).items()}
     if as_json:
         others = sorted(changed.difference(ids))
         print_json({done: [*(job_id for job_id in ids if job_id in changed), *others], "refused": reasons})
@@ -210,6 +215,10 @@ def _why_no_retry(status: str) -> str:
             " deleted, or is needed as it is by one that comes after it: dbqueue jobs tree ID shows them"
         )
     return "it is running" if status == STARTED else f"it waits already ({status})"
+
+
+def _why_not_beside(holder: str) -> str:
+    return f"the job {harmless(holder)} stands for its unique key by now: wait for that one's end, or cancel it"
 
 
 def _why_no_cancel(status: str) -> str:

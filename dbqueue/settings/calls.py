@@ -61,8 +61,8 @@ CALLS: Final[dict[str, tuple[Setting, ...]]] = {
             "database_connect_timeout",
             10.0,
             seconds(above=True),
-            "Seconds after which a connection that is not made yet fails with OperationalError, at most 3600; the URL's "
-            "`connect_timeout` goes before it. Not in Celery.",
+            "Seconds after which a connection that is not made yet fails with OperationalError, at most 3600; the "
+            "URL's `connect_timeout` goes before it. Not in Celery.",
         ),
         Setting(
             "database_pooler",

@@ -21,8 +21,8 @@ RUNNING: Final[dict[str, tuple[Setting, ...]]] = {
             "worker_concurrency",
             None,
             CONCURRENCY,
-            "Tasks that run at the same time; None (or 0, or 'auto') is the number of cores. A worker of the pool prefork "
-            "has 5000 processes at most.",
+            "Tasks that run at the same time; None (or 0, or 'auto') is the number of cores. A worker of the pool "
+            "prefork has 5000 processes at most.",
         ),
         Setting(
             "worker_pool",

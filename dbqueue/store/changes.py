@@ -8,7 +8,7 @@ back, and the caller tells about the others.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -29,6 +29,7 @@ from dbqueue.jobs import (
 )
 from dbqueue.store.base import Store
 from dbqueue.store.changing import Ask, among, changed, changing
+from dbqueue.store.inserts import key_in, run_steps, unique_steps
 from dbqueue.store.queries import is_orphan
 from dbqueue.store.reading import reading
 from dbqueue.store.revoking import Revoked, revoke
@@ -36,6 +37,7 @@ from dbqueue.store.steps import run
 from dbqueue.store.tables import Json, database_now, jobs
 from dbqueue.store.transactions.joining import JoinedConnection
 from dbqueue.store.workflows import lifecycle
+from dbqueue.workflows import REPLACED
 
 
 def retry(store: Store, job_ids: Collection[str]) -> set[str]:
@@ -52,12 +54,13 @@ def retry(store: Store, job_ids: Collection[str]) -> set[str]:
     - a job that was revoked before it was enqueued: there is nothing to run;
     - one that takes a result which was deleted: it would run without that argument;
     - one after which another runs, or whose errback is about to be told of its failure: these need it as it is;
-    - an errback of a failure that is none any more, or may soon be none.
+    - an errback of a failure that is none any more, or may soon be none;
+    - one whose unique key is another job's by now (`queries.holders`).
     """
 
     def change(connection: sa.Connection, ask: Ask) -> set[str]:
         again = run(lifecycle.to_repeat(store, storable(job_ids)), ask)
-        done = {job_id for chunk in _chunks(again) for job_id in _put_back(connection, chunk)}
+        done = {job_id for chunk in _chunks(again) for job_id in _put_back(store, connection, chunk)}
         run(lifecycle.recount(store, done), ask)
         return done
 
@@ -77,16 +80,22 @@ def retry_workflow(store: Store, job_id: str) -> set[str]:
     return retry(store, store.perform(lambda: lifecycle.not_succeeded(store, workflow_id)))
 
 
-def _put_back(connection: sa.Connection, job_ids: Collection[str]) -> list[str]:
-    """One statement for all of them: on PostgreSQL one for each took eight times as long, mostly for its plan."""
+def _put_back(store: Store, connection: sa.Connection, job_ids: Collection[str]) -> list[str]:
+    """One statement for all of them: on PostgreSQL one for each took eight times as long, mostly for its plan.
+
+    But for those whose unique keys are others'; the ids of those that wait again.
+    """
     now = database_now()
     due = sa.case((jobs.c.eta > now, jobs.c.eta), else_=now)
     limited = jobs.c.limit_key.is_not(None)  # it waits for a permit again
     ended = sa.or_(jobs.c.status.in_(TERMINAL), is_orphan())
-    query = sa.select(jobs.c.id, sa.cast(jobs.c.options, sa.Text)).where(jobs.c.id.in_(job_ids), ended)
+    query = sa.select(jobs.c.id, sa.cast(jobs.c.options, sa.Text), jobs.c.workflow_id)
+    query = query.where(jobs.c.id.in_(job_ids), ended)
     # In the order of ids, in which all batches lock their rows.
     found = connection.execute(query.order_by(jobs.c.id).with_for_update(of=jobs)).all()
-    each = _each(connection, {job_id: _counted(options) for job_id, options in found})
+    taken = _taken(store, connection, [_keyed(*row[:2]) for row in found if row.workflow_id is None])
+    found = [row for row in found if row.id not in taken]
+    each = _each(connection, {job_id: _counted(options) for job_id, options, _ in found})
     again = (
         sa.update(jobs)
         .where(jobs.c.id == each.c.key, ended)
@@ -110,7 +119,27 @@ def _put_back(connection: sa.Connection, job_ids: Collection[str]) -> list[str]:
         )
     )
     connection.execute(again)
-    return [job_id for job_id, _ in found]
+    return [row.id for row in found]
+
+
+def _keyed(job_id: str, options: str | None) -> NewJob | None:
+    """The job as it asked for its unique key; None for one without a key, or that was replaced by another call."""
+    key = key_in(options)
+    if key is None or json_object(options).get(REPLACED):
+        return None
+    return NewJob(job_id, "", "", unique_key=key[0], unique_seconds=key[1])
+
+
+def _taken(store: Store, connection: sa.Connection, jobs: Sequence[NewJob | None]) -> Collection[str]:
+    """The ids of those of these jobs, which have ended, whose unique keys are others'; the rest take theirs.
+
+    As between two enqueues, whoever comes second waits for the first one's commit.
+    """
+    keyed = [job for job in jobs if job is not None]
+    if not keyed:
+        return ()
+    joined = JoinedConnection(connection)
+    return run_steps(unique_steps(store.inserts, keyed, again=True), joined.execute, joined.rows)
 
 
 def _each(connection: sa.Connection, texts: Mapping[str, str]) -> sa.TableValuedAlias:

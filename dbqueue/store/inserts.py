@@ -16,9 +16,18 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Final, TypeAlias, TypeVar
 
+from dbqueue.codec.plain import json_object
 from dbqueue.errors import DuplicateTaskId
-from dbqueue.jobs import BLOCKED_BY_LIMIT, NOT_ENQUEUED, RETRIES_OPTION, NewJob
-from dbqueue.workflows import REPLACED
+from dbqueue.jobs import (
+    BLOCKED_BY_LIMIT,
+    MAX_NAME_LENGTH,
+    NOT_ENQUEUED,
+    RETRIES_OPTION,
+    UNIQUE_OPTION,
+    NewJob,
+    storable,
+)
+from dbqueue.workflows import REPLACED, with_options
 
 _PLAIN = ("id", "task", "queue", "priority", "parent_id", "root_id", "group_id", "content_type", "content")
 _JSON = ("args", "kwargs", "headers", "options")
@@ -42,6 +51,9 @@ class Statement:
     reads: bool = False
     """Whether its rows are wanted, rather than their number."""
 
+
+MAX_SECONDS = 1e10
+"""The longest time that a call may ask for."""
 
 T = TypeVar("T")
 Steps: TypeAlias = Generator[Statement, Any, T]
@@ -131,7 +143,7 @@ class Inserts:
         taken: dict[str, str] = {}
         if any(job.unique_key is not None for job in jobs):
             taken = yield from unique_steps(self, jobs)
-            jobs = [job for job in jobs if job.id not in taken]
+            jobs = [_with_its_key(job) for job in jobs if job.id not in taken]
         inserted = 0
         for statement in self.statements(jobs):
             inserted += yield statement
@@ -140,8 +152,33 @@ class Inserts:
         return taken
 
 
-def unique_steps(inserts: Inserts, jobs: Sequence[NewJob]) -> Steps[dict[str, str]]:
+def _with_its_key(job: NewJob) -> NewJob:
+    """The job as its row is to be: its key may have another job by the time when an operator retries this one."""
+    if job.unique_key is None:
+        return job
+    return job._replace(options=with_options(job.options, **{UNIQUE_OPTION: [job.unique_key, job.unique_seconds]}))
+
+
+def key_in(options: str | None) -> tuple[str, float | None] | None:
+    """The unique key that a row remembers, and for how long a success stands; None where it has none that can be."""
+    if options is None or f'"{UNIQUE_OPTION}"' not in options:
+        return None
+    match json_object(options).get(UNIQUE_OPTION):
+        case [str(key), None] if _can_be_key(key):
+            return key, None
+        case [str(key), int() | float() as seconds] if _can_be_key(key) and 0 < seconds <= MAX_SECONDS:
+            return key, seconds
+    return None
+
+
+def _can_be_key(text: str) -> bool:
+    return 0 < len(text) <= MAX_NAME_LENGTH and bool(storable([text]))
+
+
+def unique_steps(inserts: Inserts, jobs: Sequence[NewJob], *, again: bool = False) -> Steps[dict[str, str]]:
     """Take the unique keys of these jobs; for each job whose key is another's, the id of that one.
+
+    `again`: the jobs have ended and are to run again. One that still has its key begins a new window of it.
 
     Two statements, because of what the first may wait for: a rival's transaction that has the key and
     is not committed yet. The snapshot of a statement is older than its wait, so the rival's job could
@@ -155,12 +192,13 @@ def unique_steps(inserts: Inserts, jobs: Sequence[NewJob]) -> Steps[dict[str, st
     # In the order of keys, in which all batches lock them.
     wanted = [first[key] for key in sorted(first)]
     holders: dict[str | None, str] = {row[0]: row[1] for row in (yield inserts.hold_keys(wanted))}
-    contested = [job for job in wanted if holders[job.unique_key] != job.id]
+    others = [job for job in wanted if holders[job.unique_key] != job.id]
+    contested = wanted if again else others
     taken: dict[str, str] = {}
     if contested:
         found = yield inserts.take_keys(contested, [holders[job.unique_key] for job in contested])
         won = {row[0] for row in found}
-        taken = {job.id: holders[job.unique_key] for job in contested if job.unique_key not in won}
+        taken = {job.id: holders[job.unique_key] for job in others if job.unique_key not in won}
     return taken | {job_id: taken.get(other.id, other.id) for job_id, other in double.items()}
 
 

@@ -17,8 +17,9 @@ import sqlalchemy as sa
 from dbqueue.codec.plain import json_value
 from dbqueue.jobs import STARTED, WAITING, storable
 from dbqueue.store.base import Store
+from dbqueue.store.inserts import key_in
 from dbqueue.store.reading import reading
-from dbqueue.store.tables import CLAIM_INDEX, database_now, jobs, workers
+from dbqueue.store.tables import CLAIM_INDEX, database_now, jobs, unique_keys, workers
 from dbqueue.store.values import moment, moment_or_none, text_or_none, whole_number
 
 MAX_LISTED: Final = 1000
@@ -130,6 +131,16 @@ def statuses(store: Store, job_ids: Collection[str]) -> dict[str, str]:
     query = sa.select(jobs.c.id, jobs.c.status).where(jobs.c.id.in_(storable(job_ids)))
     with reading(store) as connection:
         return {row.id: row.status for row in connection.execute(query)}
+
+
+def holders(store: Store, job_ids: Collection[str]) -> dict[str, str]:
+    """For each of these jobs whose unique key is another job's, the id of that one."""
+    query = sa.select(jobs.c.id, sa.cast(jobs.c.options, sa.Text)).where(jobs.c.id.in_(storable(job_ids)))
+    with reading(store) as connection:
+        own = {job_id: key[0] for job_id, options in connection.execute(query) if (key := key_in(options))}
+        held = sa.select(unique_keys.c.key, unique_keys.c.job_id).where(unique_keys.c.key.in_(own.values()))
+        holder = {row.key: row.job_id for row in connection.execute(held)}
+    return {job_id: holder[key] for job_id, key in own.items() if holder.get(key, job_id) != job_id}
 
 
 def queue_counts(store: Store) -> list[QueueCounts]:

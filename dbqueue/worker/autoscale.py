@@ -38,7 +38,7 @@ class Autoscaler:
         if upper < lower:
             raise ValueError(f"autoscale: the maximum ({upper}) is less than the minimum ({lower})")
         if upper > MAX_PROCESSES:
-            raise ValueError(f"autoscale: the maximum ({upper}) is more than the {MAX_PROCESSES} that a worker may have")
+            raise ValueError(f"autoscale: the maximum ({upper}) is more than a worker may have ({MAX_PROCESSES})")
         self.maximum, self.minimum = upper, lower
 
     def info(self, size: int, wanted: int) -> dict[str, int]:

@@ -15,6 +15,7 @@ from dbqueue.cli.target import Target
 from dbqueue.store import migrate
 from tests.cli.commands import Commands
 from tests.servers import libpq_url
+from tests.stores import new_job, opened
 from tests.waiting import wait_until
 
 
@@ -41,6 +42,15 @@ def test_jobs_from_enqueue_to_deletion(dbqueue: Commands) -> None:
     }
     assert json.loads(dbqueue.here("jobs", "show", first, "--json").stdout)["options"] == {"retried_by_operator": 1}
     assert dbqueue.json("jobs", "delete", first, code=1)["refused"] == {first: "it waits (PENDING): cancel it first"}
+
+
+def test_a_job_whose_unique_key_is_anothers_is_not_retried(dbqueue: Commands) -> None:
+    with opened(dbqueue.url) as store:
+        store.enqueue([new_job("old", unique_key="k")])
+        dbqueue.ok("jobs", "cancel", "old")
+        store.enqueue([new_job("new", unique_key="k")])
+    refused = dbqueue.here("jobs", "retry", "old")
+    assert (refused.returncode, "the job new stands for its unique key" in refused.stderr) == (1, True)
 
 
 def test_what_was_revoked_before_it_was_enqueued_is_not_retried(dbqueue: Commands) -> None:

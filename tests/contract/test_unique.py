@@ -18,11 +18,12 @@ import dbqueue
 from dbqueue import DBQueue
 from dbqueue.errors import EncodeError
 from dbqueue.jobs import NewJob, Retried
+from dbqueue.store import changes, queries
 from dbqueue.store.base import Store
 from dbqueue.store.transactions.joining import JoinedConnection
 from dbqueue.testing import drain
 from tests.servers import libpq_url
-from tests.stores import TestWorker, count, new_job, run_sql
+from tests.stores import TestWorker, count, new_job, row, run_sql
 
 
 @pytest.fixture
@@ -310,6 +311,57 @@ def test_of_two_who_find_a_spent_key_one_takes_it(store: Store) -> None:
         assert [[tuple(row) for row in look] for look in looks] == [[("k", "old")]] * 2
         takes = [joined.rows(rival.send(look)) for rival, look in zip(rivals, looks, strict=True)]
     assert [[tuple(row) for row in take] for take in takes] == [[("k",)], []]
+
+
+def ended(store: Store, *job_ids: str, status: str = "FAILURE") -> None:
+    sql = "UPDATE dbqueue_jobs SET status = :status, ready_at = NULL, finished_at = created_at WHERE id = :id"
+    for job_id in job_ids:
+        run_sql(store, sql, status=status, id=job_id)
+
+
+def test_an_operators_retry_does_not_run_beside_the_job_that_has_its_key(store: Store) -> None:
+    store.enqueue([new_job("old", unique_key="k"), new_job("other", options='{"shadow": "x"}')])
+    ended(store, "old", "other")
+    store.enqueue([new_job("new", unique_key="k")])
+    assert changes.retry(store, ["old", "other"]) == {"other"}
+    assert changes.retry_workflow(store, "old") == set()
+    assert queries.holders(store, ["old", "other", "new"]) == {"old": "new"}
+    assert row(store, "old")["status"] == "FAILURE"
+    ended(store, "new")
+    assert changes.retry(store, ["new", "old"]) == {"new"}, "of two that have ended, one runs again"
+    assert store.enqueue([new_job("third", unique_key="k")]) == {"third": "new"}
+    ended(store, "new")
+    assert changes.retry(store, ["old"]) == {"old"}
+    assert store.enqueue([new_job("third", unique_key="k")]) == {"third": "old"}
+
+
+def test_a_retried_job_takes_a_key_that_was_deleted_meanwhile(store: Store, worker: TestWorker) -> None:
+    store.enqueue([new_job("one", unique_key="k", unique_seconds=3600)])
+    ended(store, "one")
+    assert worker.session.prune_keys(limit=100) == 1
+    assert changes.retry(store, ["one"]) == {"one"}
+    assert store.enqueue([new_job("two", unique_key="k")]) == {"two": "one"}
+    ended(store, "one", status="SUCCESS")
+    assert store.enqueue([new_job("two", unique_key="k")]) == {"two": "one"}, "in a window that began anew"
+
+
+def test_a_retry_is_refused_while_a_success_stands_for_the_key(store: Store) -> None:
+    store.enqueue([new_job("old", unique_key="k", unique_seconds=3600)])
+    ended(store, "old")
+    store.enqueue([new_job("new", unique_key="k", unique_seconds=3600)])
+    ended(store, "new", status="SUCCESS")
+    assert changes.retry(store, ["old"]) == set()
+    assert changes.retry(store, ["new"]) == {"new"}, "it has the key itself"
+
+
+@pytest.mark.parametrize(
+    "key", ['"k"', "[]", "[3, null]", '["k", "soon"]', '["k", -1]', r'["\u0000", null]', '["", 1]']
+)
+def test_a_row_with_a_key_that_cannot_be_is_retried(store: Store, key: str) -> None:
+    store.enqueue([new_job("one", options=f'{{"unique_key": {key}}}')])
+    ended(store, "one")
+    assert queries.holders(store, ["one"]) == {}
+    assert changes.retry(store, ["one"]) == {"one"}
 
 
 def test_spent_keys_are_deleted_and_others_kept(store: Store, worker: TestWorker) -> None:

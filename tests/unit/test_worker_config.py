@@ -103,5 +103,5 @@ def test_a_concurrency_that_no_machine_bears_is_refused(config: NewConfig, pool:
     assert config({}, pool=pool, concurrency=most).slots == most
     with pytest.raises(ImproperlyConfigured, match=f"concurrency must be from 1 to {most} in the pool {pool}"):
         config({}, pool=pool, concurrency=10**9)
-    with pytest.raises(ImproperlyConfigured, match=r"autoscale: the maximum \(1000000000\) is more than the 5000"):
+    with pytest.raises(ImproperlyConfigured, match=r"the maximum \(1000000000\) is more than a worker may have"):
         config({}, pool="prefork", autoscale=(10**9, 1), concurrency=None)
