@@ -12,7 +12,15 @@ from dbqueue import codec, signals
 from dbqueue.calls import keys, routes
 from dbqueue.codec import payloads
 from dbqueue.context import current_request
-from dbqueue.jobs import BLOCKED_BY_LIMIT, MAX_NAME_LENGTH, MAX_PRIORITY, MIN_PRIORITY, NewJob, new_job_id
+from dbqueue.jobs import (
+    BLOCKED_BY_LIMIT,
+    MAX_NAME_LENGTH,
+    MAX_PRIORITY,
+    MIN_PRIORITY,
+    UNIQUE_OPTION,
+    NewJob,
+    new_job_id,
+)
 from dbqueue.shown import shown
 from dbqueue.workflows import JOIN
 
@@ -291,9 +299,11 @@ def retry_terms(
 
 
 def _refuse_what_stays(task: Task[Any, Any], options: Mapping[str, Any]) -> None:
-    """Raise ValueError for options that a retry cannot change, unless they name an id that the job has."""
+    """Raise ValueError for options that a retry cannot change, unless they say what the job is already."""
     request = task.request
     given = [option for option in KEPT_BY_RETRIES if options.get(option) is not None]
+    if options.get("unique") is False and UNIQUE_OPTION not in request._call_options:
+        given.remove("unique")
     given += [name for name, own in _IDS.items() if options.get(name) not in (None, getattr(request, own))]
     if given:
         raise ValueError(

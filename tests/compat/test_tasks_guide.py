@@ -257,6 +257,20 @@ class TestRequest:
         with pytest.raises(ValueError, match=f"a retry is the same job and keeps its {name}: give it to the call"):
             again.apply().get()
 
+    def test_a_retry_may_say_that_a_job_without_a_key_is_not_unique(self, app: DBQueue) -> None:
+        @app.task(name="again", bind=True, max_retries=1)
+        def again(self: Any) -> int:
+            if not self.request.retries:
+                self.retry(countdown=0, unique=False)
+            return 1
+
+        assert again.apply().get() == 1
+        results = [again.delay(), again.apply_async(unique="key")]
+        drain(app)
+        assert results[0].get(timeout=TIMEOUT) == 1
+        with pytest.raises(ValueError, match="a retry is the same job and keeps its unique"):
+            results[1].get(timeout=TIMEOUT)
+
     @pytest.mark.parametrize(
         ("option", "error"),
         [
