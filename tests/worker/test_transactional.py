@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 import dbqueue
 from dbqueue import DBQueue, signals, testing
 from dbqueue.contrib.testing.worker import start_worker
-from dbqueue.errors import EncodeError, LeaseLost, SoftTimeLimitExceeded
+from dbqueue.errors import ChordError, EncodeError, LeaseLost, SoftTimeLimitExceeded
 from dbqueue.services.workers import make_executor
 from dbqueue.store.postgres.copying import FEWEST
 from dbqueue.store.revoking import revoke
@@ -733,6 +733,53 @@ def test_a_chord_that_is_over_by_then(postgres_app: App, how: str) -> None:
     run = "SELECT status FROM dbqueue_jobs WHERE task = 't.adds'"
     with app.database.store.connect() as connection:
         assert connection.scalar(sa.text(run)) == ("SUCCESS" if how == "ended" else "FAILURE")
+
+
+RESETS = ["RESET ALL", "RESET dbqueue.headers", "SELECT set_config('dbqueue.headers', '', true)"]
+
+
+@pytest.mark.parametrize("statement", RESETS)
+@pytest.mark.parametrize("again", [False, True])
+def test_a_task_that_resets_what_it_has_added_fails(postgres_app: App, statement: str, again: bool) -> None:
+    app = postgres_app
+
+    def adds(self: Any) -> None:
+        with self.connection.begin_nested():
+            added(self, "new")
+        added(self, "newer")
+        self.connection.exec_driver_sql(statement)
+        if again:
+            added(self, "newest")
+
+    result = chord_with(app, adds)
+    work_off(app)
+    assert effects(app) == ["other"]
+    with pytest.raises(ChordError, match="has reset the settings of its connection"):
+        result.get(timeout=0)
+
+
+def test_a_reset_that_loses_nothing_is_no_failure(postgres_app: App) -> None:
+    """Before anything was added, after it was taken back, and one that is itself undone."""
+    app = postgres_app
+
+    def adds(self: Any) -> str:
+        self.connection.exec_driver_sql("RESET ALL")
+        with self.connection.begin_nested() as savepoint:
+            added(self, "undone")
+            savepoint.rollback()
+        self.connection.exec_driver_sql("RESET ALL")
+        added(self, "kept")
+        with self.connection.begin_nested() as savepoint:
+            added(self, "undone too")
+            self.connection.exec_driver_sql("RESET ALL")
+            added(self, "and this")
+            savepoint.rollback()
+        added(self, "last")
+        return "added"
+
+    result = chord_with(app, adds)
+    work_off(app)
+    assert result.get(timeout=0) == ["added", "wrote other", "wrote kept", "wrote last"]
 
 
 def test_a_lost_lease_takes_back_what_was_added(postgres_app: App) -> None:
