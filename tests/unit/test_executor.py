@@ -149,6 +149,37 @@ def test_ignore_and_reject(run: Run) -> None:
     assert exc_type(run("ask", "reject")) == "Reject"
 
 
+@pytest.mark.parametrize(("kind", "told"), [("ignore", 0), ("reject", 0), ("requeue", 0), ("return", 1), ("fail", 1)])
+def test_a_run_that_asks_for_no_outcome_has_no_after_return(app: DBQueue, run: Run, kind: str, told: int) -> None:
+    """As in Celery, where it is called for the states of a job that is over."""
+    states: list[str] = []
+    hooked = type("Hooked", (Task,), {"after_return": lambda self, status, *_: states.append(status)})
+    asked = {"ignore": Ignore(), "reject": Reject("no"), "requeue": Reject("no", requeue=True), "fail": ValueError()}
+
+    def body() -> None:
+        if kind in asked:
+            raise asked[kind]
+
+    app.task(name="sample.asking", base=hooked)(body)
+    run("asking")
+    assert len(states) == told
+
+
+@pytest.mark.parametrize(("successors", "result"), [(False, None), (True, "3")])
+def test_an_ignored_result_is_kept_for_those_that_wait_for_it(run: Run, successors: bool, result: str | None) -> None:
+    outcome = run("add", 1, 2, options='{"ignore_result": true}', successors=successors)
+    assert isinstance(outcome, Succeeded)
+    assert outcome.result == result
+
+
+@pytest.mark.parametrize(("inputs", "why"), [(10**9, "1000000000 bytes long"), ("first", "the job first, which was")])
+def test_results_that_it_takes_and_that_are_not_here(run: Run, inputs: Any, why: str) -> None:
+    outcome = run("add", 1, 2, inputs=inputs)
+    assert exc_type(outcome) == "InvalidTaskError"
+    assert isinstance(outcome, Failed)
+    assert why in outcome.error
+
+
 def test_a_retry(run: Run, tmp_path: Any) -> None:
     outcome = run("retry_until", str(tmp_path / "runs"), 3, 7.5)
     assert isinstance(outcome, Retried)

@@ -202,6 +202,27 @@ def test_an_object_that_was_only_added_is_written(app: App, within: bool) -> Non
     assert effects(app) == ["a"]
 
 
+@pytest.mark.parametrize("is_async", [False, True], ids=["a function", "a coroutine"])
+def test_the_transaction_is_there_before_the_task_begins(app: App, is_async: bool) -> None:
+    class Effect(orm.declarative_base()):  # type: ignore[misc]
+        __table__ = sa.Table("effects", sa.MetaData(), sa.Column("name", sa.Text, primary_key=True))
+
+    class Prepared(dbqueue.Task):
+        def before_start(self, *_: Any) -> None:
+            self.session.add(Effect(name="before"))
+
+    async def coroutine(name: str) -> None:
+        await asyncio.sleep(0)
+
+    def function(name: str) -> None:
+        pass
+
+    app.task(name="t.prepared", base=Prepared, transactional=True)(coroutine if is_async else function)
+    call(app, "prepared", "a")
+    assert testing.drain(app).counts == {"SUCCESS": 1}
+    assert effects(app) == ["before"]
+
+
 def test_the_connection_is_not_the_task_s_to_commit(app: App) -> None:
     result = call(app, "commit_it_oneself", "a")
     testing.drain(app)

@@ -1,0 +1,148 @@
+"""A child's end of the socket: what it holds for its slots, gives back, is interrupted for, and answers."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from dbqueue.jobs import ClaimedJob, Progress, Succeeded
+from dbqueue.pools import interrupts, wire
+from dbqueue.pools.child import Inbox, Link, import_modules
+from tests.stores import claimed_job
+
+SLOTS = 3
+JOB = claimed_job("job")
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The child's, and the supervisor's."""
+    ends = socket.socketpair()
+    yield ends
+    for end in ends:
+        end.close()
+
+
+@pytest.fixture
+def link(ends: tuple[socket.socket, socket.socket]) -> Iterator[Link]:
+    yield Link(ends[0], SLOTS)
+    interrupts.forget(JOB.id)
+
+
+@pytest.fixture
+def supervisor(ends: tuple[socket.socket, socket.socket]) -> socket.socket:
+    ends[1].setblocking(False)
+    return ends[1]
+
+
+def hear(link: Link, supervisor: socket.socket, *frames: bytes) -> None:
+    """The child reads these, and then the end of the stream."""
+    closed: list[bool] = []
+    supervisor.sendall(b"".join(frames))
+    supervisor.shutdown(socket.SHUT_WR)
+    link.read(lambda: closed.append(True))
+    assert closed == [True], "whoever is cut off is told"
+
+
+def said(supervisor: socket.socket) -> list[tuple[Any, ...]]:
+    try:
+        return wire.Reader(supervisor).receive() or []
+    except BlockingIOError:
+        return []
+
+
+def done(job: ClaimedJob) -> Succeeded:
+    return Succeeded(job.id, job.lease, "1", 0.0)
+
+
+def is_interrupted() -> bool:
+    """Whether the next run of the job ends for what came for an earlier one."""
+    return JOB.id in interrupts._due
+
+
+def test_a_recall_takes_what_has_not_begun_and_undoes_no_stop() -> None:
+    inbox = Inbox()
+    for each in (claimed_job("a"), claimed_job("b"), None, None):
+        inbox.put(each)
+    assert [job.id for job in inbox.recall()] == ["a", "b"]
+    assert [inbox.take(), inbox.take(), inbox.recall()] == [None, None, []]
+
+
+def test_each_slot_is_told_to_stop(link: Link, supervisor: socket.socket) -> None:
+    hear(link, supervisor, wire.run_frame([JOB]), wire.frame(wire.STOP))
+    assert [link.inbox.take() for _ in range(1 + SLOTS)] == [JOB, *[None] * SLOTS]
+
+
+def test_what_was_given_back_is_not_interrupted(link: Link, supervisor: socket.socket) -> None:
+    """It may come here again, and that run has done nothing."""
+    interrupt = wire.frame(wire.INTERRUPT, JOB.id)
+    hear(link, supervisor, wire.run_frame([JOB]), wire.frame(wire.RECALL), interrupt)
+    assert said(supervisor) == [(wire.RECALLED, [JOB.id])]
+    assert not is_interrupted()
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["after its answer", "before its answer"])
+def test_an_interruption_is_for_one_run(link: Link, supervisor: socket.socket, *, before: bool) -> None:
+    link._held.add(JOB.id)
+    link.begins(JOB)
+    if before:
+        link._interrupt(JOB.id)
+        assert is_interrupted()
+    link.report(done(JOB))
+    if not before:
+        link._interrupt(JOB.id)
+    assert not is_interrupted()
+
+
+def test_a_limit_that_is_over_before_the_job_begins_is_not_its_own(link: Link, supervisor: socket.socket) -> None:
+    """What ran here kept it waiting; nor has it begun because an earlier run of it had."""
+    for _ in range(2):
+        link._held.add(JOB.id)
+        link._interrupt(JOB.id, limit=True)
+        assert not is_interrupted()
+        assert said(supervisor) == [(wire.WAITING, JOB.id)]
+        link.begins(JOB)
+        link._interrupt(JOB.id, limit=True)
+        assert is_interrupted()
+        link.report(done(JOB))
+        assert [message[0] for message in said(supervisor)] == [wire.DONE]
+
+
+def test_nothing_is_reported_of_a_job_that_has_ended(link: Link, supervisor: socket.socket) -> None:
+    link.reports._latest[JOB.id] = Progress(JOB.id, JOB.lease, "PROGRESS", "{}")
+    link.report(done(JOB))
+    assert link.reports._latest == {}
+
+
+def test_an_outcome_that_cannot_be_sent_is_a_failure(link: Link, supervisor: socket.socket) -> None:
+    unsendable: Any = object()
+    link.report(Succeeded(JOB.id, JOB.lease, unsendable, 0.0))
+    ((_, kind, fields),) = said(supervisor)
+    outcome = wire.read_outcome(kind, fields)
+    assert (type(outcome).__name__, outcome.job_id, outcome.lease) == ("Failed", JOB.id, JOB.lease)
+
+
+def test_it_asks_to_be_replaced_once(ends: tuple[socket.socket, socket.socket], supervisor: socket.socket) -> None:
+    link = Link(ends[0], SLOTS, max_memory_kilobytes=1)
+    for _ in range(2):
+        link.report(done(JOB))
+    assert [message[0] for message in said(supervisor)] == [wire.DONE, wire.RETIRE, wire.DONE]
+
+
+def test_a_module_that_cannot_be_imported_keeps_no_other_from_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    imported: list[str] = []
+
+    def import_module(name: str) -> None:
+        if name == "broken":
+            raise SyntaxError(name)
+        imported.append(name)
+
+    monkeypatch.setattr("importlib.import_module", import_module)
+    import_modules(["broken", "whole"], reload=False)
+    assert imported == ["whole"]
+    assert "The module broken cannot be imported" in caplog.text
