@@ -126,3 +126,73 @@ def test_more_births_than_the_nursery_takes_at_once(caplog: pytest.LogCaptureFix
     finally:
         os.kill(crew._nursery.pid, signal.SIGKILL)
         crew.close()
+
+
+def born(nursery: Nursery) -> tuple[socket.socket, int]:
+    """A child that sleeps: the supervisor's end of its socket, and its pid."""
+    ours, theirs = socket.socketpair()
+    nursery.bear(1, theirs)
+    theirs.close()
+    ours.settimeout(60)
+    (event,) = next_events(nursery)
+    assert isinstance(event, Born)
+    return ours, event.pid
+
+
+@pytest.fixture
+def sleeping() -> Iterator[Nursery]:
+    nursery = Nursery(lambda connection, number: time.sleep(600))
+    yield nursery
+    nursery.close()
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return Path(f"/proc/{pid}/stat").exists() and has_ended(pid)  # whoever has it now may be slow to bury it
+
+
+def test_a_socket_ends_with_its_child(sleeping: Nursery) -> None:
+    ours, pid = born(sleeping)
+    os.kill(pid, signal.SIGKILL)
+    assert ours.recv(1) == b""
+    ours.close()
+
+
+def test_so_does_that_of_a_child_that_could_not_be_born(nursery: Nursery) -> None:
+    ours, theirs = socket.socketpair()
+    nursery.bear(7, theirs)
+    theirs.close()
+    ours.settimeout(60)
+    assert ours.recv(1) == b""
+    ours.close()
+
+
+def test_the_end_of_the_nursery_is_seen_while_a_child_lives(sleeping: Nursery) -> None:
+    ours, pid = born(sleeping)
+    os.kill(sleeping.pid, signal.SIGKILL)
+    wait_until(lambda: sleeping.events() is None, what="the end of the nursery")
+    os.kill(pid, signal.SIGKILL)
+    assert ours.recv(1) == b""
+    ours.close()
+
+
+def test_a_nursery_ends_with_its_children_and_is_waited_for(sleeping: Nursery) -> None:
+    ours, pid = born(sleeping)
+    sleeping.close()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(sleeping.pid, os.WNOHANG)
+    wait_until(lambda: is_gone(pid), what="the end of the child")
+    ours.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP])
+def test_a_signal_to_all_processes_is_the_supervisor_s_to_heed(sleeping: Nursery, number: signal.Signals) -> None:
+    """A terminal sends ^C to the whole group."""
+    ours, _ = born(sleeping)  # it has begun
+    os.kill(sleeping.pid, number)
+    ours.close()
+    ours, _ = born(sleeping)
+    ours.close()
