@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime, timedelta
 from typing import cast
 from uuid import uuid4
 
@@ -38,4 +39,17 @@ def test_a_row_that_is_deleted_while_its_worker_claims(postgres_url: str) -> Non
         assert eldest.session.rescue(max_losses=3) == []
         assert worker.settle(Succeeded(job.id, job.lease, "1", 0.0)).settled == {job.id}
         for each in (worker, eldest):
+            each.close()
+
+
+def test_a_worker_that_has_ended_since_it_was_found_silent_is_not_dead(postgres_url: str) -> None:
+    """It has handed back its jobs, or another rescue has seen to them and told of it."""
+    with opened(postgres_url) as store:
+        worker, rescuer = TestWorker(store), TestWorker(store)
+        session = cast(PostgresWorkSession, rescuer.session)
+        silent = {worker.id: session._dead(datetime.now(UTC) + timedelta(hours=1))[worker.id]}
+        worker.session.close_worker(worker.id)
+        session._dead = lambda now: silent  # type: ignore[method-assign]
+        assert session.rescue(max_losses=3) == []
+        for each in (worker, rescuer):
             each.close()
