@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import threading
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from dbqueue.jobs import ClaimedJob, Progress, Succeeded
-from dbqueue.pools import interrupts, wire
-from dbqueue.pools.child import Inbox, Link, import_modules
+from dbqueue.pools import aio, interrupts, prefork, solo, threads, wire
+from dbqueue.pools.child import Inbox, Link, RunSlots, import_modules
 from tests.stores import claimed_job
+from tests.waiting import wait_until
 
 SLOTS = 3
 JOB = claimed_job("job")
@@ -146,3 +151,56 @@ def test_a_module_that_cannot_be_imported_keeps_no_other_from_it(
     import_modules(["broken", "whole"], reload=False)
     assert imported == ["whole"]
     assert "The module broken cannot be imported" in caplog.text
+
+
+@pytest.mark.parametrize("run_slots", [prefork.run_slots, threads.run_slots, aio.run_slots])
+def test_a_slot_says_what_it_begins_and_answers_before_it_stops(
+    link: Link, supervisor: socket.socket, run_slots: RunSlots
+) -> None:
+    """A limit counts from then on; and whoever is told to stop ends what it runs."""
+    begun: list[bool] = []
+
+    def run(job: ClaimedJob) -> Succeeded:
+        begun.append(job.id in link._begun)
+        time.sleep(0.05)
+        return done(job)
+
+    async def run_async(job: ClaimedJob) -> Succeeded:
+        begun.append(job.id in link._begun)
+        await asyncio.sleep(0.05)
+        return done(job)
+
+    for each in (claimed_job("a"), claimed_job("b"), *[None] * SLOTS):
+        link.inbox.put(each)
+    execute: Any = SimpleNamespace(run=run, run_async=run_async)
+    run_slots(link, execute, SLOTS)
+    assert begun == [True, True]
+    assert sorted(fields[0] for _, _, fields in said(supervisor)) == ["a", "b"]
+
+
+def run_in_place(connection: socket.socket, execute: Any) -> None:
+    """solo, on a thread that is not waited for for ever."""
+    thread = threading.Thread(target=solo.run_in_place, args=(connection, execute), daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_solo_ends_with_its_slot_though_the_supervisor_is_there(ends: tuple[socket.socket, socket.socket]) -> None:
+    ends[1].sendall(wire.frame(wire.STOP))
+    run_in_place(ends[0], SimpleNamespace(report=None))
+
+
+def test_solo_runs_nothing_more_when_its_supervisor_has_gone(ends: tuple[socket.socket, socket.socket]) -> None:
+    ran: list[str] = []
+
+    def run(job: ClaimedJob) -> Succeeded:
+        ran.append(job.id)
+        ends[1].close()
+        here = [thread for thread in threading.enumerate() if thread.name == "reader"]
+        wait_until(lambda: not any(thread.is_alive() for thread in here), what="the end of its reader")
+        return done(job)
+
+    ends[1].sendall(wire.run_frame([claimed_job("runs"), claimed_job("waits")]))
+    run_in_place(ends[0], SimpleNamespace(report=None, run=run))
+    assert ran == ["runs"]

@@ -111,6 +111,14 @@ def test_what_is_locked_keeps_its_lease_until_it_is_written(holding: Holding) ->
     assert holding.aside.again_at is None
 
 
+def test_what_is_locked_later_waits_behind_what_is_aside_already(holding: Holding) -> None:
+    for name in "abc":
+        holding.outcomes.append(end(name))
+        holding.written(holding.next_outcomes(), locked={name})
+    assert holding.aside.next_try() == [end("a"), end("b"), end("c")]
+    assert len(holding.aside) == 3
+
+
 def test_two_runs_of_one_job_that_cannot_be_written_are_tried_no_more_often_than_one(holding: Holding) -> None:
     """It was rescued from this worker, and claimed by it again."""
     aside = holding.aside
