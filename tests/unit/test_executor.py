@@ -13,9 +13,10 @@ import pytest
 from dbqueue import DBQueue, Task, signals
 from dbqueue.context import current_request
 from dbqueue.errors import EncodeError, Ignore, Reject, Retry, SoftTimeLimitExceeded
-from dbqueue.jobs import ClaimedJob, Failed, Outcome, Retried, Succeeded
+from dbqueue.jobs import ClaimedJob, Failed, Outcome, Released, Retried, Succeeded
 from dbqueue.pools import interrupts
 from dbqueue.services.workers import Worker
+from dbqueue.worker.going_back import FIRST_REJECT_SECONDS, LAST_REJECT_SECONDS
 from tests.worker.sample import OutOfStock, make_app
 
 Run = Callable[..., Outcome]
@@ -178,6 +179,36 @@ def test_results_that_it_takes_and_that_are_not_here(run: Run, inputs: Any, why:
     assert exc_type(outcome) == "InvalidTaskError"
     assert isinstance(outcome, Failed)
     assert why in outcome.error
+
+
+def test_a_job_that_is_rejected_again_and_again_waits_longer_each_time(app: DBQueue, run: Run) -> None:
+    """As it is otherwise: its limits of time, say, are its own still."""
+
+    def body() -> None:
+        raise Reject("no", requeue=True)
+
+    app.task(name="sample.rejecting")(body)
+    pauses: list[float] = []
+    options: str | None = '{"time_limit": 8}'
+    for _ in range(12):
+        outcome = run("rejecting", options=options)
+        assert isinstance(outcome, Released)
+        assert not outcome.lost
+        options = outcome.options
+        assert json.loads(options or "")["time_limit"] == 8
+        pauses.append(outcome.delay_seconds)
+    assert pauses[:3] == [FIRST_REJECT_SECONDS, 2 * FIRST_REJECT_SECONDS, 4 * FIRST_REJECT_SECONDS]
+    assert pauses[-2:] == [LAST_REJECT_SECONDS] * 2
+
+
+def test_a_retry_adds_to_the_headers(app: DBQueue, run: Run) -> None:
+    def body(self: Any) -> None:
+        raise self.retry(countdown=0, headers={"tray": 2})
+
+    app.task(name="sample.heading", bind=True)(body)
+    outcome = run("heading", headers='{"shelf": 1, "tray": 1}')
+    assert isinstance(outcome, Retried)
+    assert json.loads(outcome.headers or "") == {"shelf": 1, "tray": 2}
 
 
 def test_a_retry(run: Run, tmp_path: Any) -> None:

@@ -215,6 +215,10 @@ def test_a_round_does_not_claim_for_keys_that_are_more_than_counted() -> None:
     held.changed()
     assert held.quick_keys() == []
     assert held.claim("w#1", ["celery"], 10, yielding=False).keys == ()
+    held = new(TaskRates({"pack": Rate(1.0)}))  # whoever waits for a permit may be of that task
+    started(held, "a", again_seconds=60.0)
+    ended(held, "a")
+    assert (held.quick_keys(), held.due()) == ([], True)
 
 
 @pytest.mark.usefixtures("clock")
