@@ -10,7 +10,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from dbqueue.jobs import Failed, Released, Retried, Succeeded
+from dbqueue.jobs import Failed, Outcome, Released, Retried, Succeeded
 from dbqueue.limits import Limit, Policies
 from dbqueue.store import changes, limits, queues, revoking, schedules
 from dbqueue.store.base import Store
@@ -23,6 +23,7 @@ from tests.servers import libpq_url
 from tests.stores import TestWorker, count, enqueued, held, new_job
 
 Call = Callable[[], Any]
+Write = Callable[[TestWorker, Outcome], Any]
 FOR_LONG = 60.0
 """The NOTIFY comes at once, or never."""
 
@@ -33,13 +34,18 @@ def after(event: Event) -> Workflow:
     return Workflow.of([new_job("first"), new_job("second")], [Edge("first", "second", event, place)])
 
 
-def an_end(event: Event) -> Callable[[Store, TestWorker], Call]:
+def beside_locks(worker: TestWorker, outcome: Outcome) -> Any:
+    """The outcome is written as it is where somebody has locked rows of others."""
+    return worker.session.settle_free([outcome], linked=worker.linked)
+
+
+def an_end(event: Event, write: Write = TestWorker.settle) -> Callable[[Store, TestWorker], Call]:
     def prepare(store: Store, worker: TestWorker) -> Call:
         store.enqueue_workflow(after(event))
         job = worker.claim_one()
         if event == "success":
-            return lambda: worker.settle(Succeeded(job.id, job.lease, "1", 0.0))
-        return lambda: worker.settle(Failed(job.id, job.lease, "{}", None, 0.0))
+            return lambda: write(worker, Succeeded(job.id, job.lease, "1", 0.0))
+        return lambda: write(worker, Failed(job.id, job.lease, "{}", None, 0.0))
 
     return prepare
 
@@ -56,6 +62,12 @@ def a_retry(store: Store, worker: TestWorker) -> Call:
     enqueued(store)
     job = worker.claim_one()
     return lambda: worker.settle(Retried(job.id, job.lease, "{}", None, 0.0))
+
+
+def a_retry_beside_locks(store: Store, worker: TestWorker) -> Call:
+    enqueued(store)
+    job = worker.claim_one()
+    return lambda: beside_locks(worker, Retried(job.id, job.lease, "{}", None, 0.0))
 
 
 def a_release(store: Store, worker: TestWorker) -> Call:
@@ -151,11 +163,14 @@ WAYS: dict[str, Callable[[Store, TestWorker], Call]] = {
     "a predecessor's success": an_end("success"),
     "a predecessor's failure": an_end("error"),
     "a predecessor's end": an_end("end"),
+    "a predecessor's success beside locks": an_end("success", beside_locks),
+    "a predecessor's failure beside locks": an_end("error", beside_locks),
     "a transactional predecessor's success": a_transactional_success,
     "a job of a task's own transaction": a_job_of_a_tasks_own_transaction,
     "a predecessor that is revoked": called_off(revoking.revoke),
     "a predecessor that is cancelled": called_off(changes.cancel),
     "a retry": a_retry,
+    "a retry beside locks": a_retry_beside_locks,
     "a release": a_release,
     "a rescue": a_rescue,
     "parked jobs": parked,

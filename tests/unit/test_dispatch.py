@@ -56,6 +56,36 @@ def test_free_slots_are_filled_in_the_order_of_the_claim(nest: Nest) -> None:
     assert [each.id for each in dispatcher.waiting] == ["job-2"]
 
 
+@pytest.mark.parametrize("why", ["not ready", "stopping", "recalling", "killed", "closed"])
+def test_who_cannot_run_a_job_gets_none(nest: Nest, why: str) -> None:
+    """One that is to give back what it has not begun would be sent the same again; one that is ended takes it along."""
+    dispatcher, child, able = Dispatcher(2), nest.child(), nest.child()
+    dispatcher.measured("quick", AHEAD_SECONDS / 10)
+    if why == "not ready":
+        child.ready = False
+    else:
+        setattr(child, why, True)
+    dispatcher.add(job(number) for number in range(3))
+    assert given(dispatcher, child, able) == {able: ["job-0", "job-1", "job-2"]}
+
+
+def test_no_child_is_sent_more_ahead_than_it_may_run(nest: Nest) -> None:
+    dispatcher, child = Dispatcher(1), nest.child()
+    dispatcher.measured("quick", AHEAD_SECONDS / 10)
+    dispatcher.add(job(number) for number in range(9))
+    child.left = 3
+    assert given(dispatcher, child) == {child: ["job-0", "job-1", "job-2"]}
+    assert given(dispatcher, child) == {}
+
+
+def test_what_waits_is_taken_once() -> None:
+    dispatcher = Dispatcher(4, shared=True)
+    jobs = [job(0), job(1, losses=1), job(2)]
+    dispatcher.add(jobs, going_on={"job-0"})
+    assert dispatcher.take_waiting() == jobs
+    assert (dispatcher.take_waiting(), len(dispatcher)) == ([], 0)
+
+
 def test_a_job_of_unknown_length_is_not_sent_ahead(nest: Nest) -> None:
     dispatcher, child = Dispatcher(1), nest.child()
     dispatcher.add([job(0, task="new"), job(1, task="new")])

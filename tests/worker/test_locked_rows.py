@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import psycopg
@@ -16,11 +16,12 @@ from dbqueue import chord
 from dbqueue.errors import LockTimeout, OperationalError
 from dbqueue.jobs import ClaimedJob, Failed, Outcome, Released, Replaced, Retried, Succeeded
 from dbqueue.store.base import Store
-from dbqueue.store.postgres import free_rows
+from dbqueue.store.postgres import free_rows, sql
+from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.records import Claim, Round
 from dbqueue.worker import aside, settling, upkeep
 from dbqueue.worker.settling import settle_in_time
-from dbqueue.workflows import Edge, Workflow
+from dbqueue.workflows import ERRBACK, Edge, Workflow
 from tests.servers import libpq_url
 from tests.stores import TestWorker, enqueued, held, new_job, opened, row, run_sql
 from tests.waiting import wait_until
@@ -429,4 +430,34 @@ def test_a_lock_that_comes_after_a_round_s_commit_does_not_say_that_nothing_was_
     assert not isinstance(raised.value, LockTimeout)
     somebody.rollback()
     assert worker.session.recorded([job.id]) == {job.id: ("STARTED", job.lease)}
+    worker.close()
+
+
+@pytest.mark.parametrize("way", ["round", "settle_free"])
+@pytest.mark.parametrize("fails", ["the round", "the word"])
+def test_who_may_run_since_a_round_that_was_given_up_is_told(
+    store: Store, postgres_url: str, somebody: Admin, monkeypatch: pytest.MonkeyPatch, way: str, fails: str
+) -> None:
+    """What had a transaction of its own is done, and the next try finds nothing there to do."""
+    store.enqueue_workflow(Workflow.of([new_job("first"), new_job("then")], [Edge("first", "then", "error", ERRBACK)]))
+    enqueued(store, "other")
+    worker = TestWorker(store)
+    jobs = {job.id: job for job in worker.claim()}
+    session = cast(PostgresWorkSession, worker.session)
+    session._driver.execute("SET lock_timeout = '100ms'")
+    outcomes = [failed(jobs["first"])]
+    if fails == "the round":
+        somebody.execute(LOCK, ["other"])
+        outcomes.append(done(jobs["other"]))
+    else:
+        monkeypatch.setattr(sql, "NOTIFY", "SELECT 1 / 0")
+    with pytest.raises(Exception, match="lock timeout" if fails == "the round" else "division by zero"):
+        session.round(outcomes, None, linked=worker.linked)
+    assert row(store, "then")["blocked_reason"] is None
+    somebody.rollback()
+    monkeypatch.undo()
+    with psycopg.connect(libpq_url(postgres_url), autocommit=True) as sleeper:
+        sleeper.execute("LISTEN dbqueue")
+        getattr(session, way)(outcomes, **({"claim": None} if way == "round" else {}), linked=worker.linked)
+        assert list(sleeper.notifies(timeout=60.0, stop_after=1)), "nobody was told"
     worker.close()
