@@ -69,6 +69,15 @@ def test_who_cannot_run_a_job_gets_none(nest: Nest, why: str) -> None:
     assert given(dispatcher, child, able) == {able: ["job-0", "job-1", "job-2"]}
 
 
+def test_a_long_job_is_not_sent_ahead_of_its_turn(nest: Nest) -> None:
+    """However little the child has to do before: what comes after it would wait for its end."""
+    dispatcher, child = Dispatcher(1), nest.child()
+    dispatcher.measured("quick", AHEAD_SECONDS / 100)
+    dispatcher.measured("long", 2 * AHEAD_SECONDS)
+    dispatcher.add([job(0), job(1), job(2, task="long"), job(3)])
+    assert given(dispatcher, child) == {child: ["job-0", "job-1"]}
+
+
 def test_no_child_is_sent_more_ahead_than_it_may_run(nest: Nest) -> None:
     dispatcher, child = Dispatcher(1), nest.child()
     dispatcher.measured("quick", AHEAD_SECONDS / 10)

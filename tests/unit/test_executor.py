@@ -201,6 +201,19 @@ def test_a_job_that_is_rejected_again_and_again_waits_longer_each_time(app: DBQu
     assert pauses[-2:] == [LAST_REJECT_SECONDS] * 2
 
 
+@pytest.mark.parametrize("state", ["FAILURE", "REVOKED"])
+def test_an_end_of_the_task_s_own_making(app: DBQueue, run: Run, state: str) -> None:
+    def body(self: Any) -> None:
+        self.update_state(state=state, meta="as I say")
+        raise Ignore
+
+    app.task(name="sample.own", bind=True)(body)
+    outcome = run("own")
+    assert isinstance(outcome, Failed)
+    assert outcome.status == state
+    assert "as I say" in outcome.error
+
+
 def test_a_retry_adds_to_the_headers(app: DBQueue, run: Run) -> None:
     def body(self: Any) -> None:
         raise self.retry(countdown=0, headers={"tray": 2})

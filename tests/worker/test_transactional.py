@@ -223,6 +223,38 @@ def test_the_transaction_is_there_before_the_task_begins(app: App, is_async: boo
     assert effects(app) == ["before"]
 
 
+@pytest.mark.parametrize("is_async", [False, True], ids=["a function", "a coroutine"])
+@pytest.mark.parametrize(
+    ("end", "hook"),
+    [("return", "after_return"), ("unstorable", "on_failure"), ("fail", "on_failure"), ("retry", "on_retry")],
+)
+def test_what_is_enqueued_when_it_is_over_is_no_part_of_the_transaction(
+    app: App, end: str, hook: str, is_async: bool
+) -> None:
+    """That has been committed, or rolled back: a job that would join it were lost."""
+
+    def follow(self: Any, *_: Any) -> None:
+        self.app.tasks["t.write"].delay(hook)
+
+    hooked = type("Hooked", (dbqueue.Task,), {hook: follow})
+
+    def function(self: Any, name: str) -> object:
+        if end == "retry" and not self.request.retries:
+            raise self.retry(countdown=0)
+        if end == "fail":
+            raise ValueError(name)
+        return object() if end == "unstorable" else name
+
+    async def coroutine(self: Any, name: str) -> object:
+        await self.session.execute(sa.text("SELECT 1"))
+        return function(self, name)
+
+    app.task(name="t.hooked", base=hooked, bind=True, transactional=True)(coroutine if is_async else function)
+    call(app, "hooked", "a")
+    testing.drain(app)
+    assert effects(app) == [hook]
+
+
 def test_the_connection_is_not_the_task_s_to_commit(app: App) -> None:
     result = call(app, "commit_it_oneself", "a")
     testing.drain(app)
