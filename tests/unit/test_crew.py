@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,10 +14,12 @@ from types import SimpleNamespace
 import pytest
 
 from dbqueue.pools import nursery as nurseries
+from dbqueue.worker import children
 from dbqueue.worker import crew as module
 from dbqueue.worker.children import Child
 from dbqueue.worker.config import WorkerConfig
 from dbqueue.worker.crew import MAX_ALONE, Crew
+from tests.clocks import set_clock
 from tests.stores import claimed_job
 from tests.waiting import wait_until
 
@@ -187,3 +190,71 @@ def test_who_was_killed_before_its_birth_dies_of_it(crew: Crew) -> None:
     deaths = wait_until(crew.nursery_events, what="its death")
     assert deaths is not None
     assert [death.pid for death in deaths] == [child.pid]
+
+
+def test_one_that_others_share_is_replaced_before_it_is_gone(crew: Crew) -> None:
+    """Its last job may be a long one, and its other slots would wait."""
+    (leaving,) = crew
+    crew.retire(leaving)
+    crew.retire(leaving)
+    crew.bear_missing()
+    assert [child.stopping for child in crew] == [True, False]
+    assert crew.slots == 4
+    kill(crew, leaving)
+    crew.bear_missing()
+    assert len(crew.children) == 1
+
+
+@pytest.fixture
+def prefork() -> Iterator[Crew]:
+    """Of two processes that run one job each."""
+    crew = Crew(WorkerConfig("w@test", ("celery",), "prefork", 2), SimpleNamespace(), lambda name: None)
+    crew.fork_nursery()
+    crew.start()
+    yield crew
+    crew.close()
+
+
+def test_one_that_comes_while_another_leaves_has_a_number_of_its_own(prefork: Crew) -> None:
+    prefork.resize(-1)
+    leaving = [child.number for child in prefork if child.stopping]
+    prefork.resize(1)
+    prefork.bear_missing()
+    assert len(leaving) == 1
+    assert sorted(child.number for child in prefork if not child.stopping) != [1, 2]
+    assert len(prefork.children) == 3
+
+
+def test_one_that_was_to_be_born_again_is_not_where_fewer_are_wanted(prefork: Crew) -> None:
+    dead = prefork.children[2]
+    kill(prefork, dead)
+    prefork._missing = {2: time.monotonic() + 600.0}
+    prefork.resize(-1)
+    prefork._missing = dict.fromkeys(prefork._missing, 0.0)
+    prefork.bear_missing()
+    assert list(prefork.children) == [1]
+
+
+def test_a_doomed_child_is_ended_when_it_has_given_back_what_waits_or_does_not_hear(
+    prefork: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = set_clock(monkeypatch, module)
+    set_clock(monkeypatch, children)
+    child = prefork.children[1]
+    ended: list[float] = []
+    monkeypatch.setattr(child, "end", lambda: ended.append(clock[0]))
+    child.send_jobs([claimed_job("runs"), claimed_job("waits")])
+    child.write_off(claimed_job("runs"))
+    child.doom()
+    prefork.end_doomed()
+    assert (child.stopping, child.recalling, ended) == (True, True, [])
+    clock[0] += module.DEAF_SECONDS
+    prefork.end_doomed()
+    assert ended == []
+    clock[0] += 0.1
+    prefork.end_doomed()
+    assert len(ended) == 1
+    child.held.clear()
+    clock[0] -= 1.0
+    prefork.end_doomed()
+    assert len(ended) == 2

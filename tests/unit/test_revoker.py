@@ -111,7 +111,7 @@ class Crew(list[Child]):
     """Of children that are looked after by nobody."""
 
     def watch(self, child: Child) -> None:
-        pass
+        self.watched = child
 
     def recall(self, child: Child) -> None:
         child.recalling = True
@@ -160,6 +160,7 @@ def test_a_run_that_goes_on_is_told_of_once(
         assert messages is not None
         interrupted = [message[1] for message in messages if message[0] == wire.INTERRUPT]
         assert interrupted == ["a", "a", "b", "a"]  # the exception is raised in it again
+        assert crew.watched is child, "what its socket does not take now is sent when it does"
         del child.held["a"]
         revoker.keep()
         assert [job_id for job_id, _ in revoker._told] == ["b"]

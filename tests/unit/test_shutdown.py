@@ -105,6 +105,8 @@ def start() -> Iterator[Callable[..., Worker]]:
 @pytest.mark.parametrize(
     ("options", "requests", "states"),
     [
+        ({}, [WARM], [State.DRAINING]),
+        ({"jobs": 1, "soft_shutdown_seconds": 9.0}, [COLD], [State.SOFT]),
         ({}, [WARM, WARM, WARM], [State.DRAINING, State.ENDING, State.ENDING]),
         ({}, [COLD, WARM], [State.ENDING, State.ENDING]),
         ({"jobs": 1, "soft_shutdown_seconds": 9.0}, [WARM, WARM, WARM], [State.DRAINING, State.SOFT, State.ENDING]),

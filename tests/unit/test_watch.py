@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from dbqueue.errors import OperationalError
 from dbqueue.store.sessions import Sign
 from dbqueue.worker import watch as watching
 from dbqueue.worker.config import WorkerConfig
@@ -146,6 +148,44 @@ def test_a_new_connection_looks_for_what_was_announced_to_nobody(watch: Watch, m
     monkeypatch.setattr(watch, "_watch", lambda session: watch.stop())
     watch._run()
     assert did == ["listen", "jobs", "commands", "close"]
+
+
+@pytest.mark.parametrize("survives", [False, True])
+def test_a_connection_that_is_broken_is_replaced(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch, *, survives: bool
+) -> None:
+    """And no other: what has only met a conflict is tried again on the same one."""
+    did: list[str] = []
+
+    def listen(name: str) -> Any:
+        did.append("listen")
+        return SimpleNamespace(close=lambda: did.append("close"), survives=lambda _: survives)
+
+    def beat(session: Any) -> None:
+        did.append("beat")
+        if did.count("beat") == 2:
+            watch.stop()
+        raise OperationalError("the connection is closed")
+
+    monkeypatch.setattr(watch, "_store", SimpleNamespace(watch_session=listen))
+    monkeypatch.setattr(watch, "_desk", SimpleNamespace(heard=lambda: None))
+    monkeypatch.setattr(watch, "_watch", beat)
+    watch._run()
+    again = ["beat"] if survives else ["close", "listen", "beat"]
+    assert did == ["listen", "beat", *again, "close"]
+
+
+def test_inside_of_another_program_its_thread_has_ended_when_it_has_been_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The program may close the database."""
+    config = WorkerConfig("w@test", ("celery",), "solo", 1, embedded=True)
+    nobody: Any = SimpleNamespace()
+    watch = Watch(nobody, config, desk=nobody, events=nobody, woken=lambda: None, declared_dead=lambda: None)
+    monkeypatch.setattr(watch, "_watch", lambda session: watch._stopping.wait(60) and threading.Event().wait(0.1))
+    watch.start(cast(Any, SimpleNamespace(close=lambda: None)), "w#1", 0.0)
+    watch.stop()
+    assert not watch.thread.is_alive()
 
 
 @pytest.mark.parametrize("sign", [Sign.JOBS, Sign.COMMANDS, Sign.JOBS | Sign.COMMANDS])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 import threading
@@ -536,6 +537,25 @@ def test_what_is_raised_after_the_commit_changes_nothing(app: App) -> None:
     testing.drain(app)
     assert effects(app) == ["a"]
     assert result.get(timeout=0) == {"completed": "a"}
+
+
+def test_what_those_raise_who_hear_of_a_success_makes_no_failure_of_it(app: App) -> None:
+    """It stands. In any other task the success is not written yet."""
+    failures: list[str] = []
+
+    def raising(**_: Any) -> None:
+        raise SystemExit
+
+    def heard(task_id: str, **_: Any) -> None:
+        failures.append(task_id)
+
+    with contextlib.ExitStack() as connected:
+        for signal, receiver in ((signals.task_success, raising), (signals.task_failure, heard)):
+            signal.connect(receiver)
+            connected.callback(signal.disconnect, receiver)
+        result = call(app, "write", "a")
+        testing.drain(app)
+    assert (result.state, effects(app), failures) == ("SUCCESS", ["a"], [])
 
 
 def test_a_job_is_completed_once(app: App) -> None:
