@@ -768,6 +768,25 @@ def postgres_app(postgres_url: str) -> Iterator[App]:
         app.extra["engine"].dispose()
 
 
+def test_the_connections_of_a_thread_s_loop_end_with_it(postgres_app: App, postgres_url: str) -> None:
+    app, store = postgres_app, postgres_app.database.store
+    result = call(app, "awrite", "a")
+    executor, worker = make_executor(app, hostname="test"), TestWorker(store)
+    with psycopg.connect(libpq_url(postgres_url), autocommit=True) as admin:
+        query = """
+            SELECT array_agg(pid) FROM pg_stat_activity
+            WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> ALL(%s)"""
+        before = admin.execute("SELECT array_agg(pid) FROM pg_stat_activity WHERE pid IS NOT NULL").fetchone()
+        assert before is not None
+        worker.settle(executor.run(worker.claim_one()))
+        assert result.state == "SUCCESS"
+        executor.close()
+        count(store)  # by now no wake-up has one of the store's any more
+        store.engine.dispose()
+        wait_until(lambda: admin.execute(query, before).fetchone() == (None,), what="the end of its connections")
+    worker.close()
+
+
 def test_the_body_is_not_locked_before_the_end(postgres_app: App, postgres_url: str) -> None:
     """Others end their headers, and add more of them: each has a place of its own."""
     app = postgres_app
