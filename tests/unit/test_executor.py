@@ -188,7 +188,7 @@ def test_a_job_that_is_rejected_again_and_again_waits_longer_each_time(app: DBQu
         raise Reject("no", requeue=True)
 
     app.task(name="sample.rejecting")(body)
-    pauses: list[float] = []
+    pauses: list[float | None] = []
     options: str | None = '{"time_limit": 8}'
     for _ in range(12):
         outcome = run("rejecting", options=options)

@@ -105,7 +105,7 @@ def test_what_waits_for_those_of_a_batch_that_was_taken_apart_is_looked_for(
 @pytest.mark.parametrize("locked", ["a", "d", "ad", "bcd", "abcd"])
 @pytest.mark.parametrize("how", ["locked", "found_locked"])
 def test_what_is_locked_is_put_aside_and_nothing_else(how: str, locked: str) -> None:
-    session: Any = Session(**{how: locked})
+    session: Any = Session(locked=locked) if how == "locked" else Session(found_locked=locked)
     result = settle_in_time(session, ends("abcd"), None, ())
     assert result.locked == set(locked)
     assert result.settled == set("abcd") - set(locked)

@@ -23,16 +23,15 @@ WARM, COLD = Request("warm"), Request("cold")
 JOBS = [claimed_job("runs"), claimed_job("waits")]
 
 
-class Crew(list[Child]):
+class Crew:
     """One child, whose process is not there: what is sent to it is read."""
 
     def __init__(self, child: Child) -> None:
-        super().__init__([child])
+        self.children = [child]
         self.kills = 0
 
-    @property
-    def children(self) -> list[Child]:
-        return self
+    def __iter__(self) -> Iterator[Child]:
+        return iter(list(self.children))
 
     def kill(self) -> None:
         self.kills += 1
@@ -45,7 +44,7 @@ class Crew(list[Child]):
         pass
 
     def remove(self, child: Child, *, replace: bool) -> None:
-        self.clear()
+        self.children.clear()
 
 
 class Worker:
@@ -56,7 +55,7 @@ class Worker:
         self.child = Child(1, 1, ours)
         self.child.pid = os.getpid()
         self.child.held = {job.id: job for job in JOBS[:jobs]}
-        self.crew: Any = Crew(self.child)
+        self.crew = Crew(self.child)
         self.claiming = True
         self.ended: list[Outcome] = []
         self.said: list[str] = []
@@ -64,7 +63,8 @@ class Worker:
             stop_claiming=self._stop_claiming, complete=self.ended.append, stop=lambda _: self.said.append("goodbye")
         )
         settings = WorkerConfig("w@test", ("celery",), pool, 1, at_exit=lambda: self.said.append("exit"), **config)
-        self.shutdown = Shutdown(settings, self.crew, rounds, lambda job: Released(job.id, job.lease, job.ready_at))
+        crew: Any = self.crew
+        self.shutdown = Shutdown(settings, crew, rounds, lambda job: Released(job.id, job.lease, job.ready_at))
 
     def _stop_claiming(self) -> None:
         self.claiming = False
@@ -120,9 +120,9 @@ def test_what_each_request_leads_to(
     start: Callable[..., Worker], options: dict[str, Any], requests: list[Request], states: list[State]
 ) -> None:
     worker = start(**options)
-    assert worker.shutdown.claims
+    claims = [worker.shutdown.claims]
     assert worker.ask(*requests) == states
-    assert not worker.shutdown.claims
+    assert [*claims, worker.shutdown.claims] == [True, False]
     assert not worker.claiming
     assert worker.shutdown.exit_code == (states[-1] is State.ENDING)
     assert worker.crew.kills == (states[-1] is State.ENDING), "killed once"
@@ -155,9 +155,9 @@ def test_what_drains_for_too_long_is_ended(
 def test_it_is_over_when_no_child_is_left(start: Callable[..., Worker]) -> None:
     worker = start()
     worker.ask(WARM)
-    assert not worker.shutdown.finished
-    worker.crew.clear()
-    assert worker.shutdown.finished
+    finished = [worker.shutdown.finished]
+    worker.crew.children.clear()
+    assert [*finished, worker.shutdown.finished] == [False, True]
 
 
 def test_where_an_idle_one_is_soft_too_it_has_its_time(
@@ -166,10 +166,10 @@ def test_where_an_idle_one_is_soft_too_it_has_its_time(
     clock = set_clock(monkeypatch, module)
     worker = start(soft_shutdown_seconds=9.0, soft_shutdown_on_idle=True)
     worker.ask(COLD)
-    worker.crew.clear()
-    assert not worker.shutdown.finished
+    worker.crew.children.clear()
+    finished = [worker.shutdown.finished]
     clock[0] += 9.0
-    assert worker.shutdown.finished
+    assert [*finished, worker.shutdown.finished] == [False, True]
 
 
 def test_an_error_of_its_own_leaves_no_process(start: Callable[..., Worker]) -> None:

@@ -208,7 +208,7 @@ def test_the_transaction_is_there_before_the_task_begins(app: App, is_async: boo
     class Effect(orm.declarative_base()):  # type: ignore[misc]
         __table__ = sa.Table("effects", sa.MetaData(), sa.Column("name", sa.Text, primary_key=True))
 
-    class Prepared(dbqueue.Task):
+    class Prepared(dbqueue.Task[Any, Any]):
         def before_start(self, *_: Any) -> None:
             self.session.add(Effect(name="before"))
 
