@@ -372,7 +372,7 @@ def test_the_connection_that_is_kept_is_closed_with_the_pool(store: PostgresStor
     kept = last(store)
     store.engine.dispose()
     assert kept.closed
-    assert backends(store) == 0
+    wait_until(lambda: backends(store) == 0, what="the server's hearing of it")
     enqueued(store)
     assert count(store) == 2
 
