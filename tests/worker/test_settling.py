@@ -1,0 +1,212 @@
+"""Rounds in which the database refuses something: whatever it is, each outcome is written, put aside, or a FAILURE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from dbqueue.errors import LockTimeout, OperationalError
+from dbqueue.jobs import Outcome, Replaced, Settled, Succeeded
+from dbqueue.store.base import Store
+from dbqueue.store.postgres import sql
+from dbqueue.store.records import Claim, Round
+from dbqueue.worker.settling import settle, settle_free, settle_in_time
+from dbqueue.workflows import Edge, Workflow
+from tests.servers import libpq_url
+from tests.stores import TestWorker, enqueued, new_job, opened, row
+
+Settle = Callable[..., Round]
+WAYS = pytest.mark.parametrize("way", [settle, settle_in_time, settle_free])
+
+
+@pytest.fixture
+def store(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    monkeypatch.setitem(sql.SESSION, "lock_timeout", "100ms")
+    with opened(postgres_url) as store:
+        yield store
+
+
+@pytest.fixture
+def worker(store: Store) -> Iterator[TestWorker]:
+    worker = TestWorker(store)
+    yield worker
+    worker.close()
+
+
+@pytest.fixture
+def somebody(postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(libpq_url(postgres_url)) as somebody:
+        yield somebody
+
+
+def ends(worker: TestWorker, names: str, *, bad: str = "", waits: str = "") -> list[Outcome]:
+    """Of jobs that run: each succeeds, but `bad` ones with what is no JSON, and `waits` take an id that is not free."""
+    worker.store.enqueue([new_job(name) for name in names])
+    return [_end(job.id, job.lease, bad, waits) for job in worker.claim()]
+
+
+def _end(job_id: str, lease: str, bad: str, waits: str) -> Outcome:
+    if job_id in waits:
+        jobs = [new_job(f"new {job_id}"), new_job(job_id)]
+        return Replaced(job_id, lease, Workflow.of(jobs, [Edge(jobs[0].id, job_id)]), 0.0)
+    return Succeeded(job_id, lease, "no JSON" if job_id in bad else "1", 0.0)
+
+
+def lock(somebody: psycopg.Connection[Any], found: str = "", not_found: str = "") -> None:
+    """Rows that a look finds locked, and ids of which nobody can see that they are another's."""
+    somebody.execute("SELECT FROM dbqueue_jobs WHERE id = ANY(%s) FOR UPDATE", [list(found)])
+    for name in not_found:
+        somebody.execute("INSERT INTO dbqueue_jobs (id, task) VALUES (%s, 'shop.pack')", [f"new {name}"])
+
+
+def claim_of(worker: TestWorker, queue: str = "celery", **options: Any) -> Claim:
+    return Claim(worker.id, str(uuid4()), [queue], 1, **options)
+
+
+def with_status(store: Store, status: str, names: str) -> str:
+    return "".join(name for name in names if row(store, name)["status"] == status)
+
+
+@WAYS
+def test_a_claim_that_is_refused_is_no_fault_of_the_outcomes(store: Store, worker: TestWorker, way: Settle) -> None:
+    refused = claim_of(worker, "no\0text")
+    outcomes = ends(worker, "ab")
+    if way is settle_free:
+        with pytest.raises(psycopg.DataError):
+            way(worker.session, outcomes, refused, ())
+    else:
+        way(worker.session, outcomes, refused, ())
+    assert with_status(store, "SUCCESS", "ab") == "ab"
+    with pytest.raises(psycopg.DataError):
+        way(worker.session, [], refused, ())
+
+
+@WAYS
+@pytest.mark.parametrize("bad", ["a", "c", "e", "be", "abcde"])
+@pytest.mark.parametrize("claiming", [False, True])
+def test_one_bad_row_does_not_poison_a_batch(
+    store: Store, worker: TestWorker, way: Settle, bad: str, claiming: bool
+) -> None:
+    outcomes = ends(worker, "abcde", bad=bad)
+    way(worker.session, outcomes, claim_of(worker) if claiming else None, ())
+    assert with_status(store, "FAILURE", "abcde") == bad
+    assert with_status(store, "SUCCESS", "abcde") == "".join(sorted(set("abcde") - set(bad)))
+
+
+@WAYS
+def test_what_waits_for_those_of_a_batch_that_was_taken_apart_is_looked_for(
+    store: Store, worker: TestWorker, way: Settle
+) -> None:
+    store.enqueue_workflow(Workflow.of([new_job("b"), new_job("next")], [Edge("b", "next")]))
+    outcomes = ends(worker, "a", bad="a")
+    assert len(outcomes) == 2
+    assert way(worker.session, outcomes, None, {"b"}).released
+    assert worker.claim_one().id == "next"
+    assert not way(worker.session, ends(worker, "cd", bad="c"), None, ()).released
+
+
+@pytest.mark.parametrize("locked", ["a", "d", "ad", "bcd", "abcd"])
+@pytest.mark.parametrize("found", [True, False])
+def test_what_is_locked_is_put_aside_and_nothing_else(
+    store: Store, worker: TestWorker, somebody: psycopg.Connection[Any], found: bool, locked: str
+) -> None:
+    outcomes = ends(worker, "abcd", waits="" if found else locked)
+    lock(somebody, found=locked if found else "", not_found="" if found else locked)
+    result = settle_in_time(worker.session, outcomes, None, ())
+    assert result.locked == set(locked)
+    assert result.settled == set("abcd") - set(locked)
+    assert with_status(store, "STARTED", "abcd") == locked
+
+
+@pytest.mark.parametrize("first", ["b", "c"])
+def test_what_may_run_after_a_half_is_looked_for(
+    store: Store, worker: TestWorker, somebody: psycopg.Connection[Any], first: str
+) -> None:
+    store.enqueue_workflow(Workflow.of([new_job(first), new_job("next")], [Edge(first, "next")]))
+    outcomes = ends(worker, "abcd".replace(first, ""), waits="a")
+    lock(somebody, not_found="a")
+    assert settle_in_time(worker.session, outcomes, None, {first}).released
+    assert not settle_in_time(worker.session, ends(worker, "ef"), None, ()).released
+
+
+def test_the_claim_comes_after_what_could_be_written(
+    store: Store, worker: TestWorker, somebody: psycopg.Connection[Any]
+) -> None:
+    store.enqueue_workflow(Workflow.of([new_job("b"), new_job("next")], [Edge("b", "next")]))
+    outcomes = ends(worker, "a")
+    lock(somebody, found="a")
+    result = settle_in_time(worker.session, outcomes, claim_of(worker), {"b"})
+    assert result.settled == {"b"}
+    assert result.locked == {"a"}
+    assert result.released
+    assert [job.id for job in result.claimed] == ["next"]
+
+
+@pytest.mark.parametrize("names", ["", "ab"])
+def test_a_claim_of_permits_waits_for_nobody(
+    store: Store, worker: TestWorker, somebody: psycopg.Connection[Any], names: str
+) -> None:
+    """There are other ways to those jobs, and others to claim; any other claim is tried again."""
+    outcomes = ends(worker, names)
+    somebody.execute("INSERT INTO dbqueue_limits (key, max_running) VALUES ('k', 1)")
+    somebody.commit()
+    lock(somebody, found="a")
+    somebody.execute("SELECT FROM dbqueue_limits FOR UPDATE")
+    enqueued(store, "held", limit_key="k", blocked_reason="limit")
+    result = settle_in_time(worker.session, outcomes, claim_of(worker, keys=["k"]), ())
+    assert result.settled == set(names) - {"a"}
+    assert result.locked == set(names) & {"a"}
+    assert not result.claimed
+    somebody.execute("SELECT FROM dbqueue_workers FOR UPDATE")
+    with pytest.raises(LockTimeout):
+        settle_in_time(worker.session, [], claim_of(worker), ())
+
+
+def test_a_bad_row_among_locked_ones(store: Store, worker: TestWorker, somebody: psycopg.Connection[Any]) -> None:
+    outcomes = ends(worker, "abcd", bad="b", waits="d")
+    lock(somebody, found="a", not_found="d")
+    result = settle_in_time(worker.session, outcomes, None, ())
+    assert result.locked == {"a", "d"}
+    assert [row(store, name)["status"] for name in "abcd"] == ["STARTED", "FAILURE", "SUCCESS", "STARTED"]
+
+
+@WAYS
+def test_what_has_been_written_by_its_own_transaction_is_not_written_again(
+    store: Store, worker: TestWorker, way: Settle, caplog: pytest.LogCaptureFixture
+) -> None:
+    way(worker.session, [Settled("own", "lease", 0.0, succeeded=True), *ends(worker, "a")], None, ())
+    assert with_status(store, "SUCCESS", "a") == "a"
+    assert not caplog.text
+
+
+@WAYS
+def test_trouble_is_not_about_one_row(
+    store: Store, worker: TestWorker, somebody: psycopg.Connection[Any], way: Settle, caplog: pytest.LogCaptureFixture
+) -> None:
+    outcomes = ends(worker, "ab")
+    query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'dbqueue test'"
+    assert somebody.execute(query).fetchall() == [(True,)]
+    with pytest.raises(OperationalError):
+        way(worker.session, outcomes, claim_of(worker), ())
+    assert with_status(store, "STARTED", "ab") == "ab"
+    assert not caplog.text
+
+
+def test_a_bad_row_that_is_locked_when_it_is_written_alone(
+    worker: TestWorker, somebody: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = ends(worker, "b", bad="b")
+    to_write: Callable[..., Round] = worker.session.settle_free
+
+    def then_locked(*arguments: Any, **options: Any) -> Round:
+        try:
+            return to_write(*arguments, **options)
+        finally:
+            lock(somebody, found="b")
+
+    monkeypatch.setattr(worker.session, "settle_free", then_locked)
+    assert settle_free(worker.session, outcomes, None, ()).locked == {"b"}
