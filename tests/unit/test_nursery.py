@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -140,10 +141,23 @@ def born(nursery: Nursery) -> tuple[socket.socket, int]:
 
 
 @pytest.fixture
-def sleeping() -> Iterator[Nursery]:
+def sleeping(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nursery]:
+    """One whose children sleep; none of them outlives the test, whatever becomes of it."""
+    pids: set[int] = set()
+    events = Nursery.events
+
+    def noted(self: Nursery) -> list[Born | Died | Unborn] | None:
+        found = events(self)
+        pids.update(event.pid for event in found or () if isinstance(event, Born))
+        return found
+
+    monkeypatch.setattr(Nursery, "events", noted)
     nursery = Nursery(lambda connection, number: time.sleep(600))
     yield nursery
     nursery.close()
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def is_gone(pid: int) -> bool:
