@@ -84,9 +84,12 @@ def test_an_error_of_the_watch(
     assert worker.stop() == 0
 
 
-def test_a_sub_task_that_ends_the_loop(app: DBQueue, database_url: str, path: PathOf, start_worker: Start) -> None:
+@pytest.mark.parametrize("concurrency", [3, 4], ids=["all slots are busy", "one waits for a job"])
+def test_a_sub_task_that_ends_the_loop(
+    app: DBQueue, database_url: str, path: PathOf, start_worker: Start, concurrency: int
+) -> None:
     """SystemExit in a task of asyncio's own stops the whole loop: that is its job's death, and nobody's failure."""
-    worker = start_worker(database_url, pool="asyncio", concurrency=3)
+    worker = start_worker(database_url, pool="asyncio", concurrency=concurrency)
     neighbours = [app.tasks["sample.ahold"].delay(path(f"started{n}"), path("release")) for n in range(2)]
     for n in range(2):
         wait_until(lambda n=n: lines(path(f"started{n}")), what="the start")  # type: ignore[misc]
