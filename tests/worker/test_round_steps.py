@@ -60,7 +60,8 @@ class Steps(Rounds):
 
     def sleeps(self) -> None:
         """Nothing is due, and nothing was announced."""
-        self._clock.at = self._held._next_at = time.monotonic() + NEVER
+        self._clock.at = self._held._next_at = later = time.monotonic() + NEVER
+        self._upkeeper.rescue_at = self._upkeeper._look_at = self._upkeeper._prune_at = later
         self._bell.answer()
 
 
@@ -190,6 +191,7 @@ def test_parked_jobs_do_not_hide_those_behind_them(store: Store) -> None:
         enqueued(store, f"pack {number}")
     enqueued(store, "other", task="shop.other")
     assert names(steps.step(want=2)) == ["pack 0"]
+    assert steps._held.due_at is not None, "there will be tokens again"
     assert names(steps.step(want=1)) == ["other"]
     steps._session.close()
 
@@ -289,14 +291,12 @@ def test_jobs_of_a_dead_worker_are_looked_for_at_once(store: Store, steps: Steps
 
 def test_a_report_is_written_in_time(steps: Steps) -> None:
     steps.sleeps()
-    steps._upkeeper.rescue_at = steps._upkeeper._look_at = steps._upkeeper._prune_at = time.monotonic() + NEVER
     steps._board.put(Progress("job", "lease", "PROGRESS", "{}"))
     assert steps._pause() == 0.0
 
 
 def test_what_is_aside_is_tried_in_time(steps: Steps) -> None:
     steps.sleeps()
-    steps._upkeeper.rescue_at = steps._upkeeper._look_at = steps._upkeeper._prune_at = time.monotonic() + NEVER
     steps._holding.aside.put([Succeeded("a", "lease", "1", 0.0)])
     assert steps._pause() < 1.0
 
