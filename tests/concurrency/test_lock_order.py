@@ -82,6 +82,17 @@ def waiting_for(
     assert not thread.is_alive()
 
 
+def free_of(rival: Connection, work: Callable[..., object], *arguments: object) -> None:
+    """Do the work, which waits for nothing that the rival has locked."""
+    thread = threading.Thread(target=work, args=arguments)
+    thread.start()
+    try:
+        wait_until(lambda: not thread.is_alive(), what="the work, which is not to wait for the rival")
+    finally:
+        rival.rollback()
+        thread.join(60)
+
+
 @pytest.mark.parametrize(
     ("what", "number"), [("id", 2), ("id", FEWEST), ("unique key", 2)], ids=["ids", "ids by COPY", "unique keys"]
 )
@@ -112,13 +123,46 @@ def test_outcomes_of_jobs_that_others_have_locked(
 def test_bodies_of_headers_that_end_in_one_round(
     store: Store, worker: TestWorker, rival: Connection, other: Connection, kind: str
 ) -> None:
-    edges = [Edge(header, body) for header, body in (("header-1", "body-2"), ("header-2", "body-1"))]
+    edges = [Edge(f"header-{n}", f"body-{9 - n}") for n in range(1, 9)]
     store.enqueue_workflow(Workflow.of([new_job(name) for edge in edges for name in edge[:2]], edges))
     outcomes = [END[kind](job.id, job.lease) for job in worker.claim()]
     lock(rival, "body-1")
     with waiting_for(rival, other, worker.settle, *outcomes):
-        lock(other, "body-2")
+        for n in range(2, 9):
+            lock(other, f"body-{n}")
     assert count(store, "blocked_reason IS NOT NULL") == 0
+
+
+def test_a_revoke_locks_what_hangs_below_together_with_its_jobs(
+    store: Store, worker: TestWorker, rival: Connection, other: Connection
+) -> None:
+    """As a round does, which moves both bodies."""
+    edges = [Edge("first", "body-1"), Edge("second", "body-2")]
+    store.enqueue_workflow(Workflow.of([new_job(name) for edge in edges for name in edge[:2]], edges))
+    lock(rival, "body-1")
+    with waiting_for(rival, other, revoking.revoke, store, ["first", "body-2"]):
+        lock(other, "body-2")
+    assert count(store, "status = 'REVOKED'") == 3
+
+
+def test_a_round_does_not_wait_for_an_errback_that_runs(store: Store, worker: TestWorker, rival: Connection) -> None:
+    """It has been told of another failure, and its own transaction may last."""
+    edges = [Edge("a", "errback", "error"), Edge("b", "errback", "error")]
+    store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "b", "errback")], edges))
+    first, second = worker.claim()
+    worker.settle(END["fails"](first.id, first.lease))
+    assert worker.claim_one().id == "errback"
+    lock(rival, "errback")
+    free_of(rival, worker.settle, END["ends"](second.id, second.lease))
+    assert count(store, "status = 'SUCCESS'") == 1
+
+
+def test_a_job_that_runs_is_not_waited_for_to_be_forgotten(store: Store, worker: TestWorker, rival: Connection) -> None:
+    store.enqueue_workflow(Workflow.of([new_job("a"), new_job("b")], [Edge("a", "b")]))
+    worker.claim_one()
+    lock(rival, "a")
+    free_of(rival, store.forget, "a")
+    assert count(store) == 2
 
 
 def test_a_revoke_locks_what_runs_before_what_waits(

@@ -12,6 +12,10 @@ import pytest
 from dbqueue.jobs import Failed, Outcome, Succeeded
 from dbqueue.store import changes
 from dbqueue.store.base import Store
+from dbqueue.store.changing import changing
+from dbqueue.store.steps import run
+from dbqueue.store.transactions.joining import JoinedConnection
+from dbqueue.store.workflows import lifecycle
 from dbqueue.workflows import Edge, Workflow
 from tests.servers import libpq_url
 from tests.stores import TestWorker, new_job, opened, row
@@ -192,6 +196,18 @@ def test_a_workflow_that_is_revoked_while_a_part_of_it_is_let_run_again(store: S
     order.begin("the end", lambda: changes.cancel_workflow(store, "z"))
     order.go()
     assert [row(store, name)["status"] for name in ("body", "later", "z")] == ["REVOKED"] * 3
+    worker.close()
+
+
+def test_what_is_about_to_wait_again_is_not_claimed_meanwhile(store: Store) -> None:
+    """It was let go by the success that is to run again, and would run with a result that is none any more."""
+    worker = TestWorker(store)
+    store.enqueue_workflow(Workflow.of([new_job("a"), new_job("b")], [Edge("a", "b", place="[]")]))
+    worker.settle(ENDS["succeeds"]("a", worker.claim_one().lease))
+    with changing(store) as connection:
+        assert run(lifecycle.to_repeat(store, ["a"]), JoinedConnection(connection).reply) == {"a"}
+        assert worker.claim() == []
+    assert [job.id for job in worker.claim()] == ["b"]
     worker.close()
 
 

@@ -14,8 +14,12 @@ import pytest
 from dbqueue.jobs import ClaimedJob, Failed, Outcome, Succeeded
 from dbqueue.store import changes
 from dbqueue.store.base import Store
+from dbqueue.store.changing import changing
 from dbqueue.store.revoking import revoke
-from dbqueue.workflows import Edge, Workflow
+from dbqueue.store.steps import run
+from dbqueue.store.transactions.joining import JoinedConnection
+from dbqueue.store.workflows.changes import add_header
+from dbqueue.workflows import APPEND, BODY, Edge, Workflow
 from tests.concurrency.test_two_connections import at_once
 from tests.servers import libpq_url
 from tests.stores import TestWorker, count, new_job, opened, row
@@ -35,6 +39,11 @@ def chords(bodies: int, headers: int) -> Workflow:
     edges = [Edge(f"h{n:03}", f"body{m}", place=f"[{n}]") for n in range(headers) for m in range(bodies)]
     ids = [*(f"h{n:03}" for n in range(headers)), *(f"body{m}" for m in range(bodies))]
     return Workflow.of([new_job(each) for each in ids], edges)
+
+
+def added(name: str) -> Workflow:
+    """One more header."""
+    return Workflow((new_job(name),), (Edge(name, BODY, place=APPEND),))
 
 
 def done(job: ClaimedJob) -> Succeeded:
@@ -121,6 +130,36 @@ def test_success_and_failure_of_headers_at_once(store: Store) -> None:
         assert count(store, f"id LIKE '{turn}body%' AND status = 'FAILURE'") == 2
         assert count(store, "finished_at IS NULL") == 0
     for worker in workers:
+        worker.close()
+
+
+def test_a_job_that_adds_a_header_is_not_taken_back_meanwhile(postgres_url: str) -> None:
+    """Else its next run would add another."""
+    with opened(postgres_url) as store, psycopg.connect(libpq_url(postgres_url), autocommit=True) as other:
+        worker = TestWorker(store)
+        store.enqueue_workflow(chords(1, 2))
+        job, _ = worker.claim()
+        with changing(store) as connection:
+            assert run(add_header(store, added("new"), job.id, job.lease), JoinedConnection(connection).reply)
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                other.execute("SELECT FROM dbqueue_jobs WHERE id = %s FOR UPDATE NOWAIT", [job.id])
+        worker.close()
+
+
+def test_headers_that_are_added_at_once_have_places_of_their_own(postgres_url: str) -> None:
+    with opened(postgres_url) as store, psycopg.connect(libpq_url(postgres_url), autocommit=True) as watch:
+        worker = TestWorker(store)
+        store.enqueue_workflow(chords(1, 2))
+        first, second = worker.claim()
+        thread = threading.Thread(target=store.add_header, args=(added("y"), second.id, second.lease))
+        with changing(store) as connection:
+            assert run(add_header(store, added("x"), first.id, first.lease), JoinedConnection(connection).reply)
+            thread.start()
+            waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            wait_until(lambda: watch.execute(waiting).fetchall(), what="the second to wait for the first")
+        thread.join(60)
+        places = watch.execute("SELECT place FROM dbqueue_edges WHERE successor = 'body0' ORDER BY place")
+        assert places.fetchall() == [(f"[{n}]",) for n in range(4)]
         worker.close()
 
 

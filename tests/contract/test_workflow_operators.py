@@ -235,6 +235,15 @@ class TestOperators:
         assert changes.delete(store, ["b", "c"]) == {"b", "c"}
         assert edges(store) == 0
 
+    def test_an_errback_does_not_run_without_the_failure_that_it_was_told_of(
+        self, store: Store, worker: TestWorker
+    ) -> None:
+        store.enqueue_workflow(Workflow.of([new_job("a"), new_job("e")], [Edge("a", "e", "error", ERRBACK)]))
+        for _ in range(2):
+            worker.settle(failed(worker.claim_one()))
+        assert store.forget("a")
+        assert changes.retry(store, ["e"]) == set()
+
     def test_a_body_does_not_run_without_one_of_its_headers(self, store: Store, worker: TestWorker) -> None:
         store.enqueue_workflow(chord(["a", "b"], "body"))
         worker.settle(*map(done, worker.claim()))

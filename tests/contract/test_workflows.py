@@ -499,10 +499,13 @@ class TestAddHeader:
         assert store.forget("new")
         assert (worker.claim_one().id, row(store, "c")["inputs"]) == ("c", False)
 
-    def test_a_body_of_one_header_that_is_passed_nothing(self, store: Store, worker: TestWorker) -> None:
+    @pytest.mark.parametrize("place", [None, FIRST_ARGUMENT])
+    def test_a_body_of_one_header_that_is_passed_no_list(
+        self, store: Store, worker: TestWorker, place: str | None
+    ) -> None:
         """As a step of a chain, but that it is said to be a body."""
         jobs = [new_job("a"), new_job("c", options='{"join": true}')]
-        store.enqueue_workflow(Workflow.of(jobs, [Edge("a", "c")]))
+        store.enqueue_workflow(Workflow.of(jobs, [Edge("a", "c", place=place)]))
         job = worker.claim_one()
         assert store.add_header(self.added(), job.id, job.lease)
         assert row(store, "c")["waits_for"] == 2
@@ -521,6 +524,13 @@ class TestAddHeader:
         revoke(store, ["body"])
         assert not store.add_header(self.added(), job.id, job.lease)
         assert count(store) == 3
+
+    def test_the_chord_of_an_errback_is_not_the_jobs_own(self, store: Store, worker: TestWorker) -> None:
+        edges_ = [Edge("a", "e", "error", ERRBACK), Edge("e", "body", place="[0]"), Edge("b", "body", place="[1]")]
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "b", "e", "body")], edges_))
+        job, _ = worker.claim()
+        assert not store.add_header(self.added(), job.id, job.lease)
+        assert row(store, "body")["waits_for"] == 2
 
     def test_without_a_chord_there_is_nothing_to_add_to(self, store: Store, worker: TestWorker) -> None:
         store.enqueue_workflow(chain("a", "b"))
@@ -771,6 +781,22 @@ class TestOtherEnds:
         assert store.forget("b")
         assert edges(store) == 1
 
+    def test_what_was_revoked_before_it_was_enqueued_stays_until_its_errback_was_told(
+        self, store: Store, worker: TestWorker
+    ) -> None:
+        revoke(store, ["a"])
+        store.enqueue_workflow(Workflow.of([new_job("a"), new_job("e")], [Edge("a", "e", "error", ERRBACK)]))
+        assert not store.forget("a")
+        told = worker.claim_one().inputs
+        assert isinstance(told, tuple)
+        assert [predecessor for predecessor, *_ in told] == ["a"]
+
+    def test_what_was_revoked_before_it_was_enqueued_is_of_the_first_workflow_that_names_it(self, store: Store) -> None:
+        revoke(store, ["x"])
+        store.enqueue_workflow(chain("a", "x"))
+        store.enqueue_workflow(chain("b", "x"))
+        assert row(store, "x")["workflow_id"] == row(store, "a")["workflow_id"]
+
     def test_cancel(self, store: Store) -> None:
         self.chord_with_errback(store)
         assert changes.cancel(store, ["a"]) == {"a"}
@@ -821,6 +847,15 @@ class TestOtherEnds:
         assert changes.retry(store, ["e"]) == set()
         assert store.forget("e")
         assert edges(store) == 0
+
+    def test_an_edge_that_passed_nothing_goes_with_its_first_row(self, store: Store, worker: TestWorker) -> None:
+        """Whatever its other row takes of others: a later job of that id is none of its own."""
+        headers = [Edge("a", "body", place="[0]"), Edge("b", "body")]
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "b", "body")], headers))
+        worker.settle(*map(done, worker.claim()))
+        worker.settle(done(worker.claim_one()))
+        assert store.forget("b")
+        assert edges(store) == 1
 
     def test_edges_go_with_the_last_of_their_rows(self, store: Store, worker: TestWorker) -> None:
         """Also where somebody else has deleted the first."""
