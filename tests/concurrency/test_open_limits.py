@@ -15,7 +15,7 @@ from dbqueue.store.held import BUSY_SECONDS
 from dbqueue.store.transactions.joining import enqueue_in
 from tests.concurrency.test_open_transactions import CLAIMS, KEY, Waiting
 from tests.servers import libpq_url
-from tests.stores import TestWorker, held, new_job, opened, row, run_sql
+from tests.stores import TestWorker, enqueued, held, new_job, opened, row, run_sql
 
 
 @pytest.fixture
@@ -103,8 +103,9 @@ def test_an_operators_limit_is_not_overwritten_by_that_of_the_code(
 
 def test_a_revoke_waits_for_the_enqueue_of_its_id(store: Store, other: psycopg.Connection[Any]) -> None:
     """It is about to write down that the id is not to run: the job that comes instead is ended."""
+    before = enqueued(store)
     enqueue_in(store, other, [new_job("id")])
-    revoke = Waiting(store, lambda: revoking.revoke(store, ["id"]))
+    revoke = Waiting(store, lambda: revoking.revoke(store, [before, "id"]))
     other.commit()
-    assert revoke.result().ended == {"id": "shop.pack"}
+    assert revoke.result().ended == {before: "shop.pack", "id": "shop.pack"}
     assert row(store, "id")["status"] == "REVOKED"

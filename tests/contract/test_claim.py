@@ -55,7 +55,7 @@ def test_a_claim_takes_no_more_than_its_limit(store: Store, worker: TestWorker, 
 
 def test_order_is_priority_then_ready_at_then_id(store: Store, worker: TestWorker) -> None:
     base = datetime(2020, 1, 1, tzinfo=UTC)
-    for job_id, priority, minute in [("e", 0, 2), ("d", 0, 1), ("b", 9, 5), ("a", 9, 5), ("c", 5, 9), ("f", -3, 0)]:
+    for job_id, priority, minute in [("d", 0, 2), ("e", 0, 1), ("b", 9, 5), ("a", 9, 5), ("c", 5, 9), ("f", -3, 0)]:
         enqueued(store, job_id, priority=priority)
         ready = base + timedelta(minutes=minute)
         run_sql(
@@ -66,7 +66,7 @@ def test_order_is_priority_then_ready_at_then_id(store: Store, worker: TestWorke
         )
     one_by_one = [job.id for _ in range(3) for job in worker.claim(1)]
     assert one_by_one == ["a", "b", "c"]
-    assert [job.id for job in worker.claim()] == ["d", "e", "f"]
+    assert [job.id for job in worker.claim()] == ["e", "d", "f"]
 
 
 def test_earlier_queues_of_the_list_come_first(store: Store, worker: TestWorker) -> None:

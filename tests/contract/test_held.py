@@ -10,12 +10,13 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from dbqueue.jobs import REVOKED, Failed, Released, Retried, Succeeded
+from dbqueue.jobs import REVOKED, Failed, Released, Replaced, Retried, Succeeded
 from dbqueue.limits import Limit, Policies
 from dbqueue.store import changes, limits, revoking
 from dbqueue.store.base import Store
 from dbqueue.store.held import FULL_SECONDS, MAX_LEVELS
-from tests.stores import TestWorker, count, enqueued, held, moment, opened, row, run_sql
+from dbqueue.workflows import Workflow
+from tests.stores import TestWorker, count, enqueued, held, moment, new_job, opened, row, run_sql
 
 NewWorker = Callable[..., TestWorker]
 
@@ -52,6 +53,14 @@ def test_no_more_than_the_limit_run(store: Store, worker: TestWorker) -> None:
     worker.settle(*(Succeeded(job.id, job.lease, "1", 0.1) for job in first.claimed[:2]))
     assert [job.id for job in worker.claim_held().claimed] == ids[3:5]
     assert running(store) == 3
+
+
+def test_a_job_that_is_replaced_frees_its_permit(store: Store, worker: TestWorker) -> None:
+    limits.set_limit(store, "k", Limit(running=1))
+    held(store, "k", "first"), held(store, "k", "second")
+    (job,) = worker.claim_held().claimed
+    worker.settle(Replaced(job.id, job.lease, Workflow((new_job(job.id),)), 0.1))
+    assert [job.id for job in worker.claim_held().claimed] == ["second"]
 
 
 def test_every_end_of_a_run_frees_its_permit(store: Store, worker: TestWorker) -> None:
@@ -373,6 +382,15 @@ def test_only_the_keys_that_are_asked_for(store: Store, worker: TestWorker) -> N
     found = worker.claim_held(keys=["a", "c", "nothing"], queues=["celery", "q"])
     assert [job.id for job in found.claimed] == ["a0", "c0"]
     assert worker.claim_held(keys=["nothing"]).keys == frozenset()
+
+
+def test_what_is_behind_many_levels_that_are_not_due_has_its_turn(store: Store, worker: TestWorker) -> None:
+    for number in range(MAX_LEVELS):
+        held(store, f"customer-{number:04}", delay_seconds=3600.0)
+    behind = held(store, "z")
+    first = worker.claim_held()
+    assert (first.claimed, first.again_seconds) == ([], 0)
+    assert [job.id for job in worker.claim_held(after=first.after).claimed] == [behind]
 
 
 def test_many_keys_are_looked_at_in_turns(store: Store, worker: TestWorker) -> None:

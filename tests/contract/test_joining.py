@@ -117,6 +117,15 @@ def by_sqlite3(url: str, **options: Any) -> Iterator[Any]:
         yield connection, connection.commit, connection.rollback
 
 
+@contextlib.contextmanager
+def by_sqlite3_with_dict_rows(url: str) -> Iterator[Any]:
+    with by_sqlite3(url) as caller:
+        caller[0].row_factory = lambda cursor, row: dict(
+            zip((each[0] for each in cursor.description), row, strict=True)
+        )
+        yield caller
+
+
 SYNC: dict[str, tuple[str, Callable[[str], Any]]] = {
     "session": ("", by_session),
     "scoped session": ("", by_scoped_session),
@@ -128,6 +137,7 @@ SYNC: dict[str, tuple[str, Callable[[str], Any]]] = {
     "psycopg with client cursors": ("postgresql", lambda url: by_psycopg(url, cursor_factory=psycopg.ClientCursor)),
     "psycopg in a pipeline": ("postgresql", by_pipeline),
     "sqlite3": ("sqlite", by_sqlite3),
+    "sqlite3 with dict rows": ("sqlite", by_sqlite3_with_dict_rows),
 }
 
 
