@@ -71,12 +71,28 @@ class UnprintableValue:
 
 
 def note(path: str, text: object) -> None:
-    """Append a line in one write: readable while other processes write too."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    """Append a line in one write: readable while other processes write too, and never there without a line."""
+    line = f"{text}\n".encode()
+    if not Path(path).exists() and _begun(path, line):
+        return
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
     try:
-        os.write(descriptor, f"{text}\n".encode())
+        os.write(descriptor, line)
     finally:
         os.close(descriptor)
+
+
+def _begun(path: str, line: bytes) -> bool:
+    """Make the file of its first line; False where another was quicker."""
+    new = Path(f"{path}.{os.getpid()}.{threading.get_ident()}")
+    new.write_bytes(line)
+    try:
+        os.link(new, path)
+    except FileExistsError:
+        return False
+    finally:
+        new.unlink()
+    return True
 
 
 def add(x: Any, y: Any) -> Any:
