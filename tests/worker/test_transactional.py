@@ -24,7 +24,8 @@ from dbqueue.errors import ChordError, EncodeError, LeaseLost, SoftTimeLimitExce
 from dbqueue.services.workers import make_executor
 from dbqueue.store.postgres.copying import FEWEST
 from dbqueue.store.revoking import revoke
-from tests.servers import libpq_url
+from dbqueue.store.transactions import task_engines
+from tests.servers import PostgresServer, libpq_url
 from tests.stores import TestWorker, count, row, run_sql
 from tests.waiting import wait_until
 from tests.worker.transactional import DEFERRED, EFFECTS, App, make_app
@@ -659,6 +660,55 @@ def test_on_every_pool(app: App, database_url: str, start_worker: Start, pool: s
     assert effects(app) == sorted([*expected, "write_and_retry", "x", "y"])
     assert worker.stop() == 0
     assert "lost its lease" not in worker.log
+
+
+# a database that gives no connection
+
+
+@contextlib.contextmanager
+def closed_to_all(server: PostgresServer, url: str) -> Iterator[Callable[[], None]]:
+    """A database whose connections stay, and which takes no further ones until it is opened again."""
+    name = sa.make_url(url).database
+    server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    try:
+        yield lambda: server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    finally:
+        server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+
+def run_while_closed(app: App, server: PostgresServer, url: str, name: str, *, until: str) -> Any:
+    """The result of a task that begins while the database is closed, until its job is in this state."""
+    with psycopg.connect(libpq_url(url), autocommit=True) as watcher:
+
+        def there_is(condition: str) -> bool:
+            return watcher.execute(f"SELECT FROM dbqueue_jobs WHERE {condition}".encode()).fetchone() is not None
+
+        with start_worker(app, perform_ping_check=False):
+            result = app.tasks[f"t.{name}"].apply_async(["a"], connection=watcher, countdown=3600)
+            with closed_to_all(server, url) as reopen:
+                watcher.execute("UPDATE dbqueue_jobs SET eta = now(), ready_at = now()")
+                wait_until(lambda: there_is(f"{until} OR finished_at IS NOT NULL"), what="its run")
+                reopen()
+                wait_until(lambda: there_is("finished_at IS NOT NULL"), what="its end")
+    return result.get(timeout=0)
+
+
+@pytest.mark.parametrize("name", ["write", "awrite"])
+def test_a_task_waits_for_a_database_that_gives_no_connection(
+    postgres_app: App, postgres_server: PostgresServer, postgres_url: str, name: str
+) -> None:
+    until = "status = 'STARTED'"
+    assert run_while_closed(postgres_app, postgres_server, postgres_url, name, until=until) == "wrote a"
+    assert effects(postgres_app) == ["a"]
+
+
+def test_a_coroutine_that_got_no_connection_runs_again(
+    postgres_app: App, postgres_server: PostgresServer, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it has run: it has not failed."""
+    monkeypatch.setattr(task_engines, "CONNECT_SECONDS", 0.5)
+    assert run_while_closed(postgres_app, postgres_server, postgres_url, "awrite", until="losses > 0") == "wrote a"
+    assert effects(postgres_app) == ["a"]
 
 
 # what is added to a chord

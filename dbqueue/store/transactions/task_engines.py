@@ -7,20 +7,31 @@ results share, it would keep those waiting, itself included.
 from __future__ import annotations
 
 import asyncio
+import itertools
+import random
 import threading
+import time
 import weakref
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
 from dbqueue.errors import ImproperlyConfigured
+from dbqueue.retry import backoff_seconds
 from dbqueue.store.engine import make_async_task_engine, make_task_engine
 from dbqueue.store.transactions.joining import trust
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
     from dbqueue.store.base import Store
+
+CONNECT_SECONDS: Final = 10.0
+"""How long a job tries to get its connection: a server may be restarting, a standby be promoted, a limit be reached.
+The worker's own connections may go on meanwhile, and hand out one job after the other."""
+FIRST_PAUSE_SECONDS: Final = 0.1
+LAST_PAUSE_SECONDS: Final = 2.0
 
 
 class TaskEngines:
@@ -40,6 +51,28 @@ class TaskEngines:
                 self._engine = self._store.engine if in_memory else make_task_engine(self._store.access)
                 trust(self._store, self._engine)
             return self._engine
+
+    def connected(self, *, patient: bool) -> sa.Connection:
+        """A connection for a function; where none can be made `patient` tries again for a while."""
+        for pause in _pauses(patient):
+            try:
+                return self.plain().connect()
+            except sa.exc.OperationalError:
+                if pause is None:
+                    raise
+                time.sleep(pause)
+        raise AssertionError("the last of the tries raises")
+
+    async def aconnected(self, *, patient: bool) -> AsyncConnection:
+        """As `connected`, for a coroutine."""
+        for pause in _pauses(patient):
+            try:
+                return await self.asynchronous().connect()
+            except sa.exc.OperationalError:
+                if pause is None:
+                    raise
+                await asyncio.sleep(pause)
+        raise AssertionError("the last of the tries raises")
 
     def asynchronous(self) -> AsyncEngine:
         """The engine for coroutines of the running loop, to which its connections belong."""
@@ -69,3 +102,12 @@ class TaskEngines:
             engine, self._engine = self._engine, None
         if engine is not None and not self._store.in_memory:
             engine.dispose()
+
+
+def _pauses(patient: bool) -> Iterator[float | None]:
+    """Those between the tries to connect; None when there is to be no further."""
+    give_up_at = time.monotonic() + (CONNECT_SECONDS if patient else 0.0)
+    for number in itertools.count(1):
+        pause = backoff_seconds(number, factor=FIRST_PAUSE_SECONDS, maximum=LAST_PAUSE_SECONDS, jitter=None)
+        pause *= random.uniform(0.5, 1.0)
+        yield pause if time.monotonic() + pause < give_up_at else None

@@ -79,7 +79,7 @@ class TaskTransaction:
     def connection(self) -> Any:
         if self._connection is None:
             self._turn.enter_context(self.store.turn())
-            self._take(self.store.task_engines.plain().connect())
+            self._take(self.store.task_engines.connected(patient=bool(self._job.lease)))
         return self._connection
 
     @property
@@ -287,7 +287,13 @@ class AsyncTaskTransaction(TaskTransaction):
         self._async_session: AsyncSession | None = None
 
     async def open(self) -> None:
-        opened = await self.store.task_engines.asynchronous().connect()
+        try:
+            opened = await self.store.task_engines.aconnected(patient=bool(self._job.lease))
+        except sa.exc.OperationalError as error:
+            if not self._job.lease:
+                raise
+            # Nothing of the task has run: that is no failure of its.
+            raise NotCommitted(f"job {self._job.id} got no connection: {_line(error)}") from error
         assert opened.sync_connection is not None
         self._async_connection = opened
         self._take(opened.sync_connection)
