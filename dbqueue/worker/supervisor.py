@@ -10,6 +10,7 @@ What it does with each child's message is here; how it ends is in `shutdown`, wh
 from __future__ import annotations
 
 import contextlib
+import math
 import selectors
 import time
 from collections.abc import Callable
@@ -44,6 +45,8 @@ from dbqueue.worker.watch import Watch
 TICK_SECONDS: Final = 0.05
 """How often the loop looks at its clocks while jobs run; an idle loop sleeps longer."""
 IDLE_TICK_SECONDS: Final = 1.0
+TELL_SECONDS: Final = 3.0
+"""After which the log tells that a worker whose tasks have ended waits for the database."""
 WATCHFUL_TICK_SECONDS: Final = 0.02
 """While a job waits behind a running one, which may turn out to be long."""
 LOOK_AFTER_SECONDS: Final = 0.01
@@ -198,8 +201,14 @@ class Supervisor:
 
     def _say_goodbye(self) -> bool:
         """Wait until the last outcomes are written; after a cold shutdown, or a second signal, not for long."""
-        deadline = None
+        deadline, told_at = None, time.monotonic() + TELL_SECONDS
         while not self._rounds.stop(TICK_SECONDS):
+            if time.monotonic() >= told_at:
+                told_at = math.inf
+                log.logger.warning(
+                    "Nothing runs here any more, but the database does not take the last outcomes: waiting until it "
+                    "does; a second signal ends that, and their jobs are rescued and run again"
+                )
             if deadline is None and (self._ending.exit_code != 0 or self._stop_requests):
                 deadline = time.monotonic() + GOODBYE_SECONDS
             if deadline is not None and time.monotonic() >= deadline:

@@ -136,6 +136,23 @@ def test_an_idle_worker_survives_a_long_outage(running: PostgresServer, postgres
         assert worker.stop() == 0
 
 
+def test_a_worker_that_stops_tells_that_it_waits_for_the_database(
+    running: PostgresServer, postgres_url: str, tmp_path: Path, start_worker: Start
+) -> None:
+    """It said that tasks ran, for as long as the database was away."""
+    with make_app(postgres_url) as app:
+        worker = start_worker(postgres_url, settings={"worker_lease_seconds": 600.0, "worker_heartbeat_interval": 60.0})
+        result = app.tasks["sample.hold"].delay(str(tmp_path / "started"), str(tmp_path / "release"))
+        wait_until((tmp_path / "started").exists)
+        running.stop("immediate")
+        worker.term()
+        (tmp_path / "release").touch()
+        wait_until(lambda: "the database does not take the last outcomes" in worker.log)
+        running.start()
+        assert worker.wait() == 0
+        assert result.get(timeout=60) == "released"
+
+
 def test_a_running_job_survives_a_short_outage(
     running: PostgresServer, postgres_url: str, tmp_path: Path, start_worker: Start
 ) -> None:
