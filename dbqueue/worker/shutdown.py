@@ -91,6 +91,11 @@ class Shutdown:
         waits = self.state is State.SOFT and self._config.soft_shutdown_on_idle and time.monotonic() < self._until
         return not self.claims and not self._crew.children and not waits
 
+    @property
+    def overdue(self) -> bool:
+        """Whether a shutdown in which running tasks might end has had its time."""
+        return time.monotonic() >= self._until
+
     def ask(self, request: Request) -> None:
         """Do what a request asks for, by the table above."""
         first = self.claims

@@ -200,7 +200,7 @@ class Supervisor:
         self._crew.close()
 
     def _say_goodbye(self) -> bool:
-        """Wait until the last outcomes are written; after a cold shutdown, or a second signal, not for long."""
+        """Wait until the last outcomes are written; after a cold shutdown, or what would make it cold, not for long."""
         deadline, told_at = None, time.monotonic() + TELL_SECONDS
         while not self._rounds.stop(TICK_SECONDS):
             if time.monotonic() >= told_at:
@@ -209,7 +209,8 @@ class Supervisor:
                     "Nothing runs here any more, but the database does not take the last outcomes: waiting until it "
                     "does; a second signal ends that, and their jobs are rescued and run again"
                 )
-            if deadline is None and (self._ending.exit_code != 0 or self._stop_requests):
+            hurried = self._ending.exit_code != 0 or self._stop_requests or self._ending.overdue
+            if deadline is None and hurried:
                 deadline = time.monotonic() + GOODBYE_SECONDS
             if deadline is not None and time.monotonic() >= deadline:
                 return False

@@ -153,6 +153,22 @@ def test_a_worker_that_stops_tells_that_it_waits_for_the_database(
         assert result.get(timeout=60) == "released"
 
 
+def test_a_worker_that_stops_does_not_wait_for_the_database_past_its_time(
+    running: PostgresServer, postgres_url: str, tmp_path: Path, start_worker: Start
+) -> None:
+    settings = {"worker_lease_seconds": 600.0, "worker_heartbeat_interval": 60.0, "worker_shutdown_timeout": 1.0}
+    with make_app(postgres_url) as app:
+        worker = start_worker(postgres_url, settings=settings)
+        app.tasks["sample.hold"].delay(str(tmp_path / "started"), str(tmp_path / "release"))
+        wait_until((tmp_path / "started").exists)
+        running.stop("immediate")
+        (tmp_path / "release").touch()
+        wait_until(lambda: "finished jobs are kept" in worker.log)
+        worker.term()
+        assert worker.wait() == 1
+        assert "did not take the last outcomes" in worker.log
+
+
 def test_a_running_job_survives_a_short_outage(
     running: PostgresServer, postgres_url: str, tmp_path: Path, start_worker: Start
 ) -> None:
