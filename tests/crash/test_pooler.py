@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from dbqueue import DBQueue, chain, group
 from dbqueue.store import open_store
+from dbqueue.store.trouble import ROUND_LOCK_SECONDS
 from tests.crash.test_kills import LEASE, ended, runs
 from tests.servers import UNPRIVILEGED_USER, libpq_url
 from tests.waiting import wait_until
@@ -127,21 +128,22 @@ def test_the_settings_of_rounds_hold_in_each_transaction(pooler: Pooler) -> None
     session = store.work_session("test")
     driver = session._driver  # type: ignore[attr-defined]
     shown = "SELECT current_setting('enable_seqscan'), current_setting('lock_timeout')"
+    expected = ("off", f"{ROUND_LOCK_SECONDS}s")
     try:
-        assert driver.execute(shown).fetchone() == ("off", "10s")
+        assert driver.execute(shown).fetchone() == expected
         with driver.pipeline():
             cursors = [driver.execute(shown), driver.execute(shown)]
-        assert [cursor.fetchone() for cursor in cursors] == [("off", "10s")] * 2
+        assert [cursor.fetchone() for cursor in cursors] == [expected] * 2
         with driver.transaction():
-            assert driver.execute(shown).fetchone() == ("off", "10s")
+            assert driver.execute(shown).fetchone() == expected
             with driver.transaction():
-                assert driver.execute(shown).fetchone() == ("off", "10s")
+                assert driver.execute(shown).fetchone() == expected
         with driver.pipeline(), driver.transaction():
             cursor = driver.execute(shown)
-        assert cursor.fetchone() == ("off", "10s")
+        assert cursor.fetchone() == expected
         with pytest.raises(psycopg.errors.DivisionByZero):
             driver.execute("SELECT 1 / 0")
-        assert driver.execute(shown).fetchone() == ("off", "10s")
+        assert driver.execute(shown).fetchone() == expected
     finally:
         session.close()
         store.close()
