@@ -8,8 +8,8 @@ back, and the caller tells about the others.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -39,6 +39,8 @@ from dbqueue.store.transactions.joining import JoinedConnection
 from dbqueue.store.workflows import lifecycle
 from dbqueue.workflows import REPLACED
 
+_HAS_ENDED: Final = sa.or_(jobs.c.status.in_(TERMINAL), is_orphan())
+
 
 def retry(store: Store, job_ids: Collection[str]) -> set[str]:
     """Put ended jobs back as if they were new, and wake a worker; returns the ids of those it did.
@@ -59,8 +61,10 @@ def retry(store: Store, job_ids: Collection[str]) -> set[str]:
     """
 
     def change(connection: sa.Connection, ask: Ask) -> set[str]:
+        # First, as an enqueue does: whoever waits for a key has locked no job, and no two wait for each other.
+        keyed = _take_keys(store, connection, storable(job_ids))
         again = run(lifecycle.to_repeat(store, storable(job_ids)), ask)
-        done = {job_id for chunk in _chunks(again) for job_id in _put_back(store, connection, chunk)}
+        done = {job_id for chunk in _chunks(again) for job_id in _put_back(connection, chunk, keyed)}
         run(lifecycle.recount(store, done), ask)
         return done
 
@@ -80,25 +84,21 @@ def retry_workflow(store: Store, job_id: str) -> set[str]:
     return retry(store, store.perform(lambda: lifecycle.not_succeeded(store, workflow_id)))
 
 
-def _put_back(store: Store, connection: sa.Connection, job_ids: Collection[str]) -> list[str]:
+def _put_back(connection: sa.Connection, job_ids: Collection[str], keyed: Collection[str]) -> list[str]:
     """One statement for all of them: on PostgreSQL one for each took eight times as long, mostly for its plan.
 
-    But for those whose unique keys are others'; the ids of those that wait again.
+    But for those with a unique key that are not among the `keyed`, which have theirs; the ids of those that wait again.
     """
     now = database_now()
     due = sa.case((jobs.c.eta > now, jobs.c.eta), else_=now)
     limited = jobs.c.limit_key.is_not(None)  # it waits for a permit again
-    ended = sa.or_(jobs.c.status.in_(TERMINAL), is_orphan())
-    query = sa.select(jobs.c.id, sa.cast(jobs.c.options, sa.Text), jobs.c.workflow_id)
-    query = query.where(jobs.c.id.in_(job_ids), ended)
     # In the order of ids, in which all batches lock their rows.
-    found = connection.execute(query.order_by(jobs.c.id).with_for_update(of=jobs)).all()
-    taken = _taken(store, connection, [_keyed(*row[:2]) for row in found if row.workflow_id is None])
-    found = [row for row in found if row.id not in taken]
+    found = connection.execute(_ended(job_ids).order_by(jobs.c.id).with_for_update(of=jobs)).all()
+    found = [row for row in found if row.id in keyed or _keyed(*row) is None]
     each = _each(connection, {job_id: _counted(options) for job_id, options, _ in found})
     again = (
         sa.update(jobs)
-        .where(jobs.c.id == each.c.key, ended)
+        .where(jobs.c.id == each.c.key, _HAS_ENDED)
         .values(
             status=PENDING,
             ready_at=sa.case((limited, sa.null()), else_=due),
@@ -122,24 +122,34 @@ def _put_back(store: Store, connection: sa.Connection, job_ids: Collection[str])
     return [row.id for row in found]
 
 
-def _keyed(job_id: str, options: str | None) -> NewJob | None:
+def _ended(job_ids: Collection[str]) -> sa.Select[Any]:
+    """Those of these jobs that can be put back: id, options, workflow_id."""
+    query = sa.select(jobs.c.id, sa.cast(jobs.c.options, sa.Text), jobs.c.workflow_id)
+    return query.where(jobs.c.id.in_(job_ids), _HAS_ENDED)
+
+
+def _keyed(job_id: str, options: str | None, workflow_id: str | None) -> NewJob | None:
     """The job as it asked for its unique key; None for one without a key, or that was replaced by another call."""
-    key = key_in(options)
+    key = key_in(options) if workflow_id is None else None
     if key is None or json_object(options).get(REPLACED):
         return None
     return NewJob(job_id, "", "", unique_key=key[0], unique_seconds=key[1])
 
 
-def _taken(store: Store, connection: sa.Connection, jobs: Sequence[NewJob | None]) -> Collection[str]:
-    """The ids of those of these jobs, which have ended, whose unique keys are others'; the rest take theirs.
+def _take_keys(store: Store, connection: sa.Connection, job_ids: Collection[str]) -> Collection[str]:
+    """Take the unique keys of these jobs, where they are not others'; the ids of the jobs that have theirs.
 
     As between two enqueues, whoever comes second waits for the first one's commit.
     """
-    keyed = [job for job in jobs if job is not None]
+    found = [
+        _keyed(*row) for chunk in _chunks(job_ids) for row in connection.execute(_ended(chunk).order_by(jobs.c.id))
+    ]
+    keyed = [job for job in found if job is not None]
     if not keyed:
         return ()
     joined = JoinedConnection(connection)
-    return run_steps(unique_steps(store.inserts, keyed, again=True), joined.execute, joined.rows)
+    taken = run_steps(unique_steps(store.inserts, keyed, again=True), joined.execute, joined.rows)
+    return {job.id for job in keyed} - taken.keys()
 
 
 def _each(connection: sa.Connection, texts: Mapping[str, str]) -> sa.TableValuedAlias:

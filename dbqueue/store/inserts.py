@@ -167,7 +167,7 @@ def key_in(options: str | None) -> tuple[str, float | None] | None:
         case [str(key), None] if _can_be_key(key):
             return key, None
         case [str(key), int() | float() as seconds] if _can_be_key(key) and 0 < seconds <= MAX_SECONDS:
-            return key, seconds
+            return None if isinstance(seconds, bool) else (key, float(seconds))
     return None
 
 
@@ -290,9 +290,10 @@ _PG_TAKE = f"""
 UPDATE {{unique_keys}} AS held SET job_id = d.id, until = {_PG_UNTIL}
 FROM unnest(CAST(:keys AS text[]), CAST(:ids AS text[]), CAST(:seconds AS float8[]), CAST(:holders AS text[]))
     AS d(key, id, seconds, holder)
-WHERE held.key = d.key COLLATE "C" AND held.job_id = d.holder COLLATE "C" AND NOT EXISTS (
+WHERE held.key = d.key COLLATE "C" AND held.job_id = d.holder COLLATE "C"
+  AND (held.job_id = d.id COLLATE "C" OR NOT EXISTS (
     SELECT FROM {{jobs}} j WHERE j.id = held.job_id
-      AND (j.finished_at IS NULL OR (j.status = 'SUCCESS' AND held.until > now())))
+      AND (j.finished_at IS NULL OR (j.status = 'SUCCESS' AND held.until > now()))))
 RETURNING held.key"""
 
 
@@ -394,9 +395,10 @@ RETURNING key, job_id"""
 _LITE_TAKE = f"""
 UPDATE {{unique_keys}} AS held SET job_id = json_extract(d.value, '$[1]'), until = {_LITE_UNTIL}
 FROM json_each(:rows) AS d
-WHERE held.key = json_extract(d.value, '$[0]') AND held.job_id = json_extract(d.value, '$[3]') AND NOT EXISTS (
+WHERE held.key = json_extract(d.value, '$[0]') AND held.job_id = json_extract(d.value, '$[3]')
+  AND (held.job_id = json_extract(d.value, '$[1]') OR NOT EXISTS (
     SELECT 1 FROM {{jobs}} j WHERE j.id = held.job_id
-      AND (j.finished_at IS NULL OR (j.status = 'SUCCESS' AND held.until > {SQLITE_NOW})))
+      AND (j.finished_at IS NULL OR (j.status = 'SUCCESS' AND held.until > {SQLITE_NOW}))))
 RETURNING key"""
 
 

@@ -108,8 +108,9 @@ class Rescued:
     failed: int
     left: bool = False
     """Whether others are locked, by a transaction of its own most likely: its row stays open, and they follow."""
-    locked: str = ""
-    """What kept jobs from ending that may not run again: somebody has locked what waits for them. They follow, too."""
+    locked: bool = False
+    """Whether jobs that may not run again could not end, for somebody has locked what waits for them. They follow, too.
+    """
 
 
 @dataclass(frozen=True, slots=True)

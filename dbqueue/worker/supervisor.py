@@ -203,15 +203,15 @@ class Supervisor:
         """Wait until the last outcomes are written; after a cold shutdown, or what would make it cold, not for long."""
         deadline, told_at = None, time.monotonic() + TELL_SECONDS
         while not self._rounds.stop(TICK_SECONDS):
-            if time.monotonic() >= told_at:
-                told_at = math.inf
-                log.logger.warning(
-                    "Nothing runs here any more, but the database does not take the last outcomes: waiting until it "
-                    "does; a second signal ends that, and their jobs are rescued and run again"
-                )
             hurried = self._ending.exit_code != 0 or self._stop_requests or self._ending.overdue
             if deadline is None and hurried:
                 deadline = time.monotonic() + GOODBYE_SECONDS
+            if deadline is None and time.monotonic() >= told_at:
+                told_at = math.inf
+                log.logger.warning(
+                    "Nothing runs here any more, but the database does not take the last outcomes: waiting until it "
+                    "does; a second signal ends that, and their jobs are rescued, as after the loss of their runs"
+                )
             if deadline is not None and time.monotonic() >= deadline:
                 return False
         return True

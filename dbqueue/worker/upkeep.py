@@ -72,7 +72,7 @@ class Upkeep:
         try:
             dead = session.rescue(max_losses=self._config.max_losses)
         except LockTimeout as error:
-            self._put_off(error)
+            self._put_off(str(error))
             return False
         for rescued in dead:
             if rescued.requeued or rescued.failed or not rescued.left:
@@ -83,12 +83,11 @@ class Upkeep:
                     rescued.failed,
                     ". Others are in a transaction that is still open, and follow" if rescued.left else "",
                 )
-        locked = next((rescued.locked for rescued in dead if rescued.locked), None)
-        if locked is not None:
-            self._put_off(locked)
+        if locked := [rescued.worker_id for rescued in dead if rescued.locked]:
+            self._put_off(f"jobs of {locked[0]} may not run again, and cannot end before what waits for them")
         return any(rescued.requeued or rescued.failed for rescued in dead)
 
-    def _put_off(self, reason: object) -> None:
+    def _put_off(self, reason: str) -> None:
         self.rescue_at = time.monotonic() + PUT_OFF_SECONDS * random.uniform(0.8, 1.2)
         log.logger.warning("Jobs of a dead worker wait for what somebody's transaction has locked: %s", reason)
 

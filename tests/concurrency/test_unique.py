@@ -12,9 +12,11 @@ import pytest
 import sqlalchemy as sa
 
 from dbqueue.jobs import Failed
+from dbqueue.store import changes
 from dbqueue.store.base import Store
 from dbqueue.store.postgres.pruning import PRUNE_KEYS
 from dbqueue.store.transactions.joining import enqueue_in
+from dbqueue.workflows import Edge, Workflow
 from tests.servers import libpq_url
 from tests.stores import TestWorker, count, new_job, opened
 from tests.waiting import wait_until
@@ -72,6 +74,27 @@ def test_the_second_waits_for_the_first(store: Store, database_url: str, ending:
     thread.join(60)
     assert values == [{"second": "first"} if ending == "commit" else {}]
     assert count(store, "id IN ('first', 'second')") == 1
+
+
+@pytest.mark.parametrize("ending", ["commit", "rollback"])
+def test_an_operators_retry_waits_for_a_key_before_it_locks_any_job(postgres_url: str, ending: str) -> None:
+    """Who has the key may be a running job's own transaction, whose end needs the row of that job."""
+    with opened(postgres_url) as store, psycopg.connect(libpq_url(postgres_url)) as rival:
+        jobs = [new_job("header"), new_job("running"), new_job("body")]
+        edges = [Edge("header", "body"), Edge("running", "body")]
+        store.enqueue([new_job("old", unique_key="k")])
+        store.enqueue_workflow(Workflow.of(jobs, edges))
+        worker = TestWorker(store)
+        claimed = {job.id: job for job in worker.claim()}
+        worker.settle(*(Failed(name, claimed[name].lease, "{}", None, 0.0) for name in ("old", "header")))
+        enqueue_in(store, rival, [new_job("new", unique_key="k")])
+        thread, values = in_thread(lambda: changes.retry(store, ["old", "header"]))
+        wait_until(lambda: waits(postgres_url), what="the retry's wait")
+        assert len(rival.execute("SELECT id FROM dbqueue_jobs WHERE id <> 'new' FOR UPDATE NOWAIT").fetchall()) == 4
+        getattr(rival, ending)()
+        thread.join(30)
+        assert values == [{"header", "body"} | ({"old"} if ending == "rollback" else set())]
+        worker.close()
 
 
 def test_many_callers_come_to_one_job(store: Store) -> None:

@@ -355,13 +355,32 @@ def test_a_retry_is_refused_while_a_success_stands_for_the_key(store: Store) -> 
 
 
 @pytest.mark.parametrize(
-    "key", ['"k"', "[]", "[3, null]", '["k", "soon"]', '["k", -1]', r'["\u0000", null]', '["", 1]']
+    "key", ['"k"', "[]", "[3, null]", '["k", "soon"]', '["k", -1]', '["k", true]', r'["\u0000", null]', '["", 1]']
 )
 def test_a_row_with_a_key_that_cannot_be_is_retried(store: Store, key: str) -> None:
     store.enqueue([new_job("one", options=f'{{"unique_key": {key}}}')])
     ended(store, "one")
     assert queries.holders(store, ["one"]) == {}
     assert changes.retry(store, ["one"]) == {"one"}
+
+
+def test_rows_whose_windows_are_written_differently_are_retried_together(store: Store) -> None:
+    names = ["whole", "half", "none"]
+    for name, seconds in zip(names, ("5", "5.5", "null"), strict=True):
+        store.enqueue([new_job(name, options=f'{{"unique_key": ["{name}", {seconds}]}}')])
+    ended(store, *names)
+    assert changes.retry(store, names) == set(names)
+    assert store.enqueue([new_job("again", unique_key="whole")]) == {"again": "whole"}
+
+
+def test_a_job_that_has_succeeded_and_runs_again_begins_its_window_anew(store: Store) -> None:
+    store.enqueue([new_job("one", unique_key="k", unique_seconds=3600)])
+    ended(store, "one", status="SUCCESS")
+    run_sql(store, "UPDATE dbqueue_unique_keys SET until = '2100-01-01 00:00:00.000'")
+    assert changes.retry(store, ["one"]) == {"one"}
+    with store.connect() as connection:
+        until = connection.scalar(sa.text("SELECT until FROM dbqueue_unique_keys"))
+    assert not str(until).startswith("2100"), "it is an hour from now"
 
 
 def test_spent_keys_are_deleted_and_others_kept(store: Store, worker: TestWorker) -> None:

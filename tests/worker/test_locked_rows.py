@@ -234,9 +234,10 @@ def test_jobs_of_a_dead_worker_that_cannot_be_taken_back_yet(
     """One that may not run again is to end what waits for it, and somebody has that; the others do not wait for it."""
     monkeypatch.setattr(upkeep, "PUT_OFF_SECONDS", 0.5)
     store.enqueue_workflow(line("first", "second"))
+    store.enqueue_workflow(line("third", "fourth"))
     alone, again = enqueued(store), enqueued(store, task="shop.send")
     dead = TestWorker(store, lease_seconds=1.0)
-    assert {job.id for job in dead.claim(once=["shop.pack"])} == {"first", alone, again}
+    assert {job.id for job in dead.claim(once=["shop.pack"])} == {"first", "third", alone, again}
     dead.close()
     run_sql(store, "UPDATE dbqueue_workers SET heartbeat_at = now() - interval '1 day'")
     somebody.execute(LOCK, ["second"])
@@ -244,7 +245,8 @@ def test_jobs_of_a_dead_worker_that_cannot_be_taken_back_yet(
         wait_until(lambda: "wait for what somebody's transaction has locked" in caplog.text, what="the word of it")
         assert rounds.take().id == again
         assert [status(store, job_id) for job_id in ("first", alone, again)] == ["STARTED", "FAILURE", "STARTED"]
-        assert "1 of its jobs wait again, 1 may not run again" in caplog.text
+        assert [status(store, job_id) for job_id in ("third", "fourth")] == ["FAILURE", "FAILURE"]
+        assert "1 of its jobs wait again, 2 may not run again" in caplog.text
         goes_on(store, rounds)
         somebody.rollback()
         wait_until(lambda: status(store, "second") == "FAILURE", what="the end of both")

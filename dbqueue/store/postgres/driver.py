@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import psycopg
 import sqlalchemy as sa
@@ -64,16 +64,23 @@ def _translate(error: BaseException) -> None:
         raise LockTimeout(f"the database did not do it: {first_line(error)}") from error
     if isinstance(error, UNFIT):
         raise OperationalError(f"the database did not do it: {first_line(error)}") from error
-    if isinstance(error, sa.exc.OperationalError):
-        if isinstance(error.orig, PROGRAM_LIMITS):
-            raise EncodeError(f"the database has no room for this: {first_line(error.orig)}") from error
-        raise OperationalError(f"no connection to the database: {first_line(error.orig)}") from error
     if isinstance(error, sa.exc.DBAPIError):
-        if isinstance(error.orig, (*NO_TABLES, pg_errors.InsufficientPrivilege)):
-            raise _refusal(error.orig) from error
-        raise OperationalError(f"the database did not do it: {first_line(error.orig)}") from error
+        _translate_wrapped(error)
     if isinstance(error, sa.exc.TimeoutError):
         raise OperationalError(f"no free connection in the pool, raise database_pool_size: {error}") from error
+
+
+def _translate_wrapped(error: sa.exc.DBAPIError) -> NoReturn:
+    """The same of an error that came through SQLAlchemy."""
+    if isinstance(error.orig, (*NO_TABLES, pg_errors.InsufficientPrivilege)):
+        raise _refusal(error.orig) from error
+    if isinstance(error.orig, PROGRAM_LIMITS):
+        raise EncodeError(f"the database has no room for this: {first_line(error.orig)}") from error
+    if isinstance(error.orig, pg_errors.LockNotAvailable):
+        raise LockTimeout(f"the database did not do it: {first_line(error.orig)}") from error
+    if isinstance(error, sa.exc.OperationalError):
+        raise OperationalError(f"no connection to the database: {first_line(error.orig)}") from error
+    raise OperationalError(f"the database did not do it: {first_line(error.orig)}") from error
 
 
 def survives(driver: Driver, error: OperationalError) -> bool:

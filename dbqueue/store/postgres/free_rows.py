@@ -58,22 +58,28 @@ def lock_free(
     locked.
     """
 
-    def ids(template: str, **parameters: Any) -> set[str]:
-        with translated():
-            return {row[0] for row in driver.execute(pyformat(store.text(template)), parameters).fetchall()}
-
     with not_said_of_rows(), translated():
         driver.execute(store.text(LOCK_JOBS))
     driver.execute(WAIT_BRIEFLY)
-    locked = ids(LOCKED, ids=[each.job_id for each in outcomes])
+    locked = _ids(store, driver, LOCKED, ids=[each.job_id for each in outcomes])
     _, succeeded, failed = part(finish, linked)
     moving = [row.id for row in succeeded + failed]
     changing = {*moving, *(each.job_id for each in replacements(outcomes))}
     if changing and not _edges_are_free(store, driver):
         locked |= changing
     elif moving:
-        locked |= ids(LOCKED_BELOW, ids=moving, failed=[row.id for row in failed])
+        locked |= locked_below(store, driver, moving, failed=[row.id for row in failed])
     return frozenset(locked)
+
+
+def locked_below(store: Store, driver: Driver, ending: Collection[str], *, failed: Collection[str]) -> set[str]:
+    """Which of these jobs somebody keeps from ending, for what waits for them is locked; locks it for the others."""
+    return _ids(store, driver, LOCKED_BELOW, ids=list(ending), failed=list(failed))
+
+
+def _ids(store: Store, driver: Driver, template: str, **parameters: Any) -> set[str]:
+    with translated():
+        return {row[0] for row in driver.execute(pyformat(store.text(template)), parameters).fetchall()}
 
 
 def _edges_are_free(store: Store, driver: Driver) -> bool:

@@ -6,6 +6,7 @@ update, and a worker seldom dies (a million rows: 0.2 s).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, Final
@@ -17,6 +18,7 @@ from dbqueue.store import steps
 from dbqueue.store.base import Store
 from dbqueue.store.postgres import sql
 from dbqueue.store.postgres.driver import Driver, translated
+from dbqueue.store.postgres.free_rows import locked_below
 from dbqueue.store.records import Rescued
 from dbqueue.store.rows import LOST_ERROR
 from dbqueue.store.transactions.joining import JoinedPsycopg
@@ -76,10 +78,10 @@ def take_back(
         return found
 
     def end(ids: Collection[str]) -> list[tuple[Any, ...]]:
-        """Jobs that others wait for: somebody may have locked one of these. Raises LockTimeout."""
+        """Those jobs that others wait for, as far as nobody has locked one of these. Raises LockTimeout."""
         with translated(), driver.transaction():
-            ended = taken(ids)
             driver.execute(sql.WAIT_FOR_ROWS)
+            ended = taken(set(ids) - locked_below(store, driver, ids, failed=ids))
             steps.run(lifecycle.propagate(store, lifecycle.lost(ended), now), JoinedPsycopg(driver).reply)
         return ended
 
@@ -89,12 +91,10 @@ def take_back(
     held = rows(HELD, {"workers": dead, "max_losses": max_losses})
     found = taken([job_id for job_id, _, ends_others in held if not ends_others])
     ending = {job_id: worker for job_id, worker, ends_others in held if ends_others}
-    locked = ""
     if ending:
-        try:
+        with contextlib.suppress(LockTimeout):  # what is taken back already does not depend on it
             found += end(ending)
-        except LockTimeout as error:  # what is taken back already does not depend on it
-            locked = str(error)
+    locked = {ending[job_id] for job_id in ending.keys() - {row[2] for row in found}}
     left = {row[0] for row in rows(LEFT, {"workers": dead})}
     for worker in dead:
         if worker not in left:
@@ -106,7 +106,7 @@ def take_back(
             statuses.count((worker, PENDING)),
             statuses.count((worker, FAILURE)),
             left=worker in left,
-            locked=locked if worker in ending.values() else "",
+            locked=worker in locked,
         )
         for worker in dead
     ]

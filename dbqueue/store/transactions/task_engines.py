@@ -54,25 +54,25 @@ class TaskEngines:
 
     def connected(self, *, patient: bool) -> sa.Connection:
         """A connection for a function; where none can be made `patient` tries again for a while."""
-        for pause in _pauses(patient):
+        pauses = _pauses(patient)
+        while True:
             try:
                 return self.plain().connect()
             except sa.exc.OperationalError:
-                if pause is None:
+                if (pause := next(pauses)) is None:
                     raise
                 time.sleep(pause)
-        raise AssertionError("the last of the tries raises")
 
     async def aconnected(self, *, patient: bool) -> AsyncConnection:
         """As `connected`, for a coroutine."""
-        for pause in _pauses(patient):
+        pauses = _pauses(patient)
+        while True:
             try:
                 return await self.asynchronous().connect()
             except sa.exc.OperationalError:
-                if pause is None:
+                if (pause := next(pauses)) is None:
                     raise
                 await asyncio.sleep(pause)
-        raise AssertionError("the last of the tries raises")
 
     def asynchronous(self) -> AsyncEngine:
         """The engine for coroutines of the running loop, to which its connections belong."""
@@ -105,8 +105,12 @@ class TaskEngines:
 
 
 def _pauses(patient: bool) -> Iterator[float | None]:
-    """Those between the tries to connect; None when there is to be no further."""
+    """Those between the tries to connect, by the time that it is after each; None when there is to be no further."""
     give_up_at = time.monotonic() + (CONNECT_SECONDS if patient else 0.0)
+    return _until(give_up_at)
+
+
+def _until(give_up_at: float) -> Iterator[float | None]:
     for number in itertools.count(1):
         pause = backoff_seconds(number, factor=FIRST_PAUSE_SECONDS, maximum=LAST_PAUSE_SECONDS, jitter=None)
         pause *= random.uniform(0.5, 1.0)
