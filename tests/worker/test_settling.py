@@ -188,12 +188,15 @@ def test_trouble_is_not_about_one_row(
     store: Store, worker: TestWorker, somebody: psycopg.Connection[Any], way: Settle, caplog: pytest.LogCaptureFixture
 ) -> None:
     outcomes = ends(worker, "ab")
-    query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'dbqueue test'"
+    query = """
+        SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE application_name = 'dbqueue test' AND datname = current_database()"""
     assert somebody.execute(query).fetchall() == [(True,)]
     with pytest.raises(OperationalError):
         way(worker.session, outcomes, claim_of(worker), ())
     assert with_status(store, "STARTED", "ab") == "ab"
-    assert not caplog.text
+    # The driver says of its own that a pipeline was given up, if it sees the connection's end early enough.
+    assert not [record for record in caplog.records if record.name.startswith("dbqueue")]
 
 
 def test_a_bad_row_that_is_locked_when_it_is_written_alone(
