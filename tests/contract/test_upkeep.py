@@ -6,14 +6,21 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+import psycopg
 import pytest
+import sqlalchemy as sa
 
+from dbqueue.errors import SchemaError
 from dbqueue.jobs import Succeeded
-from dbqueue.store import kept
+from dbqueue.limits import Limit, Policies
+from dbqueue.store import kept, limits
 from dbqueue.store.base import Store
+from dbqueue.store.postgres import sql
 from dbqueue.worker.config import WorkerConfig
 from dbqueue.worker.upkeep import LOOK_EVERY_SECONDS, NEXT_PAGES_SECONDS, NEXT_ROWS_SECONDS, PRUNE_EVERY_SECONDS, Upkeep
-from tests.stores import TestWorker, count, new_job, run_sql
+from dbqueue.workflows import ERRBACK, Edge, Workflow
+from tests.servers import libpq_url
+from tests.stores import TestWorker, count, held, new_job, opened, run_sql
 
 
 def test_what_has_expired_goes_soon_and_not_at_once(
@@ -98,3 +105,67 @@ def test_only_the_eldest_looks_for_lost_workers(
     upkeep.run(worker.session, worker.id)
     assert watch.heartbeat(lost.id)
     watch.close()
+
+
+def test_a_look_for_lost_workers_that_fails_is_not_made_again_at_once(store: Store, worker: TestWorker) -> None:
+    upkeep = Upkeep(WorkerConfig("w", ("celery",), "solo", 1), every_seconds=1e6)
+    upkeep.rescue_at = time.monotonic() + 1e6
+    run_sql(store, "ALTER TABLE dbqueue_workers RENAME TO away")
+    try:
+        with pytest.raises(SchemaError):
+            upkeep.run(worker.session, worker.id)
+    finally:
+        run_sql(store, "ALTER TABLE away RENAME TO dbqueue_workers")
+    assert upkeep._look_at > time.monotonic()
+
+
+def test_what_waits_for_a_job_that_its_dead_worker_fails_is_looked_for(
+    store: Store, worker: TestWorker, new_worker: Callable[..., TestWorker]
+) -> None:
+    store.enqueue_workflow(Workflow.of([new_job("lost"), new_job("then")], [Edge("lost", "then", "error", ERRBACK)]))
+    dead = new_worker(lease_seconds=0.0)
+    dead.claim_one(once=["shop.pack"])
+    dead.close()
+    upkeep = Upkeep(WorkerConfig("w", ("celery",), "solo", 1), every_seconds=1e6)
+    assert upkeep.run(worker.session, worker.id)
+    assert count(store, "status = 'FAILURE'") == 1
+    assert worker.claim_one().id == "then"
+
+
+def test_a_prune_that_meets_a_lock_is_put_off(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rounds go on: were it tried until it is done, they would wait for as long as somebody has the lock."""
+    monkeypatch.setitem(sql.SESSION, "lock_timeout", "100ms")
+    with opened(postgres_url) as store, psycopg.connect(libpq_url(postgres_url)) as somebody:
+        worker = TestWorker(store)
+        upkeep = Upkeep(WorkerConfig("w", ("celery",), "solo", 1), every_seconds=1e6)
+        upkeep._prune_at = 0.0
+        somebody.execute("LOCK TABLE dbqueue_limits")
+        upkeep.run(worker.session, worker.id)
+        assert upkeep._prune_at > time.monotonic()
+        worker.close()
+
+
+def test_what_limits_and_keys_leave_behind_is_deleted(
+    store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys in portions, soon one after the other, though no job has expired."""
+    monkeypatch.setattr("dbqueue.worker.upkeep.PRUNE_ROWS", 2)
+    policies = Policies({"shop.pack": Limit(running=1, key="{id}")})
+    limits.declare(store, policies)
+    job_id = held(store, "old")
+    (job,) = worker.claim_held(policies=policies).claimed
+    assert job.id == job_id
+    worker.settle(Succeeded(job.id, job.lease, "1", 0.0))
+    run_sql(store, "UPDATE dbqueue_limits SET updated_at = '2020-01-01 00:00:00.000'")
+    store.enqueue([new_job(f"{number}", unique_key=f"{number}") for number in range(5)])
+    run_sql(store, "DELETE FROM dbqueue_jobs WHERE id <> 'old'")
+    upkeep = Upkeep(WorkerConfig("w", ("celery",), "solo", 1), every_seconds=1e6)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    upkeep._prune_at = now
+    for _ in range(3):
+        upkeep.run(worker.session, worker.id)
+        now += 2 * NEXT_ROWS_SECONDS
+    with store.connect() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM dbqueue_unique_keys")) == 0
+        assert connection.scalar(sa.text("SELECT count(*) FROM dbqueue_limits")) == 0

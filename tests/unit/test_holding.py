@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dbqueue.jobs import Outcome, Succeeded
+from dbqueue.worker.aside import Aside
 from dbqueue.worker.handover import MAX_CLAIM, Handover
 from dbqueue.worker.holding import MAX_OUTCOMES, Holding
 from tests.stores import claimed_job
@@ -129,3 +130,11 @@ def test_two_runs_of_one_job_that_cannot_be_written_are_tried_no_more_often_than
     assert [outcome.lease for outcome in aside] == ["first", "second"]
     aside.tried(aside.next_try(), set())
     assert len(aside) == 0
+
+
+def test_those_that_are_locked_for_long_keep_no_others_from_being_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dbqueue.worker.aside.MAX_TRIED", 2)
+    aside, ends = Aside(), [end("a"), end("b"), end("c")]
+    aside.put(ends)
+    aside.tried(aside.next_try(), {"a", "b"})
+    assert aside.next_try() == [end("c"), end("a")]
