@@ -280,6 +280,14 @@ class TestReleases:
         assert (record.retries, record.result, record.traceback) == (1, ERROR, "Traceback")
 
 
+def test_a_run_that_was_revoked_and_then_asked_for_a_retry_has_ended(store: Store, worker: TestWorker) -> None:
+    """Both may be of one round."""
+    enqueued(store)
+    job = worker.claim_one()
+    worker.settle(OUTCOMES["revoked"](job.id, job.lease), OUTCOMES["retried"](job.id, job.lease))
+    assert row(store, job.id)["status"] == "REVOKED"
+
+
 class TestOutcomesThatCannotBeStored:
     """The round refuses them as a whole and changes nothing: the worker looks for the bad one."""
 
@@ -433,3 +441,14 @@ class TestWhatIsLoggedOfASecondTry:
         worker.settle(OUTCOMES["succeeded"](job.id, job.lease))  # as the task's own transaction does
         settle(worker.session, [OUTCOMES["lost"](job.id, job.lease)], None, ())
         assert f"Job {job.id} had ended as SUCCESS in that run: it does not run again" in caplog.text
+
+
+def test_what_was_prepared_is_of_its_own_round(store: Store, worker: TestWorker) -> None:
+    """Another may come before it, such as one that hands jobs back."""
+    store.enqueue([new_job("next"), new_job("now")])
+    jobs = {job.id: job for job in worker.claim()}
+    following, present = ([Succeeded(name, jobs[name].lease, "1", 0.0)] for name in ("next", "now"))
+    worker.session.prepare(following)
+    assert worker.session.round(present, None).settled == {"now"}
+    assert row(store, "next")["status"] == "STARTED"
+    assert worker.session.round(following, None).settled == {"next"}

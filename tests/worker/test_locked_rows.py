@@ -332,6 +332,32 @@ def test_no_try_waits_for_what_is_locked(store: Store, somebody: Admin, monkeypa
     worker.close()
 
 
+def test_a_failure_does_not_wait_for_what_is_locked_far_below(store: Store, somebody: Admin) -> None:
+    store.enqueue_workflow(line("first", "second", "third"))
+    worker = TestWorker(store)
+    outcome = failed(worker.claim_one())
+    somebody.execute(LOCK, ["third"])
+    assert worker.session.settle_free([outcome], linked=worker.linked).locked == {"first"}
+    somebody.rollback()
+    assert worker.session.settle_free([outcome], linked=worker.linked).settled == {"first"}
+    worker.close()
+
+
+@pytest.mark.parametrize("mode", ["ACCESS EXCLUSIVE", "SHARE"])
+def test_a_replacement_does_not_wait_for_a_locked_table_of_edges(store: Store, somebody: Admin, mode: str) -> None:
+    """Such as by who makes an index of it."""
+    enqueued(store, "a")
+    worker = TestWorker(store)
+    job = worker.claim_one()
+    new, same = new_job("new"), new_job("a")
+    somebody.execute(f"LOCK TABLE dbqueue_edges IN {mode} MODE")
+    outcome = Replaced(job.id, job.lease, Workflow.of([new, same], [Edge("new", "a")]), 0.0)
+    assert worker.session.settle_free([outcome]).locked == {"a"}
+    somebody.rollback()
+    assert worker.session.settle_free([outcome]).settled == {"a"}
+    worker.close()
+
+
 def test_a_foreign_key_of_the_applications_keeps_no_job_from_ending(store: Store, somebody: Admin) -> None:
     worker = TestWorker(store)
     enqueued(store)
