@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -375,7 +377,8 @@ def test_errors_that_are_part_of_the_work_are_told_without_a_traceback(
     assert (record.levelname, bool(record.exc_info)) == (level, level == "ERROR")
 
 
-def test_a_soft_limit_that_is_caught_leaves_no_cancellation(app: DBQueue, run: Run) -> None:
+@pytest.mark.parametrize("is_async", [False, True], ids=["a function that gives one", "a coroutine"])
+def test_a_soft_limit_that_is_caught_leaves_no_cancellation(app: DBQueue, run: Run, is_async: bool) -> None:
     """Else a time-out around it, which counts them, would take its own for somebody else's."""
 
     async def body() -> str:
@@ -390,10 +393,33 @@ def test_a_soft_limit_that_is_caught_leaves_no_cancellation(app: DBQueue, run: R
             return "timed out"
         return "woke up"
 
-    app.task(name="sample.timed")(body)
+    def function() -> Coroutine[Any, Any, str]:
+        return body()
+
+    app.task(name="sample.timed")(body if is_async else function)
     outcome = run("timed")
     assert isinstance(outcome, Succeeded), outcome
     assert outcome.result == '"timed out"'
+
+
+def test_a_function_that_waits_for_a_thread_can_be_interrupted(app: DBQueue) -> None:
+    """And nothing else: the loop's own thread is that of all its jobs."""
+    executor, job = Worker(app, pool="solo").executor, ClaimedJob(**(FIELDS | {"task": "sample.add", "args": "[1, 2]"}))
+
+    async def main() -> Outcome:
+        loop, free = asyncio.get_running_loop(), threading.Event()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        busy = loop.run_in_executor(None, free.wait)
+        run = loop.create_task(executor.run_async(job))
+        try:
+            await asyncio.sleep(0)  # it has begun
+            interrupts.interrupt("j")
+            return await asyncio.wait_for(run, 60)
+        finally:
+            free.set()
+            await busy
+
+    assert exc_type(asyncio.run(main())) == "SoftTimeLimitExceeded"
 
 
 @pytest.mark.parametrize("call", [("add", 1, 2), ("fail", "value"), ("unknown",)])

@@ -21,10 +21,12 @@ import dbqueue
 from dbqueue import DBQueue, signals, testing
 from dbqueue.contrib.testing.worker import start_worker
 from dbqueue.errors import ChordError, EncodeError, LeaseLost, SoftTimeLimitExceeded
+from dbqueue.jobs import Outcome
 from dbqueue.services.workers import make_executor
 from dbqueue.store.postgres.copying import FEWEST
 from dbqueue.store.revoking import revoke
 from dbqueue.store.transactions import task_engines
+from dbqueue.worker.settling import settle
 from tests.servers import PostgresServer, libpq_url
 from tests.stores import TestWorker, count, row, run_sql
 from tests.waiting import wait_until
@@ -204,8 +206,27 @@ def test_an_object_that_was_only_added_is_written(app: App, within: bool) -> Non
     assert effects(app) == ["a"]
 
 
+def run_on_a_loop(app: App) -> None:
+    """Run the job that waits as the pool asyncio does."""
+    executor, worker = make_executor(app, hostname="test"), TestWorker(app.database.store)
+    job = worker.claim_one()
+
+    async def run() -> Outcome:
+        try:
+            return await executor.run_async(job)
+        finally:
+            assert executor.transactions is not None
+            await executor.transactions.leave_loop()
+
+    settle(worker.session, [asyncio.run(run())], None, ())
+    worker.close()
+
+
+@pytest.mark.parametrize("run", [testing.drain, run_on_a_loop])
 @pytest.mark.parametrize("is_async", [False, True], ids=["a function", "a coroutine"])
-def test_the_transaction_is_there_before_the_task_begins(app: App, is_async: bool) -> None:
+def test_the_transaction_is_there_before_the_task_begins(
+    app: App, is_async: bool, run: Callable[[App], object]
+) -> None:
     class Effect(orm.declarative_base()):  # type: ignore[misc]
         __table__ = sa.Table("effects", sa.MetaData(), sa.Column("name", sa.Text, primary_key=True))
 
@@ -220,8 +241,9 @@ def test_the_transaction_is_there_before_the_task_begins(app: App, is_async: boo
         pass
 
     app.task(name="t.prepared", base=Prepared, transactional=True)(coroutine if is_async else function)
-    call(app, "prepared", "a")
-    assert testing.drain(app).counts == {"SUCCESS": 1}
+    result = call(app, "prepared", "a")
+    run(app)
+    assert result.state == "SUCCESS"
     assert effects(app) == ["before"]
 
 
