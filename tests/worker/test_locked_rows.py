@@ -309,6 +309,20 @@ def test_a_call_does_not_wait_for_each_lock_that_nobody_has_looked_for(
     worker.close()
 
 
+def test_a_try_waits_briefly_for_what_nobody_has_looked_for(store: Store, somebody: Admin) -> None:
+    enqueued(store, "a")
+    worker = TestWorker(store)
+    job = worker.claim_one()
+    session = cast(PostgresWorkSession, worker.session)
+    session._driver.execute("SET lock_timeout = 0")
+    session._driver.execute("SET statement_timeout = '20s'")  # which is another error
+    somebody.execute("INSERT INTO dbqueue_jobs (id, task) VALUES ('new', 'shop.pack')")
+    workflow = Workflow.of([new_job("new"), new_job("a")], [Edge("new", "a")])
+    with pytest.raises(LockTimeout):
+        session.settle_free([Replaced("a", job.lease, workflow, 0.0)])
+    worker.close()
+
+
 def test_no_try_waits_for_what_is_locked(store: Store, somebody: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(free_rows, "WAIT_BRIEFLY", "SELECT set_config('lock_timeout', '0', true)")
     names = ["a", "b", "c"]
