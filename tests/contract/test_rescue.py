@@ -382,6 +382,19 @@ class TestLostWorkers:
             assert found == [dead.id]
             assert calls > 3
 
+    def test_no_row_is_passed_by_between_two_parts(
+        self, store: Store, rescuer: TestWorker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dbqueue.store.postgres.lost_workers.PAGES_AT_ONCE", 1)
+        monkeypatch.setattr("dbqueue.store.sqlite.work_session.ROWS_AT_ONCE", 3)
+        names = sorted(f"lost {number:02}" for number in range(12))
+        with ExitStack() as stack:
+            for name in names:
+                enqueued(store, name, args=f'["{"x" * 3000}"]')  # two on a page
+                stack.enter_context(closing(TestWorker(store))).claim_one()
+        run_sql(store, "UPDATE dbqueue_jobs SET worker = id")
+        assert sorted(self.look(rescuer)) == names
+
     def test_an_empty_table(self, rescuer: TestWorker) -> None:
         assert self.look(rescuer) == []
 
@@ -413,6 +426,14 @@ class TestHandBack:
         assert worker.session.hand_back(worker.id, {}) == 1
         stored = row(store, job_id)
         assert stored["state"] is stored["meta"] is None
+
+    def test_it_keeps_its_eta(self, store: Store, worker: TestWorker) -> None:
+        """Which is its place among those that wait, and where the clock was put back meanwhile is still to come."""
+        now = datetime.now(UTC).replace(microsecond=0)
+        job_id = enqueued(store, eta=now + timedelta(hours=1))
+        worker.claim_one(now=now + timedelta(hours=2))
+        assert worker.session.hand_back(worker.id, {}) == 1
+        assert moment(row(store, job_id)["ready_at"]) == now + timedelta(hours=1)
 
     def test_other_workers_jobs_are_theirs(self, store: Store, worker: TestWorker, new_worker: NewWorker) -> None:
         other = new_worker()

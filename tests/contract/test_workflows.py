@@ -560,6 +560,15 @@ class TestFailure:
         worker.settle(failed(worker.claim_one(), "REVOKED"))
         assert statuses(store, "a", "b", "c") == ["REVOKED"] * 3
 
+    def test_a_round_that_lets_one_workflow_run_on_ends_the_other(self, store: Store, worker: TestWorker) -> None:
+        for first, second in ("ab", "xy"):
+            store.enqueue_workflow(chain(first, second))
+        jobs = {job.id: job for job in worker.claim()}
+        result = worker.settle(done(jobs["a"]), failed(jobs["x"]))
+        assert result.released
+        assert statuses(store, "a", "b", "x", "y") == ["SUCCESS", "PENDING", "FAILURE", "FAILURE"]
+        assert claimed_ids(worker) == ["b"]
+
     def test_a_body_tells_which_header_failed(self, store: Store, worker: TestWorker) -> None:
         jobs = [new_job(name) for name in ("a", "b", "body", "after")]
         edges_ = [Edge("a", "body", place="[0]"), Edge("b", "body", place="[1]"), Edge("body", "after", place="[]")]

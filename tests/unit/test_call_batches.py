@@ -13,7 +13,7 @@ from dbqueue import DBQueue, Limit, group
 from dbqueue.calls import new_job
 from dbqueue.calls.batches import FEW, new_jobs
 from dbqueue.canvas import flat_groups
-from dbqueue.errors import EncodeError
+from dbqueue.errors import EncodeError, PayloadTooLarge
 from dbqueue.jobs import AlikeJobs, NewJob
 from dbqueue.signals import before_task_publish
 
@@ -120,12 +120,24 @@ def test_the_collector_is_afterwards_as_it_was(app: DBQueue, enabled: bool) -> N
 
 @pytest.mark.parametrize(
     ("call", "error"),
-    [(((1, 2, 3), None), TypeError), (("text", None), TypeError), (((object(),), None), EncodeError)],
-    ids=["too many arguments", "no list", "no JSON"],
+    [
+        (((1, 2, 3), None), TypeError),
+        (("text", None), TypeError),
+        (((object(),), None), EncodeError),
+        ((("x" * 2000,), None), PayloadTooLarge),
+        (((), {"x": "x" * 2000}), PayloadTooLarge),
+    ],
+    ids=["too many arguments", "no list", "no JSON", "too large", "too large by name"],
 )
 def test_a_call_that_cannot_be(app: DBQueue, call: Any, error: type[Exception]) -> None:
+    app.conf.max_payload_bytes = 1024
     with pytest.raises(error):
         list(new_jobs(app.conf, "add", add(app), [*CALLS, call], {}))
+
+
+def test_calls_with_one_id_are_not_many_jobs(app: DBQueue) -> None:
+    """The database refuses the second; under ids of their own, whoever sends them again has them run again."""
+    assert {job.id for job in new_jobs(app.conf, "add", add(app), CALLS, {"task_id": "mine"})} == {"mine"}
 
 
 class TestFlatGroups:

@@ -176,6 +176,22 @@ def test_annotations_by_objects_and_lists() -> None:
     assert (one.time_limit, one.priority) == (5, 4)
 
 
+def test_annotations_of_a_task_whose_class_extends_another_tasks() -> None:
+    app = make_app(task_annotations={"first": {"queue": "a"}, "second": {"queue": "b"}})
+
+    class First(Task[Any, Any]):
+        name = "first"
+
+        def run(self) -> None: ...
+
+    class Second(First):
+        name = "second"
+
+    app.register_task(First())
+    app.register_task(Second())
+    assert (queue(app, "first"), queue(app, "second")) == ("a", "b")
+
+
 def test_patterns_of_queue_names() -> None:
     present = ["reports.b", "reports.a", "mail", "reports"]
     assert resolve(["mail", "reports.*", "absent"], present) == ["mail", "reports.a", "reports.b", "absent"]
