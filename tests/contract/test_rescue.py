@@ -604,6 +604,22 @@ def test_a_dead_process_is_seen_before_its_heartbeat_grows_old(sqlite_url: str) 
         rescuer.close()
 
 
+def test_a_dead_process_is_seen_beside_many_that_live(sqlite_url: str) -> None:
+    """No other worker's lock is taken for its own."""
+    old_lock_file(sqlite_url)
+    with opened(sqlite_url) as store, opened(sqlite_url) as other:
+        assert isinstance(store, SqliteStore) and isinstance(other, SqliteStore)  # noqa: PT018
+        if store.worker_locks._descriptor is None:
+            pytest.skip("this system has no locks of open files")
+        living, dead = ([f"{kind} {number}" for number in range(500)] for kind in ("living", "dead"))
+        for worker_id in living:
+            store.worker_locks.hold(worker_id)
+        assert all(map(other.worker_is_gone, dead))
+        assert not any(map(other.worker_is_gone, living))
+        for worker_id in living:
+            store.worker_locks.drop(worker_id)
+
+
 def lock_file(sqlite_url: str) -> Path:
     return Path(f"{sa.make_url(sqlite_url).database}-workers")
 

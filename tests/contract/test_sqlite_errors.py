@@ -39,15 +39,16 @@ def replaced(path: str, copy: Path) -> None:
 
 def test_a_file_that_was_replaced(store: Store, sqlite_url: str, tmp_path: Path) -> None:
     """The system keeps it for whoever has it open; nobody else would ever see what is written there."""
-    worker = TestWorker(store)
+    worker, watch = TestWorker(store), store.watch_session("test")
     before = enqueued(store)
     replaced(sqlite_url.removeprefix("sqlite:///"), tmp_path / "backup")
     after = enqueued(store)
     with opened(sqlite_url) as fresh:
         assert fresh.fetch([before, after]).keys() == {before, after}
-    for operation in (worker.claim, lambda: worker.session.rescue(max_losses=1)):
+    for operation in (worker.claim, lambda: worker.session.rescue(max_losses=1), lambda: watch.wait(0)):
         with pytest.raises(OperationalError, match="deleted or replaced"):
             operation()
+    watch.close()
     worker.close()
 
 
