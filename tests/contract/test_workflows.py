@@ -13,8 +13,10 @@ import pytest
 
 from dbqueue.errors import DuplicateTaskId
 from dbqueue.jobs import ClaimedJob, Failed, Progress, Released, Replaced, Retried, Succeeded
-from dbqueue.store import changes
+from dbqueue.limits import Limit
+from dbqueue.store import changes, limits
 from dbqueue.store.base import Store
+from dbqueue.store.records import Claim
 from dbqueue.store.revoking import revoke
 from dbqueue.store.transactions.joining import enqueue_workflow_in
 from dbqueue.workflows import APPEND, BODY, ERRBACK, FIRST_ARGUMENT, Edge, Workflow
@@ -212,6 +214,14 @@ class TestSuccess:
         job = worker.claim_one()
         assert (job.inputs, job.args) == (False, "[8]")
 
+    def test_new_arguments_in_another_serializer_are_all_of_them(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chain("a", "b", content=b"\0", content_type="application/x-python-serialize"))
+        worker.settle(done(worker.claim_one(), "7"))
+        job = worker.claim_one()
+        worker.settle(Retried(job.id, job.lease, "{}", None, 0.0, content=b"\1"))
+        job = worker.claim_one()
+        assert (job.inputs, job.content) == (False, b"\1")
+
     def test_a_result_that_was_not_kept_is_none(self, store: Store, worker: TestWorker) -> None:
         store.enqueue_workflow(chain("a", "b"))
         worker.settle(done(worker.claim_one(), None))
@@ -244,6 +254,34 @@ class TestSuccess:
         after = row(store, "b")
         assert (after["blocked_reason"], after["ready_at"], after["waits_for"]) == ("limit", None, 0)
         assert after["held_at"] is not None
+
+    @pytest.mark.parametrize("by_key", [False, True])
+    def test_a_limited_job_has_its_inputs_however_it_is_claimed(
+        self, store: Store, worker: TestWorker, by_key: bool
+    ) -> None:
+        limits.set_limit(store, "k", Limit(running=1))
+        store.enqueue_workflow(Workflow.of([new_job("a"), new_job("b", limit_key="k")], [Edge("a", "b", place="[]")]))
+        worker.settle(done(worker.claim_one(), "7"))
+        if by_key:
+            claim = Claim(worker.id, str(uuid4()), worker.queues, 1, keys=("k",))
+            (job,) = worker.session.round([], claim).claimed
+        else:
+            (job,) = worker.claim_held().claimed
+        assert (job.id, job.inputs) == ("b", (("a", "[]", "7", None),))
+
+    def test_limited_jobs_that_a_batch_has_no_room_for_wait_for_permits_again(
+        self, store: Store, worker: TestWorker
+    ) -> None:
+        limits.set_limit(store, "k", Limit(running=4))
+        for n in range(4):
+            jobs = [new_job(f"a{n}"), new_job(f"b{n}", limit_key="k")]
+            store.enqueue_workflow(Workflow.of(jobs, [Edge(f"a{n}", f"b{n}", place="[]")]))
+        worker.settle(*(done(job, json.dumps("x" * 500)) for job in worker.claim()))
+        found = worker.claim_held(max_input_bytes=1024).claimed
+        assert len(found) == 2
+        assert (count(store, "permit = 'k'"), count(store, "held_at IS NOT NULL")) == (2, 2)
+        worker.settle(*map(done, found))
+        assert len(worker.claim_held(max_input_bytes=1024).claimed) == 2
 
     def test_one_round_of_many_workflows(self, store: Store, worker: TestWorker) -> None:
         for n in range(5):
