@@ -312,6 +312,17 @@ def test_it_yields_to_what_comes_first(store: Store, worker: TestWorker) -> None
     assert [job.id for job in worker.claim_held(yielding=True).claimed] == [new]
 
 
+def test_it_yields_to_an_urgent_job_and_to_one_of_an_earlier_queue(store: Store, worker: TestWorker) -> None:
+    """However long it has waited."""
+    limits.set_limit(store, "k", Limit(running=10))
+    modest, urgent = held(store, "k", priority=1, queue="q1"), held(store, "k", priority=9, queue="q2")
+    plain = enqueued(store, priority=5, queue="q1")
+    assert worker.claim_held(queues=["q1", "q2"], yielding=True).claimed == []
+    assert [job.id for job in worker.claim_held(queues=["q2", "q1"], yielding=True).claimed] == [urgent]
+    assert [job.id for job in worker.claim(queues=["q1"])] == [plain]
+    assert [job.id for job in worker.claim_held(queues=["q1"], yielding=True).claimed] == [modest]
+
+
 def test_it_yields_to_nothing_unless_it_is_told(store: Store, worker: TestWorker) -> None:
     """No claim of the others follows."""
     enqueued(store)
