@@ -46,6 +46,14 @@ def test_a_permit_goes_from_one_job_to_the_next(store: Store, worker: TestWorker
     assert count(store, "permit = 'k'") == 2
 
 
+def test_what_is_due_takes_nothing_with_it_that_is_not(store: Store, worker: TestWorker) -> None:
+    limits.set_limit(store, "k", Limit(running=2))
+    now = held(store, "k")
+    held(store, "k", delay_seconds=30)
+    assert ids(claimed(worker, "k")) == [now]
+    assert claimed(worker, "k") == []
+
+
 def test_one_key_over_several_queues_and_priorities(store: Store, worker: TestWorker) -> None:
     """Its permits are for all of them together, in the order of any other claim."""
     limits.set_limit(store, "k", Limit(running=3))

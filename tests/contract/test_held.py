@@ -154,6 +154,15 @@ def test_a_job_that_is_not_due_gets_no_permit(store: Store, worker: TestWorker) 
     assert [job.id for job in worker.claim_held(now=datetime.now(UTC) + timedelta(seconds=60)).claimed] == [later]
 
 
+def test_what_is_due_takes_nothing_with_it_that_is_not(store: Store, worker: TestWorker) -> None:
+    """Of the same limit, queue and priority, with permits for both."""
+    limits.set_limit(store, "k", Limit(running=2))
+    now, later = held(store, "k"), held(store, "k", delay_seconds=30)
+    assert [job.id for job in worker.claim_held().claimed] == [now]
+    assert worker.claim_held().claimed == []
+    assert [job.id for job in worker.claim_held(now=datetime.now(UTC) + timedelta(seconds=60)).claimed] == [later]
+
+
 def test_a_key_without_a_limit_limits_nothing(store: Store, worker: TestWorker) -> None:
     for _ in range(5):
         held(store, "k")
@@ -320,7 +329,8 @@ def test_it_yields_to_an_urgent_job_and_to_one_of_an_earlier_queue(store: Store,
     assert worker.claim_held(queues=["q1", "q2"], yielding=True).claimed == []
     assert [job.id for job in worker.claim_held(queues=["q2", "q1"], yielding=True).claimed] == [urgent]
     assert [job.id for job in worker.claim(queues=["q1"])] == [plain]
-    assert [job.id for job in worker.claim_held(queues=["q1"], yielding=True).claimed] == [modest]
+    enqueued(store, priority=9, queue="q2")
+    assert [job.id for job in worker.claim_held(queues=["q1", "q2"], yielding=True).claimed] == [modest]
 
 
 def test_it_yields_to_nothing_unless_it_is_told(store: Store, worker: TestWorker) -> None:
