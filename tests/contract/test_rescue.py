@@ -25,7 +25,7 @@ from dbqueue.store.sessions import ELDEST_SECONDS
 from dbqueue.store.sqlite import liveness as sqlite_liveness
 from dbqueue.store.sqlite.store import SqliteStore
 from tests.servers import libpq_url
-from tests.stores import TestWorker, count, enqueued, moment, new_job, opened, row, run_sql
+from tests.stores import TestWorker, count, enqueued, held, moment, new_job, opened, row, run_sql
 
 NewWorker = Callable[..., TestWorker]
 
@@ -140,6 +140,30 @@ def test_an_eta_is_kept(store: Store, dead: TestWorker, rescuer: TestWorker) -> 
     dead.claim_one(now=eta)
     assert sum(each.requeued for each in rescuer.session.rescue(max_losses=3, now=eta + timedelta(seconds=60))) == 1
     assert moment(row(store, job_id)["ready_at"]) == eta
+
+
+def test_an_eta_of_a_job_with_a_limit_is_kept(store: Store, dead: TestWorker, rescuer: TestWorker) -> None:
+    eta = datetime(2040, 1, 1, tzinfo=UTC)
+    job_id = held(store, "k", eta=eta)
+    dead.claim_held(now=eta)
+    assert sum(each.requeued for each in rescuer.session.rescue(max_losses=3, now=eta + timedelta(seconds=60))) == 1
+    assert moment(row(store, job_id)["held_at"]) == eta
+
+
+@pytest.mark.parametrize("limited", [False, True])
+@pytest.mark.parametrize("way", ["rescued", "handed back"])
+def test_a_job_of_before_the_clock_was_put_back_does_not_wait_for_that_time(
+    store: Store, dead: TestWorker, rescuer: TestWorker, limited: bool, way: str
+) -> None:
+    job_id = held(store, "k") if limited else enqueued(store)
+    assert (dead.claim_held().claimed if limited else dead.claim())[0].id == job_id
+    run_sql(store, "UPDATE dbqueue_jobs SET created_at = '2040-01-01 00:00:00.000'")
+    if way == "rescued":
+        rescuer.session.rescue(max_losses=3, now=later())
+    else:
+        dead.session.hand_back(dead.id, {})
+    jobs = rescuer.claim_held(now=later(61)).claimed if limited else rescuer.claim(now=later(61))
+    assert [job.id for job in jobs] == [job_id]
 
 
 def test_the_dead_worker_finds_out(store: Store, dead: TestWorker, rescuer: TestWorker) -> None:
