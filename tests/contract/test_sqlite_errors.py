@@ -6,12 +6,14 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from sqlite3 import IntegrityError
 
 import pytest
 import sqlalchemy as sa
 
 from dbqueue.errors import OperationalError
 from dbqueue.store.base import Store
+from dbqueue.store.sqlite.driver import immediate
 from tests.stores import TestWorker, count, enqueued, opened
 from tests.worker.sample import make_app
 from tests.workers import starting
@@ -91,6 +93,31 @@ def test_locked_by_another_program(store: Store, sqlite_url: str) -> None:
         other.execute("ROLLBACK")
     enqueued(store)
     assert count(store) == 1
+
+
+@pytest.mark.parametrize("end", [IntegrityError, KeyboardInterrupt])
+def test_a_transaction_that_does_not_end_well_lets_go_of_the_file(sqlite_url: str, end: type[BaseException]) -> None:
+    """Its commit is refused, or a signal comes in between."""
+    path = sqlite_url.removeprefix("sqlite:///")
+    with (
+        closing(sqlite3.connect(path, isolation_level=None)) as driver,
+        closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as other,
+    ):
+        driver.execute("PRAGMA foreign_keys = ON")
+        driver.execute(
+            "CREATE TABLE notes (id INTEGER PRIMARY KEY, of INT REFERENCES notes DEFERRABLE INITIALLY DEFERRED)"
+        )
+
+        def write() -> None:
+            with immediate(driver):
+                driver.execute("INSERT INTO notes VALUES (1, 2)")
+                if end is KeyboardInterrupt:
+                    raise KeyboardInterrupt
+
+        with pytest.raises(end):
+            write()
+        with immediate(other):
+            assert other.execute("SELECT count(*) FROM notes").fetchone() == (0,)
 
 
 def test_no_space_left(store: Store, sqlite_url: str) -> None:
