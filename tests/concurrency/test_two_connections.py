@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -332,3 +333,15 @@ def test_a_report_of_progress_waits_for_no_job_that_is_locked(postgres_url: str)
         worker.session.report([Progress(job.id, job.lease, "HALF", "1") for job in jobs])
         assert [row(store, job_id)["state"] for job_id in (held, free)] == [None, "HALF"]
         worker.close()
+
+
+def test_threads_take_turns_at_a_database_in_memory() -> None:
+    """They share its one connection: what one has enqueued is not rolled back with another's transaction."""
+    with opened("sqlite://") as store, ThreadPoolExecutor(1) as thread:
+        store.ensure_schema()
+        with store.connect() as connection:
+            connection.exec_driver_sql("SELECT 1")
+            theirs = thread.submit(enqueued, store)
+            with pytest.raises(TimeoutError):
+                theirs.result(timeout=0.2)
+        assert store.fetch([theirs.result()])

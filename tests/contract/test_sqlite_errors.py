@@ -120,6 +120,20 @@ def test_a_transaction_that_does_not_end_well_lets_go_of_the_file(sqlite_url: st
             assert other.execute("SELECT count(*) FROM notes").fetchone() == (0,)
 
 
+def test_what_sqlite_has_rolled_back_itself_is_told_as_it_was(sqlite_url: str) -> None:
+    with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)) as driver:
+        driver.execute("CREATE TABLE notes (id INTEGER)")
+        driver.execute("CREATE TRIGGER no BEFORE INSERT ON notes BEGIN SELECT RAISE(ROLLBACK, 'not today'); END")
+        with pytest.raises(IntegrityError, match="not today"), immediate(driver):
+            driver.execute("INSERT INTO notes VALUES (1)")
+
+
+def test_values_that_the_table_refuses_are_no_trouble_of_the_database(store: Store) -> None:
+    """Which would be tried again, for ever."""
+    with pytest.raises(IntegrityError):
+        enqueued(store, task=None)
+
+
 def test_no_space_left(store: Store, sqlite_url: str) -> None:
     with_pragma(store, "max_page_count = 1")  # no page more than there are
     job_id = enqueued(store)
