@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from dbqueue.errors import OperationalError
 from dbqueue.store.base import Store
+from dbqueue.store.queues import paused
 from dbqueue.store.sqlite.driver import immediate
 from tests.stores import TestWorker, count, enqueued, opened
 from tests.worker.sample import make_app
@@ -132,6 +133,27 @@ def test_values_that_the_table_refuses_are_no_trouble_of_the_database(store: Sto
     """Which would be tried again, for ever."""
     with pytest.raises(IntegrityError):
         enqueued(store, task=None)
+
+
+def test_a_session_that_is_closed_has_no_connection(store: Store) -> None:
+    """Whoever still refers to it."""
+    work, watch = store.work_session("test"), store.watch_session("test")
+    for session in (work, watch):
+        session.close()
+    for operation in (work.anything_held, lambda: watch.heartbeat("any")):
+        with pytest.raises(OperationalError, match="closed database"):
+            operation()
+
+
+def test_what_fails_between_two_statements_leaves_nothing(store: Store) -> None:
+    def write() -> None:
+        with store.connect() as connection:
+            connection.exec_driver_sql("INSERT INTO dbqueue_paused_queues (queue) VALUES ('q')")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        write()
+    assert paused(store) == {}
 
 
 def test_no_space_left(store: Store, sqlite_url: str) -> None:
