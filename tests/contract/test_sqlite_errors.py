@@ -15,7 +15,7 @@ from dbqueue.errors import OperationalError
 from dbqueue.store.base import Store
 from dbqueue.store.queues import paused
 from dbqueue.store.sqlite.driver import immediate
-from tests.stores import TestWorker, count, enqueued, opened
+from tests.stores import TestWorker, count, enqueued, opened, run_sql
 from tests.worker.sample import make_app
 from tests.workers import starting
 
@@ -154,6 +154,17 @@ def test_what_fails_between_two_statements_leaves_nothing(store: Store) -> None:
     with pytest.raises(KeyError):
         write()
     assert paused(store) == {}
+
+
+def test_a_claim_leaves_the_session_able_to_read_any_text(store: Store) -> None:
+    """It reads its own rows by a faster way, which fails for text that is no UTF-8."""
+    worker = TestWorker(store)
+    enqueued(store)
+    worker.claim_one()
+    enqueued(store, queue="odd")
+    run_sql(store, "UPDATE dbqueue_jobs SET queue = CAST(x'ff' AS TEXT) WHERE queue = 'odd'")
+    assert worker.session.waiting_queues() == ["\ufffd"]
+    worker.close()
 
 
 def test_no_space_left(store: Store, sqlite_url: str) -> None:
