@@ -9,6 +9,7 @@
     ├── OperationalError                the database cannot be reached or does not answer
     │   ├── LockTimeout                 a row or a table was not free in time: somebody's transaction has locked it
     │   └── NotCommitted                a task's own transaction was not committed, as far as anybody can tell
+    │       └── NotBegun                ... for the task got no connection, and has not run
     ├── SerializationError
     │   ├── EncodeError                 arguments or a result that JSON cannot carry
     │   │   └── PayloadTooLarge         ... or that are longer than `max_payload_bytes`
@@ -80,6 +81,10 @@ class LockTimeout(OperationalError):
 
 class NotCommitted(OperationalError):
     """The transaction of a transactional task was not committed, as far as anybody can tell: the job runs again."""
+
+
+class NotBegun(NotCommitted):
+    """A transactional coroutine got no connection, and so has not run: its job runs again, and that is no loss."""
 
 
 class SerializationError(DBQueueError):

@@ -15,7 +15,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from dbqueue.codec.plain import json_value
-from dbqueue.jobs import STARTED, WAITING, storable
+from dbqueue.jobs import STARTED, SUCCESS, WAITING, storable
 from dbqueue.store.base import Store
 from dbqueue.store.inserts import key_in
 from dbqueue.store.reading import reading
@@ -134,12 +134,15 @@ def statuses(store: Store, job_ids: Collection[str]) -> dict[str, str]:
 
 
 def holders(store: Store, job_ids: Collection[str]) -> dict[str, str]:
-    """For each of these jobs whose unique key is another job's, the id of that one."""
-    query = sa.select(jobs.c.id, sa.cast(jobs.c.options, sa.Text)).where(jobs.c.id.in_(storable(job_ids)))
+    """For each of these jobs whose unique key another job stands for, the id of that one."""
+    query = sa.select(jobs.c.id, sa.cast(jobs.c.options, sa.Text))
+    query = query.where(jobs.c.id.in_(storable(job_ids)), jobs.c.workflow_id.is_(None))
+    success = sa.and_(jobs.c.status == SUCCESS, unique_keys.c.until > database_now())
+    held = sa.select(unique_keys.c.key, unique_keys.c.job_id).join(jobs, jobs.c.id == unique_keys.c.job_id)
+    held = held.where(sa.or_(jobs.c.finished_at.is_(None), success))
     with reading(store) as connection:
         own = {job_id: key[0] for job_id, options in connection.execute(query) if (key := key_in(options))}
-        held = sa.select(unique_keys.c.key, unique_keys.c.job_id).where(unique_keys.c.key.in_(own.values()))
-        holder = {row.key: row.job_id for row in connection.execute(held)}
+        holder = {row.key: row.job_id for row in connection.execute(held.where(unique_keys.c.key.in_(own.values())))}
     return {job_id: holder[key] for job_id, key in own.items() if holder.get(key, job_id) != job_id}
 
 

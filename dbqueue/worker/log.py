@@ -176,6 +176,12 @@ def lease_lost(job: ClaimedJob, error: object) -> None:
     )
 
 
+def not_begun(job: ClaimedJob, error: object) -> None:
+    logger.error(
+        "Task %s[%s]: %s; it has not begun, and is tried again", job.shown_name, job.id, error, extra=_fields(job)
+    )
+
+
 def not_committed(job: ClaimedJob, error: object, *, again: bool) -> None:
     next_step = "it runs again, as after a lost run" if again else "it ends as FAILURE: it may not run again"
     logger.error("Task %s[%s]: %s; %s", job.shown_name, job.id, error, next_step, extra=_fields(job))

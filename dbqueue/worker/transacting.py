@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from dbqueue.codec import describe_exception
-from dbqueue.errors import EncodeError, Ignore, LeaseLost, NotCommitted, WorkerLostError
+from dbqueue.errors import EncodeError, Ignore, LeaseLost, NotBegun, NotCommitted, WorkerLostError
 from dbqueue.jobs import ClaimedJob, Failed, Outcome, Released, Replaced, Settled, Succeeded
 from dbqueue.worker import log
 from dbqueue.worker.ended import Ended
@@ -151,8 +151,11 @@ def _told(executor: Executor, call: Call, value: Any, outcome: Outcome) -> Outco
 
 
 def _dropped(executor: Executor, call: Call, error: LeaseLost | NotCommitted) -> Outcome:
-    """The outcome of a run that has succeeded in vain; no hook is told, as of any run that is lost."""
+    """The outcome of a run that has succeeded in vain, or not begun; no hook is told, as of any run that is lost."""
     job = call.job
+    if isinstance(error, NotBegun):
+        log.not_begun(job, error)
+        return Released(job.id, job.lease, job.ready_at)
     with contextlib.suppress(Exception):  # receivers that free what they took at task_prerun
         executor.after(call, "IGNORED", error, None)
     if isinstance(error, LeaseLost):

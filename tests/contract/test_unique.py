@@ -328,6 +328,7 @@ def test_an_operators_retry_does_not_run_beside_the_job_that_has_its_key(store: 
     assert queries.holders(store, ["old", "other", "new"]) == {"old": "new"}
     assert row(store, "old")["status"] == "FAILURE"
     ended(store, "new")
+    assert queries.holders(store, ["old"]) == {}
     assert changes.retry(store, ["new", "old"]) == {"new"}, "of two that have ended, one runs again"
     assert store.enqueue([new_job("third", unique_key="k")]) == {"third": "new"}
     ended(store, "new")

@@ -698,8 +698,10 @@ def closed_to_all(server: PostgresServer, url: str) -> Iterator[Callable[[], Non
         server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
 
 
-def run_while_closed(app: App, server: PostgresServer, url: str, name: str, *, until: str) -> Any:
-    """The result of a task that begins while the database is closed, until its job is in this state."""
+def run_while_closed(
+    app: App, server: PostgresServer, url: str, name: str, *, until: str = "false", said: Callable[[], bool] = bool
+) -> Any:
+    """The result of a task that begins while the database is closed, until its job is in this state, or it was said."""
     with psycopg.connect(libpq_url(url), autocommit=True) as watcher:
 
         def there_is(condition: str) -> bool:
@@ -709,7 +711,7 @@ def run_while_closed(app: App, server: PostgresServer, url: str, name: str, *, u
             result = app.tasks[f"t.{name}"].apply_async(["a"], connection=watcher, countdown=3600)
             with closed_to_all(server, url) as reopen:
                 watcher.execute("UPDATE dbqueue_jobs SET eta = now(), ready_at = now()")
-                wait_until(lambda: there_is(f"{until} OR finished_at IS NOT NULL"), what="its run")
+                wait_until(lambda: said() or there_is(f"{until} OR finished_at IS NOT NULL"), what="its run")
                 reopen()
                 wait_until(lambda: there_is("finished_at IS NOT NULL"), what="its end")
     return result.get(timeout=0)
@@ -725,12 +727,21 @@ def test_a_task_waits_for_a_database_that_gives_no_connection(
 
 
 def test_a_coroutine_that_got_no_connection_runs_again(
-    postgres_app: App, postgres_server: PostgresServer, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+    postgres_app: App,
+    postgres_server: PostgresServer,
+    postgres_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Nothing of it has run: it has not failed."""
+    """Nothing of it has run: it has not failed, and was not lost, whether it may run again or not."""
     monkeypatch.setattr(task_engines, "CONNECT_SECONDS", 0.5)
-    assert run_while_closed(postgres_app, postgres_server, postgres_url, "awrite", until="losses > 0") == "wrote a"
+    postgres_app.tasks["t.awrite"].acks_late = False
+    result = run_while_closed(
+        postgres_app, postgres_server, postgres_url, "awrite", said=lambda: "it has not begun" in caplog.text
+    )
+    assert result == "wrote a"
     assert effects(postgres_app) == ["a"]
+    assert run_sql(postgres_app.database.store, "SELECT FROM dbqueue_jobs WHERE losses = 0") == 1
 
 
 # what is added to a chord

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from dbqueue import failpoints
-from dbqueue.errors import DBQueueError, LeaseLost, NotCommitted
+from dbqueue.errors import DBQueueError, LeaseLost, NotBegun, NotCommitted
 from dbqueue.jobs import SUCCESS, ClaimedJob, Outcome, Replaced, Settled, Succeeded
 from dbqueue.retry import backoff_seconds
 from dbqueue.store.base import Store
@@ -293,7 +293,7 @@ class AsyncTaskTransaction(TaskTransaction):
             if not self._job.lease:
                 raise
             # Nothing of the task has run: that is no failure of its.
-            raise NotCommitted(f"job {self._job.id} got no connection: {_line(error)}") from error
+            raise NotBegun(f"job {self._job.id} got no connection: {_line(error)}") from error
         assert opened.sync_connection is not None
         self._async_connection = opened
         self._take(opened.sync_connection)
