@@ -26,6 +26,15 @@ def nothing_is_left() -> Iterator[None]:
     assert left == ({}, set())
 
 
+@pytest.fixture(autouse=True)
+def nobody_listens() -> Iterator[None]:
+    """To the signal of limits: an earlier test may have had a worker or a child in this process."""
+    assert interrupts.SIGNAL is not None
+    before = signal.signal(interrupts.SIGNAL, signal.SIG_DFL)
+    yield
+    signal.signal(interrupts.SIGNAL, before)
+
+
 async def as_a_job(coroutine: Coroutine[Any, Any, Any]) -> int:
     """Run it to its end; how many cancellations are left on the task that did, which runs other jobs later."""
     task = asyncio.current_task()
@@ -108,14 +117,12 @@ def test_after_a_coroutine_its_slot_is_the_loop_s_again() -> None:
 
 
 @pytest.fixture
-def listening() -> Iterator[int]:
+def listening(nobody_listens: None) -> int:
     """The signal of limits, on the main thread, where a child's own handler has it."""
     assert threading.current_thread() is threading.main_thread()
     assert interrupts.SIGNAL is not None
-    before = signal.getsignal(interrupts.SIGNAL)
     interrupts.listen()
-    yield interrupts.SIGNAL
-    signal.signal(interrupts.SIGNAL, before)
+    return interrupts.SIGNAL
 
 
 def test_a_signal_hits_once(listening: int) -> None:
