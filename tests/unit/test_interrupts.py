@@ -122,7 +122,7 @@ def listening(nobody_listens: None) -> int:
     assert threading.current_thread() is threading.main_thread()
     assert interrupts.SIGNAL is not None
     interrupts.listen()
-    return interrupts.SIGNAL
+    return int(interrupts.SIGNAL)
 
 
 def test_a_signal_hits_once(listening: int) -> None:
