@@ -11,7 +11,8 @@
     handover.py     what was claimed, on its way to the loop
     lasting_session.py, holding.py   that connection when it breaks, and what is held over it
     settling.py     what the database refuses of a round; aside.py what somebody has locked
-    claim_clock.py  when it claims next; queue_choice.py from where
+    claims.py       what it claims next: claim_clock.py when, queue_choice.py from where,
+                    held_jobs.py what waits for permits
     watch.py        the thread that beats and listens, over a second connection
     desk.py         commands in and replies out, between that thread and the loop
     control.py      the registry of commands; control_commands.py and inspect_commands.py are ours

@@ -14,7 +14,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final, TypeVar
 from uuid import uuid4
@@ -26,14 +26,13 @@ from dbqueue.store.base import Store
 from dbqueue.store.records import Claim, HeldClaim, Round, WorkerInfo
 from dbqueue.store.sessions import WorkSession
 from dbqueue.worker import log
-from dbqueue.worker.claim_clock import ClaimClock
+from dbqueue.worker.claims import Claims
 from dbqueue.worker.config import WorkerConfig
 from dbqueue.worker.doorbell import Doorbell
 from dbqueue.worker.handover import Handover
 from dbqueue.worker.held_jobs import HeldJobs
 from dbqueue.worker.holding import MAX_OUTCOMES, Holding
 from dbqueue.worker.lasting_session import LastingSession
-from dbqueue.worker.queue_choice import QueueChoice
 from dbqueue.worker.rates import TaskRates
 from dbqueue.worker.reports import ProgressBoard
 from dbqueue.worker.settling import settle_free, settle_in_time
@@ -65,21 +64,21 @@ class Rounds:
         self._store, self._config, self._notify, self._registered = store, config, notify, registered
         self._bell = Doorbell()
         self._board = ProgressBoard()
-        self._claiming = False
         self._stopping = False
-        self._clock = ClaimClock(config, must_poll=store.must_poll)
         self._upkeeper = Upkeep(config, every_seconds=1.0 if store.sees_deaths else config.heartbeat_seconds)
-        self._queues = QueueChoice(config)
         self._held = HeldJobs(config, rates)
         self._holding = Holding()
         self.handover = Handover(self._holding, notify)
+        self._claims = Claims(
+            config, self._holding, self.handover, self._held, must_poll=store.must_poll, tried=self._tried
+        )
+        self._clock = self._claims.clock
         self.take_claimed = self.handover.take
         """Jobs for the supervisor, claimed since the last call; from then on it wants none until it says so."""
         self._session = LastingSession(store, config.name, self._holding, restored=self._restored)
         self._prepared: list[Outcome] | None = None
         """Those of the next round, where they were made ready in the last."""
         self._new_info: WorkerInfo | None = None
-        self._passed_over = False
         self.thread = threading.Thread(target=self._run, name="rounds", daemon=True)
         self.lost_leases: deque[tuple[str, str]] = deque()
         """Jobs that were handed over, and their leases, which a crash of the server has undone."""
@@ -91,7 +90,7 @@ class Rounds:
     def start(self, session: WorkSession, worker_id: str) -> None:
         """Begin to claim for this worker, which is registered."""
         self._session.current, self._holding.worker_id = session, worker_id
-        self._claiming = True
+        self._claims.allowed = True
         self._bell.open()
         self.thread.start()
 
@@ -129,18 +128,18 @@ class Rounds:
     @property
     def queues(self) -> tuple[str, ...]:
         """Where jobs are claimed from, as the worker was told: names and patterns."""
-        return self._queues.chosen
+        return self._claims.queues.chosen
 
     def consume(self, queues: Iterable[str]) -> None:
         """Claim from these queues, from the next claim on."""
-        self._queues.consume(queues)
+        self._claims.queues.consume(queues)
         self.woken()
 
     def stop_claiming(self) -> None:
-        self._claiming = False
+        self._claims.allowed = False
 
     def resume_claiming(self) -> None:
-        self._claiming = True
+        self._claims.allowed = True
         self.woken()
 
     def register_anew(self, info: WorkerInfo) -> None:
@@ -155,7 +154,7 @@ class Rounds:
 
     def stop(self, timeout: float | None = None) -> bool:
         """Write the outcomes that are left, and end; whether it ended within the time."""
-        self._claiming, self._stopping = False, True
+        self._claims.allowed, self._stopping = False, True
         self._bell.ring()
         self.thread.join(timeout)
         return not self.thread.is_alive()
@@ -214,14 +213,9 @@ class Rounds:
             self._register(self._new_info)
         outcomes, self._prepared = self._prepared or self._holding.next_outcomes(), None
         self._held.ended(outcomes)
-        able = self._may_claim and self.handover.room > 0
         # What waits for a job may run as soon as this round has ended it, and the claim comes after that.
         linked = not self._holding.linked.isdisjoint(each.job_id for each in outcomes)
-        claim = (self._claim_freed() if able and not linked else None) or self._claim(now=linked)
-        # Nothing waited lately that needs no permit: first the claim that was passed over for those that do.
-        alone = self._passed_over and claim is not None and bool(self._held.quick_keys())
-        look = able and self._held.due() and not alone and not (claim and claim.keys)
-        self._passed_over = bool(claim and claim.keys) and self._clock.due
+        claim, look = self._claims.next(now=linked)
         if not outcomes and claim is None and not look:
             self.handover.give()
             if self._held.gives_up():
@@ -237,19 +231,6 @@ class Rounds:
         if outcomes or claim is not None:
             self._complete_and_claim(outcomes, claim)
         return True
-
-    def _claim_freed(self) -> Claim | None:
-        """The claim of permits that these outcomes free, in their own round.
-
-        It goes before a claim that is due only where that one found nothing lately, and not twice in turn.
-        """
-        if self._clock.due and (not self._clock.empty_claims or self._passed_over):
-            return None
-        keys = self._held.quick_keys()
-        queues = self._queue_order(held=True) if keys else []
-        if not queues:
-            return None
-        return self._new_claim(queues, self.handover.room, keys)
 
     def _complete_and_claim(self, outcomes: list[Outcome], claim: Claim | None) -> None:
         # A claim whose reply was lost may have been granted, and handed back: the next has a lease of its own.
@@ -312,7 +293,7 @@ class Rounds:
 
     def _claim_held(self, *, yielding: bool) -> bool:
         """Start jobs that waited for permits; whether there were any."""
-        queues = self._queue_order(held=True)
+        queues = self._claims.queue_order(held=True)
         if not queues:
             return False
         wakes = self._held.wakes
@@ -349,10 +330,6 @@ class Rounds:
         if any(each.job_id not in result.locked for each in outcomes):  # permits are free, what waited for them may run
             self.woken()
 
-    @property
-    def _may_claim(self) -> bool:
-        return self._claiming and not self._holding.aside.is_full
-
     def _register(self, info: WorkerInfo) -> None:
         sent_at = 0.0
 
@@ -366,59 +343,18 @@ class Rounds:
         self._registered(info.id, sent_at)
         self._new_info = None
 
-    def _claim(self, *, now: bool = False) -> Claim | None:
-        """The claim that is due: there may be more than the last one took, or a wake-up came, or the time has.
-
-        A round that only completes is done twice as soon as one that looks for work as well. With
-        `now` it is due in any case.
-        """
-        if not self._may_claim:
-            return None
-        wanted = self.handover.room
-        if wanted <= 0 or not (now or self._clock.due):
-            return None
-        self._clock.claim_begins()
-        queues = self._queue_order()
-        if not queues:  # all are paused, or a pattern fits none yet
-            self._clock.at = self._queues.look_at
-            return None
-        return self._new_claim(queues, wanted)
-
-    def _new_claim(self, queues: Sequence[str], limit: int, keys: Collection[str] = ()) -> Claim:
-        once, max_input_bytes = tuple(self._config.once), self._config.max_input_bytes
-        yielding = self._clock.yields
-        return Claim(self._holding.worker_id, str(uuid4()), queues, limit, once, max_input_bytes, keys, yielding)
-
-    def _queue_order(self, *, held: bool = False) -> list[str]:
-        """The queues of the next claim, after a look at what is paused and what is held if the last is too old."""
-        if time.monotonic() >= self._queues.look_at:
-            self._tried("Looking at the queues", self._look)
-        return self._queues.next_order(held=held)
-
-    def _look(self, session: WorkSession) -> None:
-        self._queues.look(session)
-        self._held.seen(session.anything_held())
-
     def _pause(self) -> float:
         """Seconds to sleep when there is nothing to do."""
-        now = time.monotonic()
-        if self._clock.at is None and self._may_claim:
-            settling = self._clock.settling_seconds(now)
-            if settling > 0:
-                return settling
-            self._clock.asking(now, no_later_than=self._queues.look_at if self._queues.restless else None)
-            found = self._tried("Asking when a job is due", lambda session: session.outlook(self._queues.names))
-            if found is not None:
-                seconds, held = found
-                self._held.seen(held)
-                self._clock.told(seconds)
+        settling = self._claims.ask()
+        if settling > 0:
+            return settling
         # One that stops sees to no more of that, and it would be due for ever.
-        wake_at = now + STOPPING_SECONDS if self._stopping else self._upkeeper.due_at
+        wake_at = time.monotonic() + STOPPING_SECONDS if self._stopping else self._upkeeper.due_at
         reports_at = self._board.due_at()
         if reports_at is not None:
             wake_at = min(wake_at, reports_at)
         times = [self._held.gives_up_at, self._holding.aside.again_at]
-        if self._may_claim and self.handover.room > 0:
+        if self._claims.may_claim and self.handover.room > 0:
             times += [self._clock.at, self._held.due_at]
         wake_at = min([wake_at, *(at for at in times if at is not None)])
         return max(0.0, wake_at - time.monotonic()) if not self._bell.rung else 0.0

@@ -163,7 +163,7 @@ def test_while_all_queues_are_paused_they_are_looked_at_again(store: Store, step
     queues.pause(store, ["celery"])
     enqueued(store, "job")
     assert steps.step(want=1) == []
-    assert steps._clock.at == steps._queues.look_at
+    assert steps._clock.at == steps._claims.queues.look_at
 
 
 def test_a_look_that_has_ended_is_no_claim_under_way(store: Store, steps: Steps) -> None:
