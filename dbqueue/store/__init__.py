@@ -6,7 +6,8 @@
     transactions/                      in callers' transactions, and in those of transactional tasks
     tables.py, indexes.py, migrate.py, compatibility.py   the tables, how they are made, which code may use them
     engine.py, trouble.py, readiness.py       connections, what may befall them, waiting for them
-    inserts.py, rows.py, steps.py      jobs and outcomes as rows; operations of several statements
+    inserts.py, unique_keys.py, rows.py           jobs and outcomes as rows
+    statements.py, steps.py            SQL with its parameters; operations of several statements
     heartbeats.py                      how old those of workers are before the eyes of who looks
     kept.py                            how many finished jobs are kept
     held.py, limits.py                 jobs that wait for permits; the table of what limits them

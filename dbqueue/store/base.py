@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Table
 
     from dbqueue.store.engine import Access
-    from dbqueue.store.inserts import Inserts, Statement
+    from dbqueue.store.inserts import Inserts
     from dbqueue.store.rows import Finish
+    from dbqueue.store.statements import Statement
     from dbqueue.store.transactions.task_engines import TaskEngines
 
 T = TypeVar("T")

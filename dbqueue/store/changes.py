@@ -29,13 +29,13 @@ from dbqueue.jobs import (
 )
 from dbqueue.store.base import Store
 from dbqueue.store.changing import Ask, among, changed, changing
-from dbqueue.store.inserts import key_in, run_steps, unique_steps
 from dbqueue.store.queries import is_orphan
 from dbqueue.store.reading import reading
 from dbqueue.store.revoking import Revoked, revoke
 from dbqueue.store.steps import run
 from dbqueue.store.tables import Json, database_now, jobs
 from dbqueue.store.transactions.joining import JoinedConnection
+from dbqueue.store.unique_keys import key_in, take_unique_keys
 from dbqueue.store.workflows import lifecycle
 from dbqueue.workflows import REPLACED
 
@@ -148,7 +148,7 @@ def _take_keys(store: Store, connection: sa.Connection, job_ids: Collection[str]
     if not keyed:
         return ()
     joined = JoinedConnection(connection)
-    taken = run_steps(unique_steps(store.inserts, keyed, again=True), joined.execute, joined.rows)
+    taken = run(take_unique_keys(store.inserts, keyed, again=True), joined.reply)
     return {job.id for job in keyed} - taken.keys()
 
 

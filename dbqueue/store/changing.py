@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from dbqueue.errors import OperationalError
 from dbqueue.store.base import Store
-from dbqueue.store.inserts import Statement
 from dbqueue.store.reading import in_schema
+from dbqueue.store.statements import Statement
 from dbqueue.store.steps import Reply
 from dbqueue.store.transactions.joining import JoinedConnection
 from dbqueue.store.trouble import Tries, trouble_of

@@ -26,10 +26,10 @@ import sqlalchemy as sa
 from dbqueue.codec.plain import json_object
 from dbqueue.jobs import new_job_id
 from dbqueue.store.base import Store
-from dbqueue.store.inserts import sqlite_time
 from dbqueue.store.reading import database_time, in_schema, reading
 from dbqueue.store.sessions import WatchSession
 from dbqueue.store.tables import Json, control, database_now
+from dbqueue.store.values import sqlite_time
 
 COMMAND_SECONDS: Final = 60.0
 """How long a worker that was cut off from its database may still do a command. Celery's queues of commands keep 300."""

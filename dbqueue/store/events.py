@@ -20,8 +20,8 @@ import sqlalchemy as sa
 
 from dbqueue.codec.plain import json_object
 from dbqueue.store.base import Store
-from dbqueue.store.inserts import Statement, pyformat
 from dbqueue.store.sessions import WatchSession
+from dbqueue.store.statements import Statement, pyformat
 from dbqueue.store.values import LAST
 
 KEPT_SECONDS: Final = 60.0
@@ -67,7 +67,7 @@ def send_in(store: Store, connection: Any, events: Sequence[Event]) -> None:
     """Write events in a caller's transaction: nobody sees them unless it commits."""
     from dbqueue.store.transactions.joining import join  # not needed by workers, and it loads SQLAlchemy's ORM
 
-    join(connection).execute(_statement(store, events))
+    join(connection).reply(_statement(store, events))
 
 
 async def asend_in(store: Store, connection: Any, events: Sequence[Event]) -> None:

@@ -17,9 +17,9 @@ import sqlalchemy as sa
 from dbqueue.codec.plain import json_value
 from dbqueue.jobs import STARTED, SUCCESS, WAITING, storable
 from dbqueue.store.base import Store
-from dbqueue.store.inserts import key_in
 from dbqueue.store.reading import reading
 from dbqueue.store.tables import CLAIM_INDEX, database_now, jobs, unique_keys, workers
+from dbqueue.store.unique_keys import key_in
 from dbqueue.store.values import moment, moment_or_none, text_or_none, whole_number
 
 MAX_LISTED: Final = 1000

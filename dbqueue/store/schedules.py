@@ -23,12 +23,11 @@ import sqlalchemy as sa
 from dbqueue import failpoints
 from dbqueue.jobs import NewJob
 from dbqueue.store.base import Store
-from dbqueue.store.inserts import run_steps, sqlite_time
 from dbqueue.store.reading import in_schema, reading
 from dbqueue.store.steps import run
 from dbqueue.store.tables import Json, database_now, schedules
 from dbqueue.store.transactions.joining import JoinedConnection
-from dbqueue.store.values import moment, moment_or_none
+from dbqueue.store.values import moment, moment_or_none, sqlite_time
 from dbqueue.store.workflows.lifecycle import write
 from dbqueue.workflows import Workflow
 
@@ -211,7 +210,7 @@ def set_enabled(store: Store, names: Collection[str], *, enabled: bool) -> set[s
 def _write(store: Store, joined: JoinedConnection, jobs: Sequence[NewJob | Workflow]) -> None:
     """Write what is due. An id that exists is this due time, fired before: what was written then stays as it is."""
     single = [each for each in jobs if not isinstance(each, Workflow)]
-    run_steps(store.inserts.steps(single, check=False), joined.execute, joined.rows)
+    run(store.inserts.steps(single, check=False), joined.reply)
     for each in jobs:
         if isinstance(each, Workflow):
             run(write(store, each, check=False), joined.reply)

@@ -8,10 +8,9 @@ The transaction is that of whoever runs it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-if TYPE_CHECKING:
-    from dbqueue.store.inserts import Statement
+from dbqueue.store.statements import Statement
 
 T = TypeVar("T")
 
@@ -23,7 +22,7 @@ class Reply(NamedTuple):
     rows: Sequence[Sequence[Any]]
 
 
-Steps: TypeAlias = "Generator[Statement, Reply, T]"
+Steps: TypeAlias = Generator[Statement, Reply, T]
 
 
 def run(steps: Steps[T], execute: Callable[[Statement], Reply]) -> T:

@@ -6,7 +6,7 @@ read as the calendar's ends. SQLite keeps anything in any column.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from dbqueue.store.engine import readable
@@ -48,3 +48,12 @@ def text_or_none(value: Any) -> str | None:
 def whole_number(value: Any) -> int:
     """A whole number as it is; 0 in the place of anything else."""
     return value if isinstance(value, int) else 0
+
+
+def sqlite_time(value: datetime | None) -> str | None:
+    """An aware datetime in the form of SQLite's tables, rounded up to the millisecond (never earlier)."""
+    if value is None:
+        return None
+    utc = value.astimezone(UTC).replace(tzinfo=None)
+    utc += timedelta(microseconds=-utc.microsecond % 1000)
+    return utc.isoformat(" ", "milliseconds")

@@ -17,8 +17,8 @@ import pytest
 from dbqueue.errors import DuplicateTaskId, OperationalError
 from dbqueue.jobs import Progress, Released, Retried, Succeeded
 from dbqueue.store.base import Store
-from dbqueue.store.inserts import sqlite_time
 from dbqueue.store.records import Claim
+from dbqueue.store.values import sqlite_time
 from tests.servers import libpq_url
 from tests.stores import TestWorker, count, enqueued, new_job, opened, row, run_sql
 from tests.waiting import wait_until

@@ -18,7 +18,6 @@ from psycopg import sql
 
 from dbqueue.jobs import Released, Succeeded
 from dbqueue.store import open_store
-from dbqueue.store.inserts import pyformat
 from dbqueue.store.postgres import free_rows, pruning, rescue
 from dbqueue.store.postgres import held as held_sql
 from dbqueue.store.postgres import sql as postgres_sql
@@ -28,6 +27,7 @@ from dbqueue.store.postgres.store import PostgresStore
 from dbqueue.store.postgres.work_session import PostgresWorkSession, _claim_parameters
 from dbqueue.store.records import Claim
 from dbqueue.store.rows import Finish, Requeue, split
+from dbqueue.store.statements import pyformat
 from dbqueue.store.workflows import sql as workflow_sql
 from tests.servers import libpq_url
 from tests.stores import TestWorker

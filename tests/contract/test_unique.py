@@ -307,10 +307,10 @@ def test_of_two_who_find_a_spent_key_one_takes_it(store: Store) -> None:
     rivals = [store.inserts.steps([new_job(name, unique_key="k")]) for name in ("first", "second")]
     with store.engine.connect() as connection:
         joined = JoinedConnection(connection)
-        looks = [joined.rows(next(rival)) for rival in rivals]
-        assert [[tuple(row) for row in look] for look in looks] == [[("k", "old")]] * 2
-        takes = [joined.rows(rival.send(look)) for rival, look in zip(rivals, looks, strict=True)]
-    assert [[tuple(row) for row in take] for take in takes] == [[("k",)], []]
+        looks = [joined.reply(next(rival)) for rival in rivals]
+        assert [[tuple(row) for row in look.rows] for look in looks] == [[("k", "old")]] * 2
+        takes = [joined.reply(rival.send(look)) for rival, look in zip(rivals, looks, strict=True)]
+    assert [[tuple(row) for row in take.rows] for take in takes] == [[("k",)], []]
 
 
 def ended(store: Store, *job_ids: str, status: str = "FAILURE") -> None:

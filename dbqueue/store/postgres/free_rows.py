@@ -12,9 +12,9 @@ from typing import Any, Final
 from dbqueue.errors import LockTimeout
 from dbqueue.jobs import Outcome
 from dbqueue.store.base import Store
-from dbqueue.store.inserts import pyformat
 from dbqueue.store.postgres.driver import Driver, not_said_of_rows, translated
 from dbqueue.store.rows import Finish, part, replacements
+from dbqueue.store.statements import pyformat
 
 # Whoever has locked the table keeps all outcomes from being written, and is waited for: after that it is about rows.
 LOCK_JOBS: Final = "LOCK TABLE {jobs} IN ROW EXCLUSIVE MODE"

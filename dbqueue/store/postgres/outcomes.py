@@ -10,12 +10,12 @@ import psycopg
 
 from dbqueue import failpoints
 from dbqueue.jobs import Outcome, Replaced
-from dbqueue.store.inserts import pyformat
 from dbqueue.store.postgres import sql
 from dbqueue.store.postgres.arrays import array
 from dbqueue.store.postgres.driver import Driver, translated
 from dbqueue.store.postgres.floors import Floors
 from dbqueue.store.rows import Content, Finish, Requeue, contents, replacements, split
+from dbqueue.store.statements import pyformat
 from dbqueue.store.steps import run
 from dbqueue.store.transactions.joining import JoinedPsycopg
 from dbqueue.store.workflows import lifecycle

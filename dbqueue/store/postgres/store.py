@@ -23,9 +23,10 @@ from dbqueue.jobs import Batch, NewJob, storable
 from dbqueue.store import steps as operations
 from dbqueue.store.base import Store
 from dbqueue.store.engine import Access, make_engine
-from dbqueue.store.inserts import PostgresInserts, Statement, numbered, pyformat, refuse_other_content, run_steps
+from dbqueue.store.inserts import refuse_other_content
 from dbqueue.store.postgres import copying, sql
 from dbqueue.store.postgres.driver import UNFIT, Driver, translated
+from dbqueue.store.postgres.inserts import PostgresInserts
 from dbqueue.store.postgres.liveness import Liveness
 from dbqueue.store.postgres.partitions.catalog import row_words
 from dbqueue.store.postgres.pool_connection import PoolConnection, closed_unless_opened
@@ -35,6 +36,7 @@ from dbqueue.store.postgres.watch_session import PostgresWatchSession
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.records import JobRecord
 from dbqueue.store.rows import Finish
+from dbqueue.store.statements import Statement, numbered, pyformat
 from dbqueue.store.tables import NAMES, PREFIX
 from dbqueue.store.transactions import completing
 from dbqueue.store.transactions.joining import JoinedPsycopg
@@ -89,7 +91,7 @@ class PostgresStore(Store):
             # A sequence gives them out, whatever number somebody has written: at 10,000 a second for 900 years.
             "highest_seq": str(2**48),
         }
-        self.inserts = PostgresInserts(self.names["jobs"], self.names["unique_keys"])
+        self.inserts = PostgresInserts(self.names)
         self.copy = copying.statement(self.names["jobs"])
         self._insert_one, names = numbered(self.inserts.one)
         self._values_of_one = attrgetter(*names)
@@ -147,13 +149,9 @@ class PostgresStore(Store):
         one_statement = len(jobs) == 1 and jobs[0].unique_key is None
 
         def run(driver: PoolConnection) -> dict[str, str]:
-            def execute(each: Statement) -> psycopg.Cursor[tuple[Any, ...]]:
-                return driver.execute(pyformat(each.sql), each.parameters)
-
             failpoints.hit("enqueue.before", driver)
             with contextlib.nullcontext() if one_statement else driver.transaction():
-                steps = self.inserts.steps(jobs)
-                taken = run_steps(steps, lambda each: execute(each).rowcount, lambda each: execute(each).fetchall())
+                taken = operations.run(self.inserts.steps(jobs), JoinedPsycopg(driver).reply)
             failpoints.hit("enqueue.after", driver)
             _wake_on(driver)
             return taken

@@ -10,11 +10,11 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from dbqueue import failpoints
 from dbqueue.errors import OperationalError
-from dbqueue.store.inserts import pyformat
 from dbqueue.store.postgres import sql
 from dbqueue.store.postgres.driver import Driver, survives, translated
 from dbqueue.store.postgres.pool_connection import close_dedicated
 from dbqueue.store.sessions import Sign, WatchSession
+from dbqueue.store.statements import pyformat
 
 if TYPE_CHECKING:
     from dbqueue.store.postgres.store import PostgresStore

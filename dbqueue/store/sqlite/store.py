@@ -30,14 +30,15 @@ from dbqueue.store import steps as operations
 from dbqueue.store.base import Store
 from dbqueue.store.engine import GONE, Access, file_identity, make_engine
 from dbqueue.store.heartbeats import Heartbeats
-from dbqueue.store.inserts import SQLITE_NOW, SqliteInserts, Statement, run_steps
 from dbqueue.store.records import JobRecord
 from dbqueue.store.rows import Finish
 from dbqueue.store.sqlite import sql
 from dbqueue.store.sqlite.driver import immediate, translated
+from dbqueue.store.sqlite.inserts import NOW, SqliteInserts
 from dbqueue.store.sqlite.liveness import WorkerLocks
 from dbqueue.store.sqlite.watch_session import SqliteWatchSession
 from dbqueue.store.sqlite.work_session import SqliteWorkSession
+from dbqueue.store.statements import Statement
 from dbqueue.store.tables import NAMES, PREFIX
 from dbqueue.store.transactions import completing
 from dbqueue.store.transactions.joining import JoinedSqlite
@@ -60,7 +61,7 @@ class SqliteStore(Store):
         self.names = {
             **{name: f"{PREFIX}{name}" for name in NAMES},
             **workflow_sql.SQLITE,
-            "now": SQLITE_NOW,
+            "now": NOW,
             "text_of_body": "body",
             "text_of_destination": "destination",
             "batch_rows": "(SELECT value AS body FROM json_each(:batch)) AS batch",
@@ -69,7 +70,7 @@ class SqliteStore(Store):
             "highest_seq": str(2**63 - 1),  # each number is one more than the highest there
         }
         self.identity = sql.IDENTITY
-        self.inserts = SqliteInserts(self.names["jobs"], self.names["unique_keys"])
+        self.inserts = SqliteInserts(self.names)
         self.heartbeats = Heartbeats()
         """As the locks of workers: a session that was made anew remembers them."""
         # All threads share the one connection of a database in memory: a statement of one would join the
@@ -141,13 +142,9 @@ class SqliteStore(Store):
         jobs = list(jobs)  # all made before the file is locked
 
         def run(driver: sqlite3.Connection) -> dict[str, str]:
-            def execute(each: Statement) -> sqlite3.Cursor:
-                return driver.execute(each.sql, each.parameters)
-
             failpoints.hit("enqueue.before")
             with immediate(driver):
-                steps = self.inserts.steps(jobs)
-                taken = run_steps(steps, lambda each: execute(each).rowcount, lambda each: execute(each).fetchall())
+                taken = operations.run(self.inserts.steps(jobs), JoinedSqlite(driver).reply)
             failpoints.hit("enqueue.after")
             return taken
 

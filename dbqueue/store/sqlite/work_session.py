@@ -16,7 +16,6 @@ from dbqueue import failpoints
 from dbqueue.jobs import ClaimedJob, Outcome, Progress
 from dbqueue.store import steps as operations
 from dbqueue.store.held import claim_held, held_queues
-from dbqueue.store.inserts import sqlite_time
 from dbqueue.store.readiness import wait_readable
 from dbqueue.store.records import Claim, HeldClaim, HeldRound, Rescued, Round, WorkerInfo
 from dbqueue.store.rows import LOST_ERROR, Finish, contents, part, replacements, split
@@ -27,6 +26,7 @@ from dbqueue.store.sqlite.driver import immediate
 from dbqueue.store.sqlite.held import SqliteHeld
 from dbqueue.store.sqlite.pruning import ROWS_AT_ONCE, Pass
 from dbqueue.store.transactions.joining import JoinedSqlite
+from dbqueue.store.values import sqlite_time
 from dbqueue.store.workflows import lifecycle
 from dbqueue.store.workflows.changes import replace
 

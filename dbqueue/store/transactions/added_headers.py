@@ -18,7 +18,7 @@ from typing import Final
 
 from dbqueue.jobs import ClaimedJob
 from dbqueue.store.base import Store
-from dbqueue.store.inserts import Statement
+from dbqueue.store.statements import Statement
 from dbqueue.store.steps import Steps
 from dbqueue.store.workflows.changes import add_header, can_add_header
 from dbqueue.workflows import Workflow

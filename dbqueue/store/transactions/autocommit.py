@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 from dbqueue.store.base import Store
-from dbqueue.store.inserts import Statement
+from dbqueue.store.statements import Statement
 from dbqueue.store.steps import Reply
 
 T = TypeVar("T")

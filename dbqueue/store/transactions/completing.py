@@ -12,11 +12,11 @@ from typing import TypeAlias
 from dbqueue.errors import LeaseLost
 from dbqueue.jobs import SUCCESS, Replaced, Succeeded
 from dbqueue.store.base import Store
-from dbqueue.store.inserts import Statement, named
 from dbqueue.store.postgres import sql as postgres_sql
 from dbqueue.store.reading import reading
 from dbqueue.store.rows import Finish
 from dbqueue.store.sqlite import sql as sqlite_sql
+from dbqueue.store.statements import Statement, named
 from dbqueue.store.steps import Steps, run
 from dbqueue.store.transactions.joining import JoinedConnection
 from dbqueue.store.workflows import lifecycle

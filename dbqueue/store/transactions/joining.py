@@ -22,10 +22,9 @@ import sqlalchemy as sa
 from dbqueue.errors import ForeignConnection
 from dbqueue.jobs import Batch, NewJob
 from dbqueue.store.base import Store
-from dbqueue.store.inserts import Statement, Steps, pyformat, run_steps
 from dbqueue.store.postgres.sql import NOTIFY_INSIDE
-from dbqueue.store.steps import Reply, arun, run
-from dbqueue.store.steps import Steps as Operation
+from dbqueue.store.statements import Statement, pyformat
+from dbqueue.store.steps import Reply, Steps, arun, run
 from dbqueue.store.transactions.autocommit import awhole, whole
 from dbqueue.store.workflows.lifecycle import write
 from dbqueue.workflows import Workflow
@@ -59,14 +58,6 @@ class Joined(ABC):
     """The driver's connection under it."""
 
     @abstractmethod
-    def execute(self, statement: Statement) -> int:
-        """Run it; the number of rows inserted."""
-
-    @abstractmethod
-    def rows(self, statement: Statement) -> Sequence[Sequence[Any]]:
-        """Run it; its rows."""
-
-    @abstractmethod
     def reply(self, statement: Statement) -> Reply:
         """Run it, whatever it is."""
 
@@ -80,7 +71,7 @@ class Joined(ABC):
     def wake(self, store: Store) -> None:
         """See to it that workers are woken once the transaction has committed."""
         if store.notifies:
-            self.rows(Statement(NOTIFY_INSIDE, {}))
+            self.reply(Statement(NOTIFY_INSIDE, {}))
 
 
 class JoinedConnection(Joined):
@@ -102,13 +93,6 @@ class JoinedConnection(Joined):
         if not self._connection.in_transaction():
             self._connection.exec_driver_sql("SELECT 1")
 
-    def execute(self, statement: Statement) -> int:
-        # text() gives the parameters the form of whatever driver the caller uses.
-        return self._connection.execute(sa.text(statement.sql), statement.parameters).rowcount
-
-    def rows(self, statement: Statement) -> Sequence[Sequence[Any]]:
-        return self._connection.execute(sa.text(statement.sql), statement.parameters).fetchall()
-
     def psycopg(self) -> Any:
         if not _is(self.driver, "psycopg", "Connection"):
             return None
@@ -116,6 +100,7 @@ class JoinedConnection(Joined):
         return self.driver
 
     def reply(self, statement: Statement) -> Reply:
+        # text() gives the parameters the form of whatever driver the caller uses.
         result = self._connection.execute(sa.text(statement.sql), statement.parameters)
         return Reply(result.rowcount, result.fetchall() if result.returns_rows else ())
 
@@ -166,12 +151,6 @@ class JoinedPsycopg(Joined):
     def psycopg(self) -> Any:
         return self.key
 
-    def execute(self, statement: Statement) -> int:
-        return int(self._run(statement).rowcount)
-
-    def rows(self, statement: Statement) -> Sequence[Sequence[Any]]:
-        return list(self._run(statement).fetchall())
-
     def reply(self, statement: Statement) -> Reply:
         cursor = self._run(statement)
         return Reply(cursor.rowcount, cursor.fetchall() if cursor.description else ())
@@ -192,14 +171,8 @@ class JoinedSqlite(Joined):
         self._cursor = connection.cursor()
         self._cursor.row_factory = None
 
-    def execute(self, statement: Statement) -> int:
-        return self._cursor.execute(statement.sql, statement.parameters).rowcount
-
-    def rows(self, statement: Statement) -> Sequence[Sequence[Any]]:
-        return self._cursor.execute(statement.sql, statement.parameters).fetchall()
-
     def reply(self, statement: Statement) -> Reply:
-        rows = self.rows(statement)
+        rows = self._cursor.execute(statement.sql, statement.parameters).fetchall()
         return Reply(self._cursor.rowcount, rows)  # which is known once the rows have been read
 
 
@@ -254,7 +227,7 @@ def enqueue_in(store: Store, connection: Any, jobs: Batch) -> Mapping[str, str]:
     jobs = list(jobs)
     if not _copied(store, joined, jobs):
         with contextlib.nullcontext() if _is_one_statement(jobs) else _whole(store, joined):
-            taken = run_steps(store.inserts.steps(jobs), joined.execute, joined.rows)
+            taken = run(store.inserts.steps(jobs), joined.reply)
     joined.wake(store)
     return taken
 
@@ -295,7 +268,7 @@ async def aenqueue_workflow_in(store: Store, connection: Any, workflow: Workflow
         await aenqueue_in(store, connection, workflow.jobs)
 
 
-def run_in(store: Store, connection: Any, steps: Operation[T]) -> T:
+def run_in(store: Store, connection: Any, steps: Steps[T]) -> T:
     """Run an operation in the caller's transaction, which wakes workers unless it comes to False: nothing new to run.
 
     In autocommit it is a transaction of its own. Raises what `enqueue_in` raises.
@@ -309,7 +282,7 @@ def run_in(store: Store, connection: Any, steps: Operation[T]) -> T:
     return found
 
 
-async def arun_in(store: Store, connection: Any, steps: Operation[T]) -> T:
+async def arun_in(store: Store, connection: Any, steps: Steps[T]) -> T:
     """As `run_in`, for asynchronous connections too."""
     if _is(connection, "psycopg", "AsyncConnection"):
         return await _run_in_async_psycopg(store, connection, steps)
@@ -321,7 +294,7 @@ async def arun_in(store: Store, connection: Any, steps: Operation[T]) -> T:
     return run_in(store, connection, steps)
 
 
-async def _run_in_async_psycopg(store: Store, connection: Any, steps: Operation[T]) -> T:
+async def _run_in_async_psycopg(store: Store, connection: Any, steps: Steps[T]) -> T:
     reply = await _async_psycopg(store, connection)
     found = await awhole(store, connection, reply, lambda: arun(steps, reply))
     if found is not False:
@@ -370,23 +343,11 @@ async def _enqueue_in_async_psycopg(store: Store, connection: Any, jobs: Sequenc
     reply = await _async_psycopg(store, connection)
 
     def enqueue() -> Awaitable[dict[str, str]]:
-        return _run_steps(store.inserts.steps(jobs), reply)
+        return arun(store.inserts.steps(jobs), reply)
 
     taken = await (enqueue() if _is_one_statement(jobs) else awhole(store, connection, reply, enqueue))
     await reply(Statement(NOTIFY_INSIDE, {}))
     return taken
-
-
-async def _run_steps(steps: Steps[dict[str, str]], reply: Callable[[Statement], Awaitable[Reply]]) -> dict[str, str]:
-    answer: Any = None
-    try:
-        while True:
-            statement = steps.send(answer)
-            found = await reply(statement)
-            answer = found.rows if statement.reads else found.changed
-    except StopIteration as end:
-        taken: dict[str, str] = end.value
-        return taken
 
 
 def _check_database(store: Store, joined: Joined) -> None:
@@ -395,7 +356,7 @@ def _check_database(store: Store, joined: Joined) -> None:
         raise _other_database(store, joined.dialect)
     if joined.key is not None and store in _checked.get(joined.key, ()):
         return
-    same = store.same_database(lambda sql: joined.rows(Statement(sql, {}))[0])
+    same = store.same_database(lambda sql: joined.reply(Statement(sql, {})).rows[0])
     _accept(store, joined.key, same, joined.dialect)
 
 

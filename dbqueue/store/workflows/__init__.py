@@ -1,7 +1,6 @@
 """Workflows in the database, the same for every one.
 
     lifecycle.py   written whole, released step by step, ended where they cannot go on
-    inserts.py     their jobs and edges as rows
     changes.py     a job of a workflow is replaced, or adds to its chord
     reads.py       a workflow as it stands, for people
     sql.py         the statements

@@ -10,7 +10,6 @@ from dbqueue.store.base import Store
 from dbqueue.store.inserts import refuse_other_content
 from dbqueue.store.steps import Steps
 from dbqueue.store.workflows import sql
-from dbqueue.store.workflows.inserts import insert
 from dbqueue.store.workflows.lifecycle import NOT_JOINING, flag, statement
 from dbqueue.workflows import APPEND, BODY, REPLACED, Edge, Workflow, with_options
 
@@ -43,7 +42,7 @@ def replace(store: Store, outcome: Replaced) -> Steps[bool]:
 def _insert(store: Store, jobs: list[NewJob], edges: tuple[Edge, ...], *, workflow: str) -> Steps[bool]:
     """Write jobs and edges of a workflow that is there; whether they are new."""
     first = next((job for job in jobs if not job.waits_for), jobs[0])  # callbacks alone wait all
-    count = yield from insert(store.inserts, store.names, jobs, edges, first=first, workflow=workflow)
+    count = yield from store.inserts.workflow(jobs, edges, first=first, workflow=workflow)
     if count < len(jobs):
         there = (yield store.inserts.duplicates(jobs)).rows
         refuse_other_content(jobs, there)

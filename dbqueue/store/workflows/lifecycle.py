@@ -18,11 +18,11 @@ from dbqueue.codec import describe_exception, shown_exception
 from dbqueue.errors import ChordError, DuplicateTaskId, TaskRevokedError
 from dbqueue.jobs import FAILURE, NOT_ENQUEUED, REVOKED, ClaimedJob, Input, NewJob, Released
 from dbqueue.store.base import Store
-from dbqueue.store.inserts import Statement, refuse_other_content
+from dbqueue.store.inserts import refuse_other_content
 from dbqueue.store.rows import LOST_ERROR
+from dbqueue.store.statements import Statement
 from dbqueue.store.steps import Steps
 from dbqueue.store.workflows import sql
-from dbqueue.store.workflows.inserts import insert, link
 from dbqueue.workflows import FIRST_ARGUMENT, Edge, Workflow
 
 NOT_JOINING: Final = (None, FIRST_ARGUMENT)
@@ -50,7 +50,7 @@ def write(store: Store, workflow: Workflow, *, check: bool = True) -> Steps[None
     name = uuid4().hex  # of this enqueue alone
     jobs, first = workflow.jobs, workflow.first
     while True:
-        count = yield from insert(store.inserts, store.names, jobs, workflow.edges, first=first, workflow=name)
+        count = yield from store.inserts.workflow(jobs, workflow.edges, first=first, workflow=name)
         if count == len(jobs) or not (count or check):
             return
         found = (yield store.inserts.duplicates(jobs)).rows
@@ -68,7 +68,7 @@ def write(store: Store, workflow: Workflow, *, check: bool = True) -> Steps[None
             yield statement(store, sql.DELETE_OF_WORKFLOW, ids=[job.id for job in jobs], workflow=name)
         raise
     if count:
-        yield link(store.inserts, store.names, workflow.edges)
+        yield store.inserts.link(workflow.edges)
         # Some of its ids were revoked before anybody enqueued them: what waits for these can never run. They are of the
         # workflow now, and are deleted with it: without their rows, nobody would ever delete their edges.
         yield statement(store, sql.ADOPT, ids=revoked, workflow=name)
