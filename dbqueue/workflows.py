@@ -1,7 +1,7 @@
 """Workflows as values: jobs, and edges that say which waits for which.
 
 chain, group and chord compile to these (`canvas`), and the store writes them in one transaction
-(`store.workflows.lifecycle`). A job with a predecessor is a row that is blocked until its `waits_for` comes
+(`store.workflows`). A job with a predecessor is a row that is blocked until its `waits_for` comes
 to zero; the results of its predecessors are read when it is claimed, not copied into it.
 """
 

@@ -100,7 +100,7 @@ class Store(ABC):
 
     def enqueue_workflow(self, workflow: Workflow) -> None:
         """Write a workflow, whole or not at all, as `enqueue` writes jobs: it may be repeated."""
-        from dbqueue.store.workflows.lifecycle import write
+        from dbqueue.store.workflows.writing import write
 
         if workflow.edges:
             failpoints.hit("enqueue.before")
@@ -188,7 +188,7 @@ class Store(ABC):
 
     def forget(self, job_id: str) -> bool:
         """Delete a finished job's row; False when it has none, is not finished, or another job waits for its result."""
-        from dbqueue.store.workflows.lifecycle import forget
+        from dbqueue.store.workflows.removing import forget
 
         return bool(self.perform(lambda: forget(self, [job_id])))
 

@@ -36,7 +36,7 @@ from dbqueue.store.steps import run
 from dbqueue.store.tables import Json, database_now, jobs
 from dbqueue.store.transactions.joining import JoinedConnection
 from dbqueue.store.unique_keys import key_in, take_unique_keys
-from dbqueue.store.workflows import lifecycle
+from dbqueue.store.workflows import failure, operators, removing
 from dbqueue.workflows import REPLACED
 
 _HAS_ENDED: Final = sa.or_(jobs.c.status.in_(TERMINAL), is_orphan())
@@ -63,9 +63,9 @@ def retry(store: Store, job_ids: Collection[str]) -> set[str]:
     def change(connection: sa.Connection, ask: Ask) -> set[str]:
         # First, as an enqueue does: whoever waits for a key has locked no job, and no two wait for each other.
         keyed = _take_keys(store, connection, storable(job_ids))
-        again = run(lifecycle.to_repeat(store, storable(job_ids)), ask)
+        again = run(operators.to_repeat(store, storable(job_ids)), ask)
         done = {job_id for chunk in _chunks(again) for job_id in _put_back(connection, chunk, keyed)}
-        run(lifecycle.recount(store, done), ask)
+        run(operators.recount(store, done), ask)
         return done
 
     if done := changed(store, change):
@@ -81,7 +81,7 @@ def retry_workflow(store: Store, job_id: str) -> set[str]:
     workflow_id = _workflow_of(store, job_id)
     if workflow_id is None:
         return retry(store, [job_id])
-    return retry(store, store.perform(lambda: lifecycle.not_succeeded(store, workflow_id)))
+    return retry(store, store.perform(lambda: operators.not_succeeded(store, workflow_id)))
 
 
 def _put_back(connection: sa.Connection, job_ids: Collection[str], keyed: Collection[str]) -> list[str]:
@@ -192,10 +192,10 @@ def cancel(store: Store, job_ids: Collection[str]) -> set[str]:
     )
 
     def change(connection: sa.Connection, ask: Ask) -> tuple[set[str], bool]:
-        run(lifecycle.lock_with_below(store, job_ids), ask)
+        run(failure.lock_with_below(store, job_ids), ask)
         rows = connection.execute(end).all()
-        causes = [lifecycle.Ended(row.id, REVOKED, error) for row in rows if row.successors]
-        return {row.id for row in rows}, run(lifecycle.propagate(store, causes), ask)
+        causes = [failure.Ended(row.id, REVOKED, error) for row in rows if row.successors]
+        return {row.id for row in rows}, run(failure.propagate(store, causes), ask)
 
     done, released = changed(store, change)
     if released:
@@ -211,7 +211,7 @@ def cancel_workflow(store: Store, job_id: str) -> Revoked:
     workflow_id = _workflow_of(store, job_id)
     if workflow_id is None:
         return revoke(store, [job_id])
-    return Revoked(*store.perform(lambda: lifecycle.cancel(store, workflow_id)))
+    return Revoked(*store.perform(lambda: operators.cancel(store, workflow_id)))
 
 
 def delete(store: Store, job_ids: Collection[str]) -> set[str]:
@@ -219,7 +219,7 @@ def delete(store: Store, job_ids: Collection[str]) -> set[str]:
 
     A job stays while another has still to read its result.
     """
-    return store.perform(lambda: lifecycle.forget(store, job_ids))
+    return store.perform(lambda: removing.forget(store, job_ids))
 
 
 def set_state(store: Store, job_id: str, *, state: str | None, meta: str | None) -> bool:
@@ -249,13 +249,13 @@ def purge(store: Store, *, queues: Collection[str] = (), excluded: Collection[st
     def change(connection: sa.Connection, ask: Ask) -> int:
         found = list(connection.scalars(members))
         if found:
-            run(lifecycle.lock_with_below(store, found), ask)
+            run(failure.lock_with_below(store, found), ask)
         member = jobs.c.workflow_id.is_not(None)
         gone = list(connection.scalars(sa.delete(jobs).where(*waiting, member).returning(jobs.c.id)))
         # Errbacks are not told: the row of which they would be told is gone.
-        causes = [lifecycle.Ended(job_id, REVOKED, error) for job_id in gone]
-        run(lifecycle.propagate(store, causes, told=False), ask)
-        run(lifecycle.unlink(store, gone), ask)
+        causes = [failure.Ended(job_id, REVOKED, error) for job_id in gone]
+        run(failure.propagate(store, causes, told=False), ask)
+        run(removing.unlink(store, gone), ask)
         return len(gone) + connection.execute(sa.delete(jobs).where(*waiting, ~member)).rowcount
 
     return changed(store, change)
@@ -286,7 +286,7 @@ def record(
     values["result_content"] = result_content
     with changing(store) as connection:
         if connection.execute(sa.delete(jobs).where(jobs.c.id == job.id, jobs.c.finished_at.is_not(None))).rowcount:
-            run(lifecycle.unlink(store, [job.id]), JoinedConnection(connection).reply)
+            run(removing.unlink(store, [job.id]), JoinedConnection(connection).reply)
         connection.execute(sa.insert(jobs).values(**values, started_at=now, finished_at=now))
 
 

@@ -18,7 +18,7 @@ from dbqueue.store.trouble import Tries, trouble_of
 
 T = TypeVar("T")
 Ask: TypeAlias = Callable[[Statement], Reply]
-"""Runs the steps of `lifecycle` on the connection of a change."""
+"""Runs the steps of `workflows` on the connection of a change."""
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from dbqueue.store.changing import Ask, among, changed
 from dbqueue.store.reading import reading
 from dbqueue.store.steps import run
 from dbqueue.store.tables import Json, database_now, jobs
-from dbqueue.store.workflows import lifecycle
+from dbqueue.store.workflows import failure
 
 MAX_LISTED: Final = 1000
 """Most ids that `revoked_ids` names: the newest."""
@@ -54,11 +54,11 @@ def _revoke(store: Store, connection: sa.Connection, ask: Ask, ids: list[str]) -
     running: set[str] = set()
     released = False
     while True:
-        run(lifecycle.lock_with_below(store, ids), ask)
+        run(failure.lock_with_below(store, ids), ask)
         rows = connection.execute(end.returning(jobs.c.id, jobs.c.task, jobs.c.successors)).all()
         ended |= {row.id: row.task for row in rows}
-        causes = [lifecycle.Ended(row.id, REVOKED, _error()) for row in rows if row.successors]
-        released |= run(lifecycle.propagate(store, causes), ask)
+        causes = [failure.Ended(row.id, REVOKED, _error()) for row in rows if row.successors]
+        released |= run(failure.propagate(store, causes), ask)
         running |= set(connection.scalars(mark.returning(jobs.c.id)))
         known = set(connection.scalars(sa.select(jobs.c.id).where(ours)))
         # One that is enqueued between two statements is no longer unknown: it is seen in the next turn. An id that

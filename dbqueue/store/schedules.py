@@ -28,7 +28,7 @@ from dbqueue.store.steps import run
 from dbqueue.store.tables import Json, database_now, schedules
 from dbqueue.store.transactions.joining import JoinedConnection
 from dbqueue.store.values import moment, moment_or_none, sqlite_time
-from dbqueue.store.workflows.lifecycle import write
+from dbqueue.store.workflows.writing import write
 from dbqueue.workflows import Workflow
 
 SETTINGS: Final = "settings"

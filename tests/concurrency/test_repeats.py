@@ -15,7 +15,7 @@ from dbqueue.store.base import Store
 from dbqueue.store.changing import changing
 from dbqueue.store.steps import run
 from dbqueue.store.transactions.joining import JoinedConnection
-from dbqueue.store.workflows import lifecycle
+from dbqueue.store.workflows import operators
 from dbqueue.workflows import Edge, Workflow
 from tests.servers import libpq_url
 from tests.stores import TestWorker, new_job, opened, row
@@ -205,7 +205,7 @@ def test_what_is_about_to_wait_again_is_not_claimed_meanwhile(store: Store) -> N
     store.enqueue_workflow(Workflow.of([new_job("a"), new_job("b")], [Edge("a", "b", place="[]")]))
     worker.settle(ENDS["succeeds"]("a", worker.claim_one().lease))
     with changing(store) as connection:
-        assert run(lifecycle.to_repeat(store, ["a"]), JoinedConnection(connection).reply) == {"a"}
+        assert run(operators.to_repeat(store, ["a"]), JoinedConnection(connection).reply) == {"a"}
         assert worker.claim() == []
     assert [job.id for job in worker.claim()] == ["b"]
     worker.close()

@@ -28,7 +28,7 @@ from dbqueue.store.postgres.work_session import PostgresWorkSession, _claim_para
 from dbqueue.store.records import Claim
 from dbqueue.store.rows import Finish, Requeue, split
 from dbqueue.store.statements import pyformat
-from dbqueue.store.workflows import sql as workflow_sql
+from dbqueue.store.workflows import changes, failure, inputs, operators, removing, success, writing
 from tests.servers import libpq_url
 from tests.stores import TestWorker
 
@@ -229,6 +229,7 @@ INSERT INTO dbqueue_edges (predecessor, successor, event, place)
 SELECT 'job-' || n, 'job-' || n + 1, 'success', '[]' FROM generate_series(2, %s) n"""
 
 IDS = [f"job-{n}" for n in range(500)]
+STAGES = (writing, inputs, success, failure, changes, operators, removing)
 OF_WORKFLOWS: dict[str, dict[str, Any]] = {
     "INPUTS": {"limit": 1_000_000},
     "BLOCKED_BELOW": {},
@@ -284,10 +285,11 @@ def test_plans_of_workflows(postgres_url: str, session: PostgresWorkSession, sta
     prepare(postgres_url, statistics)
     fill(postgres_url, "dbqueue_edges", LINK, "tiny" if statistics == "tiny" else analysed)
     finish, _ = split([Succeeded(job_id, str(uuid4()), "1", 0.1) for job_id in IDS])
-    complete = explain(session, workflow_sql.COMPLETE_POSTGRES, columns(Finish, finish, None))
+    complete = explain(session, success.COMPLETE_POSTGRES, columns(Finish, finish, None))
     check("COMPLETE_POSTGRES", complete, statistics)
     for name, more in OF_WORKFLOWS.items():
-        check(name, explain(session, getattr(workflow_sql, name), {"ids": IDS, **more}), statistics)
+        template = next(getattr(stage, name) for stage in STAGES if hasattr(stage, name))
+        check(name, explain(session, template, {"ids": IDS, **more}), statistics)
     check("LOCKED", explain(session, free_rows.LOCKED, {"ids": IDS}), statistics)
     check("LOCKED_BELOW", explain(session, free_rows.LOCKED_BELOW, {"ids": IDS, "failed": IDS}), statistics)
 

@@ -18,8 +18,7 @@ from dbqueue.store.rows import Content, Finish, Requeue, contents, replacements,
 from dbqueue.store.statements import pyformat
 from dbqueue.store.steps import run
 from dbqueue.store.transactions.joining import JoinedPsycopg
-from dbqueue.store.workflows import lifecycle
-from dbqueue.store.workflows import sql as workflow_sql
+from dbqueue.store.workflows import failure, success
 from dbqueue.store.workflows.changes import replace
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ class OutcomeWriter:
         """The store has learned whether the table of jobs is partitioned, and has the words for it."""
         text = self._store.text
         self.finish, self._finish_one, self._requeue = map(text, (sql.FINISH, sql.FINISH_ONE, sql.REQUEUE))
-        self._content, self._complete = text(sql.CONTENT), pyformat(text(workflow_sql.COMPLETE_POSTGRES))
+        self._content, self._complete = text(sql.CONTENT), pyformat(text(success.COMPLETE_POSTGRES))
 
     def prepare(self, outcomes: Sequence[Outcome]) -> None:
         """The next round is about these very outcomes."""
@@ -82,9 +81,9 @@ class OutcomeWriter:
             rows = self._driver.execute(self.finish, columns(Finish, failed, now)).fetchall()
             failpoints.hit("complete.between", self._driver)
             settled = {row[0] for row in rows}
-            ended = [lifecycle.Ended(row.id, row.status, row.result, row.traceback) for row in failed]
+            ended = [failure.Ended(row.id, row.status, row.result, row.traceback) for row in failed]
             causes = [each for each in ended if each.id in settled]
-            return settled, run(lifecycle.propagate(self._store, causes, now), JoinedPsycopg(self._driver).reply)
+            return settled, run(failure.propagate(self._store, causes, now), JoinedPsycopg(self._driver).reply)
 
     def _replace(self, outcome: Replaced) -> set[str]:
         with translated(), self._driver.transaction():
@@ -94,7 +93,7 @@ class OutcomeWriter:
     def statements(
         self, rows: Ready, finish: list[Finish], complete: list[Finish], now: datetime | None
     ) -> dict[str, Statement]:
-        """What writes these outcomes, by name; STARTED rows before those that wait for them: see `workflows.sql`."""
+        """What writes these outcomes, by name; STARTED rows before those that wait for them: see `workflows`."""
         statements: dict[str, Statement] = {}
         if with_content := contents(rows.outcomes):
             statements["contents"] = self._content, columns(Content, with_content, now)

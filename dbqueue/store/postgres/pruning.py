@@ -32,7 +32,7 @@ _EXPIRED: Final = f"""
 AND (finished_at < coalesce(%(now)s::timestamptz, now()) - make_interval(secs => %(seconds)s::float8)
     OR (finished_at, id) <= (%(surplus_at)s::timestamptz, %(surplus_id)s::text COLLATE "C"))"""
 
-# The jobs of a workflow go as a whole (`workflows.sql`): here it is only seen that there are any. OFFSET keeps the
+# The jobs of a workflow go as a whole (`workflows.removing`): here it is only seen that there are any. OFFSET keeps the
 # planner from the index of workflows, all of which it would read. ONLY: nothing of a table that was partitioned since.
 PRUNE_PAGES: Final = f"""
 WITH picked AS MATERIALIZED (

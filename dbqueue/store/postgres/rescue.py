@@ -22,7 +22,7 @@ from dbqueue.store.postgres.free_rows import locked_below
 from dbqueue.store.records import Rescued
 from dbqueue.store.rows import LOST_ERROR
 from dbqueue.store.transactions.joining import JoinedPsycopg
-from dbqueue.store.workflows import lifecycle
+from dbqueue.store.workflows import failure
 
 # Who has a claim in flight (its KEY SHARE) is passed over until the next look, and who has beaten since lives.
 LOCK_DEAD: Final = """
@@ -82,7 +82,7 @@ def take_back(
         with translated(), driver.transaction():
             driver.execute(sql.WAIT_FOR_ROWS)
             ended = taken(set(ids) - locked_below(store, driver, ids, failed=ids))
-            steps.run(lifecycle.propagate(store, lifecycle.lost(ended), now), JoinedPsycopg(driver).reply)
+            steps.run(failure.propagate(store, failure.lost(ended), now), JoinedPsycopg(driver).reply)
         return ended
 
     dead = [row[0] for row in rows(LOCK_DEAD, {"ids": list(late), "heartbeats": list(late.values())})]

@@ -42,7 +42,7 @@ from dbqueue.store.transactions import completing
 from dbqueue.store.transactions.joining import JoinedPsycopg
 from dbqueue.store.trouble import Tries, Trouble, trouble_of
 from dbqueue.store.values import moment_or_none
-from dbqueue.store.workflows import sql as workflow_sql
+from dbqueue.store.workflows import words
 
 logger: Final = logging.getLogger("dbqueue.store")
 NOT_WOKEN: Final = "No worker was woken (%s); they will find the job when they poll"
@@ -80,7 +80,7 @@ class PostgresStore(Store):
         prefix = f"{quote(schema)}." if schema else ""
         self.names = {
             **{name: f"{prefix}{PREFIX}{name}" for name in NAMES},
-            **workflow_sql.POSTGRES,
+            **words.POSTGRES,
             **row_words(partitioned=False),  # until a worker's session has looked
             "now": "now()",
             "text_of_body": "body::text",

@@ -36,7 +36,7 @@ from dbqueue.store.records import Claim, HeldClaim, HeldRound, Rescued, Round, W
 from dbqueue.store.rows import part, split
 from dbqueue.store.sessions import Bell, Tended, WorkSession
 from dbqueue.store.transactions.joining import JoinedPsycopg
-from dbqueue.store.workflows import lifecycle
+from dbqueue.store.workflows import inputs, removing
 
 if TYPE_CHECKING:
     from dbqueue.store.postgres.partitions.upkeep import PartitionUpkeep
@@ -178,7 +178,7 @@ class PostgresWorkSession(WorkSession):
 
     def _with_inputs(self, claimed: Sequence[ClaimedJob], claim: Claim | HeldClaim) -> list[ClaimedJob]:
         with not_said_of_rows():
-            kept, handed_back = self._perform(lifecycle.inputs(self._store, list(claimed), claim.max_input_bytes))
+            kept, handed_back = self._perform(inputs.read(self._store, list(claimed), claim.max_input_bytes))
             if handed_back:
                 self.round(handed_back, None)
             return kept
@@ -297,7 +297,7 @@ class PostgresWorkSession(WorkSession):
         saw_workflows = under_way.saw_workflows or (partitions is not None and partitions.saw_workflows)
         if count < limit and not under_way.under_way and (saw_workflows or under_way.ripe):
             surplus_at = under_way.newest_surplus and under_way.newest_surplus[0]
-            steps = lifecycle.prune(
+            steps = removing.prune(
                 self._store,
                 under_way.ripe,
                 older_than_seconds=seconds,

@@ -43,7 +43,7 @@ from dbqueue.store.tables import NAMES, PREFIX
 from dbqueue.store.transactions import completing
 from dbqueue.store.transactions.joining import JoinedSqlite
 from dbqueue.store.values import moment_or_none, text_or_none, whole_number
-from dbqueue.store.workflows import sql as workflow_sql
+from dbqueue.store.workflows import words
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ class SqliteStore(Store):
         self.schema, self.url = None, shown_url
         self.names = {
             **{name: f"{PREFIX}{name}" for name in NAMES},
-            **workflow_sql.SQLITE,
+            **words.SQLITE,
             "now": NOW,
             "text_of_body": "body",
             "text_of_destination": "destination",

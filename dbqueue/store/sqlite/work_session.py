@@ -27,7 +27,7 @@ from dbqueue.store.sqlite.held import SqliteHeld
 from dbqueue.store.sqlite.pruning import ROWS_AT_ONCE, Pass
 from dbqueue.store.transactions.joining import JoinedSqlite
 from dbqueue.store.values import sqlite_time
-from dbqueue.store.workflows import lifecycle
+from dbqueue.store.workflows import failure, inputs, removing, success
 from dbqueue.store.workflows.changes import replace
 
 if TYPE_CHECKING:
@@ -103,9 +103,9 @@ class SqliteWorkSession(WorkSession):
         _, succeeded, failed = part(ended, linked)
         released = False
         if succeeded:
-            released = self._perform(lifecycle.release_sqlite(self._store, [row.id for row in succeeded], at))
-        causes = [lifecycle.Ended(row.id, row.status, row.result, row.traceback) for row in failed]
-        return self._perform(lifecycle.propagate(self._store, causes, at)) or released
+            released = self._perform(success.release_sqlite(self._store, [row.id for row in succeeded], at))
+        causes = [failure.Ended(row.id, row.status, row.result, row.traceback) for row in failed]
+        return self._perform(failure.propagate(self._store, causes, at)) or released
 
     def _perform(self, steps: operations.Steps[T]) -> T:
         return operations.run(steps, JoinedSqlite(self._driver).reply)
@@ -137,7 +137,7 @@ class SqliteWorkSession(WorkSession):
     def _with_inputs(self, claimed: list[ClaimedJob], claim: Claim | HeldClaim, at: str | None) -> list[ClaimedJob]:
         if not any(job.inputs for job in claimed):
             return claimed
-        kept, handed_back = self._perform(lifecycle.inputs(self._store, claimed, claim.max_input_bytes))
+        kept, handed_back = self._perform(inputs.read(self._store, claimed, claim.max_input_bytes))
         for back in split(handed_back)[1]:
             self._driver.execute(self._requeue, {**back._asdict(), "now": at})
         return kept
@@ -207,7 +207,7 @@ class SqliteWorkSession(WorkSession):
             parameters = {"workers": json.dumps(dead), "max_losses": max_losses, "error": LOST_ERROR, "now": at}
             found = self._driver.execute(self._store.text(sql.RESCUE), parameters).fetchall()
             failpoints.hit("rescue.between")
-            self._perform(lifecycle.propagate(self._store, lifecycle.lost(found), at))
+            self._perform(failure.propagate(self._store, failure.lost(found), at))
             rows = [row[:2] for row in found]
             for worker in dead:
                 self._execute(sql.CLOSE_WORKER, [worker])
@@ -250,7 +250,7 @@ class SqliteWorkSession(WorkSession):
             count = under_way.delete(seconds=older_than_seconds, limit=limit, at=at)
             if count < limit:
                 surplus_at = under_way.newest_surplus and under_way.newest_surplus[0]
-                steps = lifecycle.prune(
+                steps = removing.prune(
                     self._store,
                     under_way.ripe,
                     older_than_seconds=older_than_seconds,

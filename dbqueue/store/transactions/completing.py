@@ -19,8 +19,7 @@ from dbqueue.store.sqlite import sql as sqlite_sql
 from dbqueue.store.statements import Statement, named
 from dbqueue.store.steps import Steps, run
 from dbqueue.store.transactions.joining import JoinedConnection
-from dbqueue.store.workflows import lifecycle
-from dbqueue.store.workflows import sql as workflow_sql
+from dbqueue.store.workflows import success
 from dbqueue.store.workflows.changes import replace
 
 
@@ -67,7 +66,7 @@ def finish_postgres(store: Store, row: Finish, *, linked: bool) -> Steps[tuple[b
     """Whether the row was ended, and whether others may run that waited for it."""
     if linked:
         columns = {name: [value] for name, value in row._asdict().items()}
-        text = named(store.text(workflow_sql.COMPLETE_POSTGRES))
+        text = named(store.text(success.COMPLETE_POSTGRES))
         rows = (yield Statement(text, {**columns, "now": None})).rows
         return any(not free for _, free in rows), any(free for _, free in rows)
     text = named(store.text(postgres_sql.FINISH_ONE))
@@ -84,7 +83,7 @@ def finish_sqlite(store: Store, row: Finish, *, linked: bool) -> Steps[tuple[boo
     reply = yield Statement(store.text(sqlite_sql.FINISH), {**row._asdict(), "now": None})
     if not reply.changed or not linked:
         return bool(reply.changed), False
-    return True, (yield from lifecycle.release_sqlite(store, [row.id], None))
+    return True, (yield from success.release_sqlite(store, [row.id], None))
 
 
 def content_sqlite(store: Store, job_id: str, lease: str, content: bytes) -> Statement:

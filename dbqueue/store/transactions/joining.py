@@ -26,7 +26,7 @@ from dbqueue.store.postgres.sql import NOTIFY_INSIDE
 from dbqueue.store.statements import Statement, pyformat
 from dbqueue.store.steps import Reply, Steps, arun, run
 from dbqueue.store.transactions.autocommit import awhole, whole
-from dbqueue.store.workflows.lifecycle import write
+from dbqueue.store.workflows.writing import write
 from dbqueue.workflows import Workflow
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from dbqueue.jobs import NOT_ENQUEUED, NewJob, Replaced
 from dbqueue.store.base import Store
 from dbqueue.store.inserts import refuse_other_content
 from dbqueue.store.steps import Steps
-from dbqueue.store.workflows import sql
-from dbqueue.store.workflows.lifecycle import NOT_JOINING, flag, statement
+from dbqueue.store.workflows.failure import LOCK_BLOCKED, NOT_JOINING
+from dbqueue.store.workflows.removing import UNLINK
+from dbqueue.store.workflows.words import flag, statement
 from dbqueue.workflows import APPEND, BODY, REPLACED, Edge, Workflow, with_options
 
 _REWRITTEN: Final = (
@@ -18,6 +19,46 @@ _REWRITTEN: Final = (
     "eta", "delay_seconds", "expires_at", "expires_seconds", "limit_key", "blocked_reason", "waits_for", "inputs",
     "successors",
 )  # fmt: skip
+
+# A replacement begins anew, as Celery's does: no retries and no losses count.
+REPLACE: Final = """
+UPDATE {jobs}
+SET status = 'PENDING', lease = NULL, worker = NULL, started_at = NULL, state = NULL, meta = NULL, permit = NULL,
+    retries = 0, losses = 0, result = NULL, result_content = NULL, traceback = NULL,
+    task = :task, queue = :queue, priority = :priority, args = {json_from}:args{json_to},
+    kwargs = {json_from}:kwargs{json_to}, headers = {json_from}:headers{json_to},
+    options = {json_from}:options{json_to}, content_type = :content_type, content = :content,
+    limit_key = :limit_key, waits_for = :waits_for, inputs = :inputs, successors = successors OR :successors,
+    blocked_reason = :blocked_reason, eta = {asked}, expires_at = {expiry},
+    ready_at = CASE WHEN CAST(:blocked_reason AS text) IS NULL
+        THEN {greatest}(coalesce({asked}, {clock}), {clock}) END,
+    held_at = CASE WHEN CAST(:blocked_reason AS text) = 'limit'
+        THEN {greatest}(coalesce({asked}, {clock}), {clock}) END,
+    workflow_id = CASE WHEN :in_workflow THEN coalesce(workflow_id, id) ELSE workflow_id END
+WHERE id = :id AND lease = {lease} AND status = 'STARTED'
+RETURNING workflow_id"""
+
+LOCK_RUNNING: Final = """
+SELECT id FROM {jobs} WHERE id = :id AND lease = {lease} AND status = 'STARTED' {lock}"""
+
+SUCCESSORS: Final = """
+SELECT e.successor, e.place, {options} ->> 'join',
+    (SELECT count(*) FROM {edges} i WHERE i.successor = s.id AND i.event = 'success')
+FROM {given} {each}{edges} {out_of_b} {each}{jobs} {at_end}
+WHERE e.event = 'success'"""
+
+IS_RUNNING: Final = LOCK_RUNNING.removesuffix(" {lock}")
+
+IS_BLOCKED: Final = "SELECT id FROM {jobs} WHERE id = :id AND blocked_reason = 'predecessors'"
+
+LAST_PLACE: Final = """
+SELECT workflow_id, (
+    SELECT max({index}) FROM {edges}
+    WHERE successor = s.id AND event = 'success' AND substr(place, 1, 1) = '[' AND place <> '[]'),
+    finished_at IS NOT NULL
+FROM {jobs} s WHERE s.id = :id"""
+
+RAISE_COUNT: Final = "UPDATE {jobs} SET waits_for = waits_for + :more WHERE id = :id"
 
 
 def replace(store: Store, outcome: Replaced) -> Steps[bool]:
@@ -29,11 +70,11 @@ def replace(store: Store, outcome: Replaced) -> Steps[bool]:
     tail = tail._replace(options=with_options(tail.options, **{REPLACED: True}))
     others = [job for job in outcome.workflow.jobs if job.id != tail.id]
     values = store.inserts.row(tail, ("id", *_REWRITTEN)) | {"lease": outcome.lease, "in_workflow": bool(others)}
-    rows = (yield statement(store, sql.REPLACE, **values)).rows
+    rows = (yield statement(store, REPLACE, **values)).rows
     if not rows:
         return False
     # What led to it has been taken up by the run that ends here.
-    yield statement(store, sql.UNLINK, ids=[tail.id])
+    yield statement(store, UNLINK, ids=[tail.id])
     if others:
         yield from _insert(store, others, outcome.workflow.edges, workflow=rows[0][0])
     return True
@@ -53,10 +94,10 @@ def _insert(store: Store, jobs: list[NewJob], edges: tuple[Edge, ...], *, workfl
 
 def can_add_header(store: Store, job_id: str, lease: str) -> Steps[bool]:
     """Whether `add_header` could add something now; nothing is locked."""
-    if not (yield statement(store, sql.IS_RUNNING, id=job_id, lease=lease)).rows:
+    if not (yield statement(store, IS_RUNNING, id=job_id, lease=lease)).rows:
         return False
     body = yield from _body_of(store, job_id)
-    return body is not None and bool((yield statement(store, sql.IS_BLOCKED, id=body)).rows)
+    return body is not None and bool((yield statement(store, IS_BLOCKED, id=body)).rows)
 
 
 def add_header(store: Store, workflow: Workflow, job_id: str, lease: str, *, promised: bool = False) -> Steps[bool]:
@@ -67,15 +108,15 @@ def add_header(store: Store, workflow: Workflow, job_id: str, lease: str, *, pro
     has lost its lease, or no body waits for it; but where it was `promised` (`can_add_header`), a body may have
     ended since: as it would have with these jobs among its headers, for one of the others has failed.
     """
-    if not (yield statement(store, sql.LOCK_RUNNING, id=job_id, lease=lease)).rows:
+    if not (yield statement(store, LOCK_RUNNING, id=job_id, lease=lease)).rows:
         return False
     body = yield from _body_of(store, job_id)
     if body is None:
         return False
-    waits = bool((yield statement(store, sql.LOCK_BLOCKED, ids=[body])).rows)
+    waits = bool((yield statement(store, LOCK_BLOCKED, ids=[body])).rows)
     if not (waits or promised):
         return False
-    found = (yield statement(store, sql.LAST_PLACE, id=body)).rows
+    found = (yield statement(store, LAST_PLACE, id=body)).rows
     if not waits and not (found and found[0][2]):
         return False
     workflow_id, last = found[0][:2]
@@ -92,7 +133,7 @@ def add_header(store: Store, workflow: Workflow, job_id: str, lease: str, *, pro
     jobs = [job._replace(successors=True) if job.id in leading else job for job in workflow.jobs]
     if (yield from _insert(store, jobs, tuple(edges), workflow=workflow_id)) and waits:
         more = sum(edge.successor == body for edge in edges)
-        yield statement(store, sql.RAISE_COUNT, id=body, more=more)
+        yield statement(store, RAISE_COUNT, id=body, more=more)
     return True
 
 
@@ -101,7 +142,7 @@ def _body_of(store: Store, job_id: str) -> Steps[str | None]:
     seen: set[str] = set()
     todo = [job_id]
     while todo:
-        rows: Any = (yield statement(store, sql.SUCCESSORS, ids=todo)).rows
+        rows: Any = (yield statement(store, SUCCESSORS, ids=todo)).rows
         for successor, place, joins, predecessors in rows:
             if place not in NOT_JOINING or predecessors > 1 or flag(joins):
                 return str(successor)
