@@ -69,7 +69,7 @@ def raised(exc: BaseException) -> BaseException:
 def describe(exc: BaseException, max_bytes: int = LIMIT) -> tuple[dict[str, Any], str | None]:
     error, traceback = codec.describe_exception(exc, max_bytes=max_bytes)
     assert len(error.encode()) <= max_bytes
-    assert traceback is None or len(traceback.encode()) <= min(max_bytes, codec.TRACEBACK_BYTES)
+    assert traceback is None or len(traceback.encode()) <= min(max_bytes, codec.exceptions.TRACEBACK_BYTES)
     assert "\0" not in (traceback or "")
     data = codec.loads(error)
     dumps(data)  # no NUL, no surrogates
@@ -217,7 +217,7 @@ def test_a_long_chain_of_causes_keeps_head_and_tail() -> None:
     assert "first\\x00" in traceback
     assert "middle left out" in traceback
     assert traceback.endswith("MyError: cause 999\n")
-    assert len(traceback.encode()) <= codec.TRACEBACK_BYTES
+    assert len(traceback.encode()) <= codec.exceptions.TRACEBACK_BYTES
     head, _, tail = traceback.partition("middle left out")
     assert 0 < len(head) < len(tail), "the exception that counts is at the end"
 
