@@ -12,10 +12,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from dbqueue import task_events, urls
+from dbqueue.bulk import Batch
 from dbqueue.calls import announce_published
 from dbqueue.context import current_request
 from dbqueue.errors import ImproperlyConfigured
-from dbqueue.jobs import Batch, NewJob
+from dbqueue.jobs import NewJob
 from dbqueue.result.waiting import ResultWaiter
 from dbqueue.services.connection import Connection
 from dbqueue.workflows import Workflow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from dbqueue.control import Control, Inspect
+from dbqueue.control import Control
+from dbqueue.inspection import Inspect
 
 __all__ = ["Control", "Inspect"]

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from dbqueue import codec, signals
+from dbqueue.bulk import AlikeJobs, Batch
 from dbqueue.calls import new_job, routes
-from dbqueue.jobs import AlikeJobs, Batch, NewJob, new_job_ids
+from dbqueue.jobs import NewJob, new_job_ids
 
 if TYPE_CHECKING:
     from dbqueue.conf import Settings

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from dbqueue.bulk import Batch, collector_paused
 from dbqueue.calls import follows, row_options
 from dbqueue.calls.batches import new_jobs
 from dbqueue.canvas.primitives import group
 from dbqueue.canvas.signatures import Signature
-from dbqueue.jobs import Batch, collector_paused, new_job_id
+from dbqueue.jobs import new_job_id
 from dbqueue.result import AsyncResult, GroupResult
 
 if TYPE_CHECKING:

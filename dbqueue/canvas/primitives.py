@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from dbqueue.bulk import gathered
 from dbqueue.canvas import folding, printing
 from dbqueue.canvas.signatures import Signature, as_list, maybe_signature, signature
-from dbqueue.jobs import gathered
 
 if TYPE_CHECKING:
     from dbqueue.app import DBQueue

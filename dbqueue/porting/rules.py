@@ -14,8 +14,9 @@ from typing import Any, Final
 
 from dbqueue import urls
 from dbqueue.app import DBQueue
-from dbqueue.control import Control, Inspect
+from dbqueue.control import Control
 from dbqueue.errors import ImproperlyConfigured
+from dbqueue.inspection import Inspect
 from dbqueue.result import AsyncResult
 from dbqueue.settings import KNOWN, SETTINGS, URL_SETTINGS
 from dbqueue.settings.celery import WITHOUT_MEANING, new_name

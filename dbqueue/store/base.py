@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dbqueue import failpoints
-from dbqueue.jobs import Batch
+from dbqueue.bulk import Batch
 from dbqueue.store.records import JobRecord
 from dbqueue.store.sessions import WatchSession, WorkSession
 from dbqueue.store.steps import Steps

@@ -11,12 +11,12 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar, Unpack
 
+from dbqueue.bulk import collector_paused
 from dbqueue.calls import follows, new_job, retry_terms
 from dbqueue.calls.arguments import argument_checker
 from dbqueue.calls.batches import arguments_of, new_jobs
 from dbqueue.context import Context, current_request
 from dbqueue.errors import MaxRetriesExceededError, OperationalError, Retry, TaskPredicate
-from dbqueue.jobs import collector_paused
 from dbqueue.limits import Limit
 from dbqueue.result import AsyncResult
 from dbqueue.retry import backoff_seconds
@@ -26,7 +26,7 @@ from dbqueue.task.transactions import TransactionPart
 
 if TYPE_CHECKING:
     from dbqueue.app import DBQueue
-    from dbqueue.jobs import Batch
+    from dbqueue.bulk import Batch
     from dbqueue.task.eager import EagerResult
     from dbqueue.task.types import CallOptions
 

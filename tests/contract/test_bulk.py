@@ -13,8 +13,9 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from dbqueue import DBQueue, group
+from dbqueue.bulk import AlikeJobs
 from dbqueue.errors import DuplicateTaskId, EncodeError
-from dbqueue.jobs import AlikeJobs, ClaimedJob
+from dbqueue.jobs import ClaimedJob
 from dbqueue.store.base import Store
 from dbqueue.store.postgres import copying
 from tests.servers import libpq_url

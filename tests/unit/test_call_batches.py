@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from dbqueue import DBQueue, Limit, group
+from dbqueue.bulk import AlikeJobs
 from dbqueue.calls import new_job
 from dbqueue.calls.batches import FEW, new_jobs
 from dbqueue.canvas import flat_groups
 from dbqueue.errors import EncodeError, PayloadTooLarge
-from dbqueue.jobs import AlikeJobs, NewJob
+from dbqueue.jobs import NewJob
 from dbqueue.signals import before_task_publish
 
 MANY = FEW + 20

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
@@ -39,20 +38,6 @@ def test_ids_of_one_thread_rise_even_within_a_tick_of_the_clock(monkeypatch: pyt
     monkeypatch.setattr("time.time_ns", lambda: 1_700_000_000_000_000_000)
     ids = [jobs.new_job_id() for _ in range(10_000)]  # more than a millisecond has ticks
     assert ids == sorted(ids)
-
-
-def test_what_is_gathered_is_all_of_it_and_the_collector_is_on_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert jobs.gathered(gc.isenabled() for _ in range(10)) == [False] * 10
-    assert gc.isenabled()
-    monkeypatch.setattr(jobs, "GATHER_SECONDS", -1.0)  # a pause after each
-    assert jobs.gathered(iter(range(10))) == list(range(10))
-    assert jobs.gathered(()) == []
-
-
-def test_the_collector_is_on_again_where_an_item_cannot_be_made() -> None:
-    with pytest.raises(ZeroDivisionError):
-        jobs.gathered(1 // n for n in (1, 0))
-    assert gc.isenabled()
 
 
 def test_every_status_is_waiting_started_or_terminal() -> None:

@@ -17,7 +17,8 @@ from typing import Any, Final
 import psycopg
 from psycopg import errors, pq
 
-from dbqueue.jobs import AlikeJobs, Batch, NewJob
+from dbqueue.bulk import AlikeJobs, Batch
+from dbqueue.jobs import NewJob
 
 FEWEST: Final = 50
 """For fewer, the INSERT's one round trip is worth more."""

@@ -18,8 +18,9 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.pool import PoolProxiedConnection
 
 from dbqueue import failpoints
+from dbqueue.bulk import Batch
 from dbqueue.errors import DBQueueError
-from dbqueue.jobs import Batch, NewJob, storable
+from dbqueue.jobs import NewJob, storable
 from dbqueue.store import steps as operations
 from dbqueue.store.base import Store
 from dbqueue.store.engine import Access, make_engine

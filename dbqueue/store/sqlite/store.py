@@ -24,8 +24,9 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.pool import PoolProxiedConnection
 
 from dbqueue import failpoints
+from dbqueue.bulk import Batch
 from dbqueue.errors import OperationalError
-from dbqueue.jobs import Batch, storable
+from dbqueue.jobs import storable
 from dbqueue.store import steps as operations
 from dbqueue.store.base import Store
 from dbqueue.store.engine import GONE, Access, file_identity, make_engine

@@ -19,8 +19,9 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import sqlalchemy as sa
 
+from dbqueue.bulk import Batch
 from dbqueue.errors import ForeignConnection
-from dbqueue.jobs import Batch, NewJob
+from dbqueue.jobs import NewJob
 from dbqueue.store.base import Store
 from dbqueue.store.postgres.sql import NOTIFY_INSIDE
 from dbqueue.store.statements import Statement, pyformat

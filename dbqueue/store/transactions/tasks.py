@@ -87,7 +87,7 @@ class TaskTransaction:
         connection = self.connection
         self._begin_root()
         if self._session is None:
-            self._session = _session(connection)
+            self._session = session_on(connection)
         return self._session
 
     def add_header(self, workflow: Workflow) -> bool:
@@ -337,49 +337,7 @@ class AsyncTaskTransaction(TaskTransaction):
         return await greenlet_spawn(function)
 
 
-class InnerTransaction:
-    """Of a task that a transactional one runs in place (`apply`): a savepoint of its transaction."""
-
-    is_async = False
-
-    def __init__(self, outer: TaskTransaction) -> None:
-        self.store, self._outer = outer.store, outer
-        self._savepoint: sa.NestedTransaction | None = None
-        self._session: orm.Session | None = None
-
-    def open(self) -> None:
-        """It begins with its first use."""
-
-    @property
-    def connection(self) -> Any:
-        connection: sa.Connection = self._outer.connection
-        if self._savepoint is None:
-            self._savepoint = connection.begin_nested()
-        return connection
-
-    @property
-    def session(self) -> Any:
-        if self._session is None:
-            self._session = _session(self.connection)
-        return self._session
-
-    def commit(self, outcome: Succeeded | Replaced) -> Outcome:
-        if self._session is not None:
-            self._session.commit()
-            self._session.close()
-        if self._savepoint is not None:
-            self._savepoint.commit()
-        return outcome
-
-    def rollback(self) -> None:
-        if self._session is not None:  # first: its own savepoint is the inner one
-            self._session.close()
-        savepoint, self._savepoint = self._savepoint, None
-        if savepoint is not None and savepoint.is_active:
-            savepoint.rollback()
-
-
-def _session(connection: sa.Connection) -> orm.Session:
+def session_on(connection: sa.Connection) -> orm.Session:
     from sqlalchemy import orm  # a worker whose tasks have none should not have to hold it
 
     return orm.Session(connection, join_transaction_mode=_JOIN)
