@@ -32,6 +32,10 @@ BUSY_TIMEOUT_SECONDS = 10.0
 MAX_CONNECT_SECONDS = 3600
 """The longest that a connection may take to be made; 0 in a URL is psycopg's own bound, 130 seconds."""
 
+LIMIT_WAITS = f"SELECT set_config('lock_timeout', '{LOCK_SECONDS}s', false) WHERE current_setting('lock_timeout') = '0'"
+LIMIT_WAITS_HERE = LIMIT_WAITS.replace("false", "true")
+"""The same for one transaction, where nothing outlives it."""
+
 GONE = "the SQLite file was deleted or replaced while it was open"
 
 
@@ -235,11 +239,7 @@ def _limit_waits(connection: Any, record: object) -> None:
     """Let no enqueue wait for ever for a lock on the table; what the role or the database says comes first."""
     before = connection.autocommit
     connection.autocommit = True
-    connection.execute(
-        "SELECT set_config('lock_timeout', %s, false) WHERE current_setting('lock_timeout') = '0'",
-        [f"{LOCK_SECONDS}s"],
-        prepare=False,
-    )
+    connection.execute(LIMIT_WAITS, prepare=False)
     connection.autocommit = before
 
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, Final, cast
 
@@ -14,6 +14,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
+from dbqueue.errors import OperationalError
 from dbqueue.store import open_store
 from dbqueue.store.base import Store
 from dbqueue.store.engine import BUSY_TIMEOUT_SECONDS
@@ -23,11 +24,13 @@ from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.sqlite.store import SqliteStore
 from dbqueue.store.sqlite.watch_session import SqliteWatchSession
 from dbqueue.store.sqlite.work_session import SqliteWorkSession
+from dbqueue.store.statements import Statement
+from dbqueue.store.steps import Steps
 from dbqueue.store.transactions.tasks import AsyncTaskTransaction, TaskTransaction
 from dbqueue.store.trouble import LOCK_SECONDS, ROUND_LOCK_SECONDS
 from tests.contract.test_joining import sqlite_path
 from tests.servers import libpq_url
-from tests.stores import TestWorker, claimed_job, enqueued, opened
+from tests.stores import TestWorker, claimed_job, count, enqueued, new_job, opened
 from tests.waiting import wait_until
 
 OPTIONS = {
@@ -87,6 +90,38 @@ def test_no_statement_waits_for_ever_for_a_lock(
     with opened(postgres_url) as store, connected(store) as driver:
         row = driver.execute("SELECT current_setting('lock_timeout')").fetchone()
     assert row == (f"{seconds}s",)
+
+
+def test_through_a_pooler_no_transaction_waits_for_ever_for_a_lock(postgres_url: str) -> None:
+    """As where somebody has a unique key, and has not committed yet."""
+    shown = "SELECT current_setting('lock_timeout')"
+    with closing(open_store(postgres_url, shown_url="", pooler=True)) as store:
+        ((by_steps,),) = store.perform(lambda: _asked(shown))
+        with store.connect() as connection:
+            by_sqlalchemy = connection.exec_driver_sql(shown).scalar()
+            connection.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
+        with pooled(store) as driver:
+            left = driver.execute(shown).fetchone()
+    assert (by_steps, by_sqlalchemy, left) == (f"{LOCK_SECONDS}s", f"{LOCK_SECONDS}s", ("0",))
+
+
+def _asked(query: str) -> Steps[Sequence[Sequence[Any]]]:
+    return (yield Statement(query, {})).rows
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+def test_through_a_pooler_an_enqueue_does_not_wait_for_ever_for_a_key(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    monkeypatch.setattr("dbqueue.store.postgres.store.LIMIT_WAITS_HERE", "SET LOCAL lock_timeout = '50ms'")
+    pooler = closing(open_store(postgres_url, shown_url="", pooler=True))
+    with pooler as store, psycopg.connect(libpq_url(postgres_url)) as rival:
+        rival.execute("SET idle_in_transaction_session_timeout = '10s'")  # or a wait without an end would be this test's
+        rival.execute("INSERT INTO dbqueue_unique_keys (key, job_id) VALUES ('k', 'rival')")
+        others = [new_job("other", unique_key="o")] if many else []
+        with pytest.raises(OperationalError):
+            store.enqueue([new_job("late", unique_key="k"), *others])
+        assert count(store) == 0
 
 
 def test_through_a_pooler_nothing_outlives_a_transaction(postgres_url: str) -> None:

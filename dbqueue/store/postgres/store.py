@@ -23,7 +23,7 @@ from dbqueue.errors import DBQueueError
 from dbqueue.jobs import NewJob, storable
 from dbqueue.store import steps as operations
 from dbqueue.store.base import Store
-from dbqueue.store.engine import Access, make_engine
+from dbqueue.store.engine import LIMIT_WAITS_HERE, Access, make_engine
 from dbqueue.store.inserts import refuse_other_content
 from dbqueue.store.postgres import copying, sql
 from dbqueue.store.postgres.driver import UNFIT, Driver, translated
@@ -124,11 +124,19 @@ class PostgresStore(Store):
         return f"SELECT set_config('idle_in_transaction_session_timeout', '{math.ceil(idle_seconds * 1000)}', true)"
 
     def perform(self, operation: Callable[[], operations.Steps[T]]) -> T:
-        def run(driver: Driver) -> T:
-            with driver.transaction():
+        def run(driver: PoolConnection) -> T:
+            with self._transaction(driver):
                 return operations.run(operation(), JoinedPsycopg(driver).reply)
 
         return self._run(run)
+
+    @contextlib.contextmanager
+    def _transaction(self, driver: PoolConnection) -> Iterator[None]:
+        """In which no wait for a lock is endless, through a pooler neither: there its connections have no settings."""
+        with driver.transaction():
+            if self._pooler:
+                driver.execute(LIMIT_WAITS_HERE)
+            yield
 
     def translating(self) -> AbstractContextManager[None]:
         return translated()
@@ -151,7 +159,7 @@ class PostgresStore(Store):
 
         def run(driver: PoolConnection) -> dict[str, str]:
             failpoints.hit("enqueue.before", driver)
-            with contextlib.nullcontext() if one_statement else driver.transaction():
+            with contextlib.nullcontext() if one_statement else self._transaction(driver):
                 taken = operations.run(self.inserts.steps(jobs), JoinedPsycopg(driver).reply)
             failpoints.hit("enqueue.after", driver)
             _wake_on(driver)
@@ -212,6 +220,8 @@ class PostgresStore(Store):
         @contextlib.contextmanager
         def connected() -> Iterator[sa.Connection]:
             with translated(), self.engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
+                if self._pooler:
+                    connection.exec_driver_sql(LIMIT_WAITS_HERE)
                 yield connection
 
         return connected()
