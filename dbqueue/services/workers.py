@@ -18,10 +18,11 @@ from dbqueue.pools.child import import_modules
 from dbqueue.queue_patterns import matches
 from dbqueue.services import django_connections
 from dbqueue.services.timer import Timer
+from dbqueue.settings.kinds import MAX_CONCURRENCY
 from dbqueue.task import transactions
 from dbqueue.version import __version__
 from dbqueue.worker.autoscale import Autoscaler
-from dbqueue.worker.config import MAX_CONCURRENCY, MAX_PROCESSES, OWN_SHARE, POOLS, WorkerConfig
+from dbqueue.worker.config import MAX_PROCESSES, OWN_SHARE, POOLS, WorkerConfig
 from dbqueue.worker.crew import Crew
 from dbqueue.worker.executor import Executor, ExecutorOptions
 from dbqueue.worker.limits import Limits, TimeLimits

@@ -25,6 +25,8 @@ _MAX_IDENTIFIER_BYTES: Final = 63
 """PostgreSQL's NAMEDATALEN less one: a longer name would be cut in silence."""
 MIN_KEY_BYTES: Final = 16
 """Shortest key that signs jobs; `openssl rand -base64 32` makes a good one."""
+MAX_CONCURRENCY: Final = 10_000
+"""Of one worker. More is no choice but a slip, which would take the machine's memory before anybody could mend it."""
 MAX_SECONDS: Final = 100 * 365 * 86400
 """A hundred years. The databases' calendars have ends, and a time that is reckoned beyond them is an error."""
 
@@ -110,7 +112,7 @@ def _expiry(value: Any) -> float | None:
 def _concurrency(value: Any) -> int | None:
     if value == "auto":
         return None
-    return integer(0, 10_000).check(value) or None
+    return integer(0, MAX_CONCURRENCY).check(value) or None
 
 
 def _string(value: Any) -> str:

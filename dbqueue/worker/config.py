@@ -14,9 +14,8 @@ from dbqueue.store.records import MAX_INPUT_BYTES, WorkerInfo
 
 POOLS: Final = ("prefork", "threads", "asyncio", "solo")
 
-MAX_CONCURRENCY: Final = 10_000
 MAX_PROCESSES: Final = 5_000
-"""Of one worker. More is no choice but a slip, which would take the machine's memory before anybody could mend it."""
+"""Of one worker: half of `settings.kinds.MAX_CONCURRENCY`, for each is a process."""
 
 OWN_SHARE: Final = 0.9
 """The part of its lease after which a worker without a heartbeat has ended its runs; the rest is to be sure."""

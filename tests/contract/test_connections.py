@@ -116,7 +116,7 @@ def test_through_a_pooler_an_enqueue_does_not_wait_for_ever_for_a_key(
     monkeypatch.setattr("dbqueue.store.postgres.store.LIMIT_WAITS_HERE", "SET LOCAL lock_timeout = '50ms'")
     pooler = closing(open_store(postgres_url, shown_url="", pooler=True))
     with pooler as store, psycopg.connect(libpq_url(postgres_url)) as rival:
-        rival.execute("SET idle_in_transaction_session_timeout = '10s'")  # or a wait without an end would be this test's
+        rival.execute("SET idle_in_transaction_session_timeout = '10s'")  # else this test might wait for ever
         rival.execute("INSERT INTO dbqueue_unique_keys (key, job_id) VALUES ('k', 'rival')")
         others = [new_job("other", unique_key="o")] if many else []
         with pytest.raises(OperationalError):
