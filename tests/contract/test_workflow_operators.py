@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dbqueue.jobs import Retried
+from dbqueue.jobs import Released, Retried
 from dbqueue.store import changes
 from dbqueue.store.base import Store
 from dbqueue.store.revoking import revoke, revoked_ids
@@ -50,6 +50,14 @@ class TestOperators:
         assert changes.retry(store, ["c"]) == {"b", "c"}
         assert claimed_ids(worker) == ["b"]
         assert row(store, "c")["blocked_reason"] == "predecessors"
+
+    def test_retry_of_what_could_not_run_begins_at_what_was_called_off(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chain("a", "b"))
+        assert changes.cancel(store, ["a"]) == {"a"}
+        assert statuses(store, "a", "b") == ["REVOKED", "REVOKED"]
+        assert changes.retry(store, ["b"]) == {"a", "b"}
+        worker.settle(done(worker.claim_one()))
+        assert claimed_ids(worker) == ["b"]
 
     def test_what_was_revoked_before_it_was_enqueued_does_not_run(self, store: Store, worker: TestWorker) -> None:
         revoke(store, ["alone", "b"])
@@ -110,6 +118,18 @@ class TestOperators:
         worker.settle(done(second))
         assert changes.retry(store, ["a"]) == {"a"}
 
+    def test_retry_of_a_success_holds_back_what_is_to_run_again_itself(self, store: Store, worker: TestWorker) -> None:
+        """It takes the new result then, as one that has not begun."""
+        store.enqueue_workflow(chain("a", "b"))
+        worker.settle(done(worker.claim_one(), "7"))
+        second = worker.claim_one()
+        worker.settle(Retried("b", second.lease, "{}", None, 0.0))
+        assert changes.retry(store, ["a"]) == {"a"}
+        again = worker.claim_one()
+        assert again.id == "a"
+        worker.settle(done(again, "8"))
+        assert worker.claim_one().inputs == (("a", "[]", "8", None),)
+
     def test_a_body_runs_again_with_the_last_of_its_headers_that_have_failed(
         self, store: Store, worker: TestWorker
     ) -> None:
@@ -157,6 +177,42 @@ class TestOperators:
         worker.settle(done(second))
         assert claimed_ids(worker) == ["e"]
 
+    def test_an_errback_waits_for_its_own_failure_that_runs_again_though_another_has_come(
+        self, store: Store, worker: TestWorker
+    ) -> None:
+        """It would be told of a job that has not ended."""
+        links = [Edge(name, "e", "error", ERRBACK) for name in ("a", "b")]
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "b", "e")], links))
+        first, second = worker.claim()
+        worker.settle(failed(first))
+        worker.settle(failed(worker.claim_one()))  # the errback
+        worker.settle(failed(second))
+        assert changes.retry(store, ["a"]) == {"a"}
+        assert changes.retry(store, ["e"]) == {"e"}
+        again = worker.claim_one()
+        assert again.id == "a"
+        assert worker.claim() == []
+        worker.settle(failed(again))
+        assert claimed_ids(worker) == ["e"]
+
+    def test_a_success_runs_again_before_an_errback_that_waits_for_another(
+        self, store: Store, worker: TestWorker
+    ) -> None:
+        """It was told of an earlier failure of the same job, and waits again: it reads nothing now."""
+        links = [Edge(name, "e", "error", ERRBACK) for name in ("a", "b")]
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "b", "e")], links))
+        first, second = worker.claim()
+        worker.settle(failed(first))
+        worker.settle(failed(worker.claim_one()))  # the errback
+        worker.settle(Released(second.id, second.lease, second.ready_at))
+        assert changes.retry(store, ["a"]) == {"a"}
+        assert changes.retry(store, ["e"]) == {"e"}
+        jobs = {job.id: job for job in worker.claim()}
+        worker.settle(done(jobs["a"]))
+        assert row(store, "e")["waits_for"] == 1
+        assert changes.retry(store, ["a"]) == {"a"}
+        assert row(store, "e")["waits_for"] == 2
+
     def test_a_failure_is_as_it_is_until_its_errback_was_told(self, store: Store, worker: TestWorker) -> None:
         links = [Edge("a", "e", "error", ERRBACK), Edge("a", "f", "error", ERRBACK)]
         store.enqueue_workflow(Workflow.of([new_job(name) for name in "aef"], links))
@@ -199,7 +255,16 @@ class TestOperators:
         ]
         assert set(revoked_ids(store)) == {"a", "b", "body", "e"}  # the one that runs is not to run again
         worker.settle(failed(first))
+        assert statuses(store, "b", "body", "e") == ["REVOKED"] * 3  # the failure ends none of them once more
         assert claimed_ids(worker) == ["plain"]
+
+    def test_cancel_of_a_whole_workflow_ends_what_is_to_run_again(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chain("a", "b"))
+        job = worker.claim_one()
+        worker.settle(Retried("a", job.lease, "{}", None, 0.0))
+        assert set(changes.cancel_workflow(store, "b").ended) == {"a", "b"}
+        assert statuses(store, "a", "b") == ["REVOKED", "REVOKED"]
+        assert worker.claim() == []
 
     def test_what_waits_for_ends_counts_those_that_have_come(self, store: Store, worker: TestWorker) -> None:
         ends = [Edge(name, "end", "end") for name in ("a", "b", "c")]
