@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from dbqueue.errors import OperationalError
 from dbqueue.jobs import Progress, Released, Retried, Succeeded
 from dbqueue.store import changes, limits, revoking
 from dbqueue.store.base import Store
@@ -77,6 +78,22 @@ def test_many_jobs_run_again_by_as_many_statements_as_one(store: Store) -> None:
         kept = after["options"] if isinstance(after["options"], dict) else json.loads(after["options"])
         assert kept == before | {"retried_by_operator": 1}
         assert (after["status"], after["finished_at"]) == ("PENDING", None)
+
+
+def test_an_eager_call_stores_nothing_in_the_place_of_a_job_that_waits(store: Store) -> None:
+    job = new_job("job")
+    store.enqueue([job])
+    with pytest.raises(OperationalError):
+        changes.record(store, job, status="SUCCESS", result="1", traceback=None, retries=0, worker="eager")
+    assert row(store, "job")["status"] == "PENDING"
+
+
+def test_more_jobs_than_one_statement_takes_run_again(store: Store) -> None:
+    ids = {f"job {number:04}" for number in range(1001)}
+    store.enqueue([new_job(job_id) for job_id in ids])
+    run_sql(store, "UPDATE dbqueue_jobs SET status = 'FAILURE', ready_at = NULL, finished_at = created_at")
+    assert changes.retry(store, ids) == ids
+    assert count(store, "status = 'PENDING'") == len(ids)
 
 
 def test_a_job_that_was_called_off_before_its_time_waits_for_it_again(store: Store) -> None:
