@@ -152,6 +152,16 @@ def test_nobody_is_told_of_a_job_that_was_purged(store: Store) -> None:
     assert (count(store), edges) == (0, 0)
 
 
+def test_nobody_is_told_of_a_chord_whose_header_was_purged(store: Store, worker: TestWorker) -> None:
+    """In a queue that is not purged: its body ends, and what the purge has ended is no failure to see to."""
+    jobs = [new_job("a"), *(new_job(name, queue="other") for name in ("b", "body", "e"))]
+    edges = [Edge("a", "body", place="[0]"), Edge("b", "body", place="[1]"), Edge("body", "e", "error", ERRBACK)]
+    store.enqueue_workflow(Workflow.of(jobs, edges))
+    assert changes.purge(store, queues=["celery"]) == 1
+    assert [job.id for job in worker.claim(queues=["other"])] == ["b"]
+    assert sorted(store.fetch(["a", "b", "body", "e"])) == ["b", "body"]
+
+
 def test_a_state_is_shown_on_a_job_that_runs(store: Store, worker: TestWorker) -> None:
     job_id = enqueued(store)
     assert not changes.set_state(store, job_id, state="PACKING", meta="1")

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from dbqueue.jobs import REVOKED, Failed, Released, Replaced, Retried, Succeeded
+from dbqueue.jobs import BLOCKED_BY_LIMIT, REVOKED, Failed, Released, Replaced, Retried, Succeeded
 from dbqueue.limits import Limit, Policies
 from dbqueue.store import changes, limits, revoking
 from dbqueue.store.base import Store
@@ -61,6 +61,16 @@ def test_a_job_that_is_replaced_frees_its_permit(store: Store, worker: TestWorke
     (job,) = worker.claim_held().claimed
     worker.settle(Replaced(job.id, job.lease, Workflow((new_job(job.id),)), 0.1))
     assert [job.id for job in worker.claim_held().claimed] == ["second"]
+
+
+def test_a_job_that_is_replaced_by_a_limited_one_waits_for_a_permit(store: Store, worker: TestWorker) -> None:
+    limits.set_limit(store, "k", Limit(running=1))
+    enqueued(store, "job")
+    limited = new_job("job", task="shop.limited", limit_key="k", blocked_reason=BLOCKED_BY_LIMIT)
+    worker.settle(Replaced("job", worker.claim_one().lease, Workflow((limited,)), 0.1))
+    assert worker.claim() == []
+    (job,) = worker.claim_held().claimed
+    assert (job.id, job.task) == ("job", "shop.limited")
 
 
 def test_every_end_of_a_run_frees_its_permit(store: Store, worker: TestWorker) -> None:

@@ -106,6 +106,21 @@ class TestOperators:
         (second,) = [*worker.claim_held().claimed, *worker.claim()]
         assert second.inputs == (("a", "[]", "8", None),)
 
+    def test_retry_of_a_success_holds_back_what_waits_for_its_next_attempt(
+        self, store: Store, worker: TestWorker
+    ) -> None:
+        """It comes with the new result, though it is to be retried still."""
+        store.enqueue_workflow(chain("a", "b"))
+        worker.settle(done(worker.claim_one(), "7"))
+        second = worker.claim_one()
+        worker.settle(Retried("b", second.lease, "{}", None, 0.0))
+        assert changes.retry(store, ["a"]) == {"a"}
+        assert (row(store, "b")["status"], row(store, "b")["blocked_reason"]) == ("RETRY", "predecessors")
+        again = worker.claim_one()
+        assert again.id == "a"
+        worker.settle(done(again, "8"))
+        assert worker.claim_one().inputs == (("a", "[]", "8", None),)
+
     def test_a_success_that_a_running_job_takes_is_left_alone(self, store: Store, worker: TestWorker) -> None:
         """Its next run, after a retry or a loss, would take the result before there is one."""
         store.enqueue_workflow(chain("a", "b"))

@@ -182,6 +182,14 @@ class TestSuccess:
         worker.settle(done(worker.claim_one()))
         assert worker.claim_one().inputs is False
 
+    def test_a_body_takes_nothing_of_a_header_that_is_not_passed(self, store: Store, worker: TestWorker) -> None:
+        """Nor does it miss it."""
+        headers = [Edge("a", "body", place="[0]"), Edge("b", "body"), Edge("c", "body")]
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "b", "c", "body")], headers))
+        worker.settle(*map(done, worker.claim()))
+        assert store.forget("c")
+        assert worker.claim_one().inputs == (("a", "[0]", "1", None),)
+
     def test_an_outcome_that_is_sent_again_moves_nothing(self, store: Store, worker: TestWorker) -> None:
         store.enqueue_workflow(chord(["a", "b", "c"], "body"))
         first, *_ = worker.claim()
@@ -307,6 +315,12 @@ class TestSuccess:
         assert len(found) == 2
         assert count(store, "status = 'PENDING' AND losses = 0") == 2
         worker.settle(*map(done, found))
+        assert len(worker.claim(max_input_bytes=1024)) == 2
+
+    def test_bytes_count_among_what_a_batch_reads(self, store: Store, worker: TestWorker) -> None:
+        for n in range(4):
+            store.enqueue_workflow(chain(f"a{n}", f"b{n}"))
+        worker.settle(*(done(job, "{}", b"\0" * 500) for job in worker.claim()))
         assert len(worker.claim(max_input_bytes=1024)) == 2
 
     def results_of(self, store: Store, worker: TestWorker, *sizes: int) -> None:
@@ -494,6 +508,18 @@ class TestReplace:
         worker.settle(Replaced("x", worker.claim_one().lease, workflow, 0.1))
         assert moment(row(store, "x")["expires_at"]) == now + timedelta(hours=2)
 
+    def test_an_eta_in_the_past_takes_no_precedence(self, store: Store, worker: TestWorker) -> None:
+        """Over what is due by now."""
+        store.enqueue([new_job("x")])
+        job = worker.claim_one()
+        store.enqueue([new_job("other")])
+        run_sql(store, "UPDATE dbqueue_jobs SET ready_at = created_at WHERE id = 'other'")
+        past = datetime(2001, 1, 1, tzinfo=UTC)
+        worker.settle(Replaced("x", job.lease, Workflow((new_job("x", eta=past),)), 0.1))
+        assert moment(row(store, "x")["eta"]) == past
+        found = worker.claim(now=datetime.now(UTC) + timedelta(minutes=1))
+        assert [job.id for job in found] == ["other", "x"]
+
     def test_a_failure_before_it_ends_it(self, store: Store, worker: TestWorker) -> None:
         store.enqueue_workflow(chain("x", "z"))
         job = worker.claim_one()
@@ -517,6 +543,25 @@ class TestAddHeader:
         worker.settle(done(worker.claim_one(), "3"))
         body = worker.claim_one()
         assert sorted(body.inputs) == [("a", "[0]", "1", None), ("b", "[1]", "2", None), ("new", "[2]", "3", None)]  # type: ignore[arg-type]
+
+    def test_the_body_waits_for_each_of_several(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chord(["a", "b"], "body"))
+        jobs = worker.claim()
+        edges_ = tuple(Edge(name, BODY, place=APPEND) for name in ("x", "y"))
+        assert store.add_header(Workflow((new_job("x"), new_job("y")), edges_), "a", jobs[0].lease)
+        worker.settle(*(done(job, json.dumps(job.id)) for job in jobs))
+        first, second = worker.claim()
+        worker.settle(done(first, json.dumps(first.id)))
+        assert worker.claim() == []
+        worker.settle(done(second, json.dumps(second.id)))
+        body = worker.claim_one()
+        assert isinstance(body.inputs, tuple)
+        assert {place: text for _, place, text, _ in body.inputs} == {
+            "[0]": '"a"',
+            "[1]": '"b"',
+            "[2]": '"x"',
+            "[3]": '"y"',
+        }
 
     def test_through_the_rest_of_a_chain(self, store: Store, worker: TestWorker) -> None:
         jobs = [new_job(name) for name in ("a", "b", "c", "body")]
@@ -719,6 +764,13 @@ class TestErrbackCalls:
         assert (row(store, "e")["waits_for"], row(store, "e")["parent_id"]) == (0, "a")
         assert claimed_ids(worker) == ["e"]
 
+    def test_of_a_header_and_its_body_the_header_is_told_of(self, store: Store, worker: TestWorker) -> None:
+        """The failure itself, not what it led to."""
+        links = [*chord(["a", "b"], "body").edges, *(Edge(name, "e", "error", ERRBACK) for name in ("a", "body"))]
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "b", "body", "e")], links))
+        worker.settle(failed(worker.claim()[0]))
+        assert row(store, "e")["parent_id"] == "a"
+
     def test_a_bodys_errback_is_told_of_the_chord_error(self, store: Store, worker: TestWorker) -> None:
         edges_ = [*chord(["a", "b"], "body").edges, Edge("body", "e", "error", ERRBACK)]
         store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "b", "body", "e")], edges_))
@@ -761,6 +813,7 @@ class TestEnds:
         assert released
         (last,) = worker.claim()
         assert (last.id, last.inputs) == ("end", False)
+        assert row(store, "end")["waits_for"] == 0
 
 
 class TestOtherEnds:
@@ -781,6 +834,30 @@ class TestOtherEnds:
         store.enqueue_workflow(chain("a", "b", "c"))
         revoke(store, ["b"])
         assert statuses(store, "a", "b", "c") == ["PENDING", "REVOKED", "REVOKED"]
+
+    @pytest.mark.parametrize("succeeds", [True, False])
+    def test_the_errback_of_what_was_revoked_is_told_though_all_before_it_is_dropped(
+        self, store: Store, worker: TestWorker, succeeds: bool
+    ) -> None:
+        """With an errback goes what waits for it, and nothing else that is below it."""
+        links = [
+            Edge("x", "a"),
+            Edge("a", "e", "error", ERRBACK),
+            Edge("e", "after", place=FIRST_ARGUMENT),
+            Edge("after", "told", "error", ERRBACK),
+        ]
+        names = ("x", "a", "e", "after", "told")
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in names], links))
+        job = worker.claim_one()
+        if succeeds:
+            worker.settle(done(job))
+            job = worker.claim_one()
+        revoke(store, ["after"])
+        worker.settle(done(job) if succeeds else failed(job))
+        assert sorted(store.fetch(names)) == ["a", "after", "told", "x"]
+        told = worker.claim_one().inputs
+        assert isinstance(told, tuple)
+        assert [predecessor for predecessor, *_ in told] == ["after"]
 
     def test_revoke_before_it_was_enqueued(self, store: Store) -> None:
         revoke(store, ["b"])
