@@ -56,7 +56,8 @@ def retry(store: Store, job_ids: Collection[str]) -> set[str]:
     - a job that was revoked before it was enqueued: there is nothing to run;
     - one that takes a result which was deleted: it would run without that argument;
     - one after which another runs, or whose errback is about to be told of its failure: these need it as it is;
-    - an errback of a failure that is none any more, or may soon be none;
+    - an errback of a failure that is none any more, or may soon be none, or that was called off before there was
+      one and can be told of none;
     - one whose unique key is another job's by now (`queries.holders`).
     """
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from dbqueue.jobs import Released, Retried
+from dbqueue.jobs import ClaimedJob, Outcome, Released, Retried
 from dbqueue.store import changes
 from dbqueue.store.base import Store
 from dbqueue.store.revoking import revoke, revoked_ids
@@ -227,6 +229,29 @@ class TestOperators:
         assert row(store, "e")["waits_for"] == 1
         assert changes.retry(store, ["a"]) == {"a"}
         assert row(store, "e")["waits_for"] == 2
+
+    @pytest.mark.parametrize("ends", [done, failed])
+    def test_an_errback_that_was_called_off_does_not_run_without_a_failure_to_be_told_of(
+        self, store: Store, worker: TestWorker, ends: Callable[[ClaimedJob], Outcome]
+    ) -> None:
+        links = [Edge("a", "e", "error", ERRBACK), Edge("e", "after")]
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "e", "after")], links))
+        revoke(store, ["e"])
+        worker.settle(ends(worker.claim_one()))
+        assert changes.retry(store, ["e", "after"]) == set()
+        assert statuses(store, "e", "after") == ["REVOKED", "REVOKED"]
+
+    @pytest.mark.parametrize("ids", [["e"], ["a", "e"]])
+    def test_an_errback_that_was_called_off_waits_again_where_there_may_be_a_failure(
+        self, store: Store, worker: TestWorker, ids: list[str]
+    ) -> None:
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "e")], [Edge("a", "e", "error", ERRBACK)]))
+        revoke(store, ids)
+        assert changes.retry(store, ids) == set(ids)
+        worker.settle(failed(worker.claim_one()))
+        told = worker.claim_one().inputs
+        assert isinstance(told, tuple)
+        assert [predecessor for predecessor, *_ in told] == ["a"]
 
     def test_a_failure_is_as_it_is_until_its_errback_was_told(self, store: Store, worker: TestWorker) -> None:
         links = [Edge("a", "e", "error", ERRBACK), Edge("a", "f", "error", ERRBACK)]

@@ -136,9 +136,20 @@ class Graph(Rows):
             edge.successor for edge in self.edges
             if edge.on == "success" and edge.successor in found
             and edge.predecessor not in found and self._status(edge.predecessor) in FAILED
-        }:  # fmt: skip
+        } | {each for each in found if self._has_nothing_to_be_told(each, found)}:  # fmt: skip
             found -= more
         return found
+
+    def _has_nothing_to_be_told(self, job_id: str, repeated: set[str]) -> bool:
+        """Whether it is an errback that was called off before any failure, and that there can be none for now."""
+        told_of = self.rows[job_id].told_of
+        before = [edge.predecessor for edge in self.edges if edge.on == "error" and edge.successor == job_id]
+        return bool(before) and not any(
+            each in repeated
+            or self._status(each) not in (None, *TERMINAL)
+            or (each == told_of and self._status(each) in FAILED)
+            for each in before
+        )
 
     def _is_needed_now(self, edge: Edge) -> bool:
         """Whether the successor runs, or is an errback that is about to be told."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Final
+from collections.abc import Collection, Sequence
+from typing import Any, Final, TypeAlias
 
 from dbqueue.codec import describe_exception
 from dbqueue.errors import TaskRevokedError
@@ -13,6 +13,8 @@ from dbqueue.store.steps import Steps
 from dbqueue.store.workflows.failure import EDGES_INTO, LOCK_TOGETHER
 from dbqueue.store.workflows.removing import LOCK_WORKFLOWS
 from dbqueue.store.workflows.words import statement
+
+Rows: TypeAlias = Sequence[Sequence[Any]]
 
 # An errback, and what waits for it, is not what failed.
 _BESIDE: Final = """
@@ -74,6 +76,13 @@ SELECT id FROM never"""
 FAILED_BEFORE: Final = """
 SELECT e.predecessor, e.successor FROM {given} {each}{edges} {into_b} {each}{jobs} {at_start}
 WHERE e.event = 'success' AND p.status IN ('FAILURE', 'REVOKED')"""
+
+# Errbacks, with what each waits for; and whether that can still fail, or is the failure that it was told of.
+TOLD: Final = """
+SELECT s.id, e.predecessor, p.finished_at IS NULL AND p.id IS NOT NULL
+    OR p.id = s.parent_id AND p.status IN ('FAILURE', 'REVOKED')
+FROM {given} {each}{edges} {into_b} {each}{jobs} {at_end} {each_or_none}{jobs} {at_start_or_none}
+WHERE e.event = 'error'"""
 
 ALL_SUCCESSORS: Final = "SELECT e.successor FROM {given} {each}{edges} {out_of_b}"
 
@@ -145,9 +154,21 @@ def _to_repeat(store: Store, job_ids: Collection[str]) -> Steps[set[str]]:
         wanted = set(job_ids) - never
         found = {*wanted, *(row[0] for row in (yield statement(store, TO_REPEAT, ids=wanted)).rows)} - never
     failed = (yield statement(store, FAILED_BEFORE, ids=found)).rows
-    while still_blocked := {successor for predecessor, successor in failed if predecessor not in found} & found:
-        found -= still_blocked  # they would wait for ever; they are taken along when the other is repeated
+    errbacks = (yield statement(store, TOLD, ids=found)).rows
+    while left := (_still_blocked(failed, found) | _untold(errbacks, found)) & found:
+        found -= left
     return found
+
+
+def _still_blocked(failed: Rows, found: Collection[str]) -> set[str]:
+    """They would wait for ever; they are taken along when the other is repeated."""
+    return {successor for predecessor, successor in failed if predecessor not in found}
+
+
+def _untold(errbacks: Rows, found: Collection[str]) -> set[str]:
+    """Errbacks that were called off before any failure, and for which there can be none now: none would be told."""
+    may_run = {job_id for job_id, predecessor, told in errbacks if told or predecessor in found}
+    return {row[0] for row in errbacks} - may_run
 
 
 def not_succeeded(store: Store, workflow_id: str) -> Steps[set[str]]:
