@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from dbqueue.errors import OperationalError
 from dbqueue.jobs import Progress, Released, Retried, Succeeded
+from dbqueue.limits import Limit
 from dbqueue.store import changes, limits, revoking
 from dbqueue.store.base import Store
 from dbqueue.workflows import ERRBACK, Edge, Workflow
@@ -108,6 +109,25 @@ def test_a_result_in_another_serializer_goes_too(store: Store, worker: TestWorke
     worker.settle(Succeeded(job_id, worker.claim_one().lease, '{"content_type": "x"}', 0.0, b"\x80"))
     assert changes.retry(store, [job_id]) == {job_id}
     assert (row(store, job_id)["result"], row(store, job_id)["result_content"]) == (None, None)
+
+
+def test_a_limited_job_that_is_to_run_again_waits_for_a_permit(store: Store, worker: TestWorker) -> None:
+    limits.set_limit(store, "key", Limit(running=1))
+    job_id = held(store, "key")
+    (job,) = worker.claim_held().claimed
+    worker.settle(Succeeded(job_id, job.lease, "1", 0.0))
+    assert changes.retry(store, [job_id]) == {job_id}
+    assert worker.claim() == []
+    assert [job.id for job in worker.claim_held().claimed] == [job_id]
+
+
+def test_only_what_has_ended_is_deleted(store: Store, worker: TestWorker) -> None:
+    running = enqueued(store)
+    worker.claim_one()
+    waiting = enqueued(store)
+    assert changes.delete(store, [running, waiting]) == set()
+    assert not store.forget(running)
+    assert count(store) == 2
 
 
 @pytest.mark.parametrize("call_off", [changes.cancel, revoking.revoke])

@@ -12,7 +12,7 @@ from dbqueue.store.base import Store
 from dbqueue.store.revoking import revoke, revoked_ids
 from dbqueue.workflows import ERRBACK, Edge, Event, Workflow
 from tests.contract.test_workflows import chain, chord, claimed_ids, done, edges, failed, statuses
-from tests.stores import TestWorker, new_job, row, run_sql
+from tests.stores import TestWorker, count, new_job, row, run_sql
 
 
 def error_free(store: Store, *ids: str) -> bool:
@@ -160,6 +160,22 @@ class TestOperators:
         worker.settle(done(worker.claim_one()))
         assert claimed_ids(worker) == ["body"]
 
+    def test_what_comes_after_a_body_that_is_left_alone_is_left_alone_too(
+        self, store: Store, worker: TestWorker
+    ) -> None:
+        """It would wait for ever."""
+        links = [*chord(["a", "b"], "body").edges, Edge("body", "after")]
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "b", "body", "after")], links))
+        worker.settle(*map(failed, worker.claim()))
+        assert changes.retry(store, ["a"]) == {"a"}
+        assert statuses(store, "body", "after") == ["FAILURE", "FAILURE"]
+
+    def test_what_waited_for_an_end_and_was_let_go_is_not_held_back(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(Workflow.of([new_job("a"), new_job("last")], [Edge("a", "last", "end")]))
+        worker.settle(failed(worker.claim_one()))
+        assert changes.retry(store, ["a"]) == {"a"}
+        assert sorted(claimed_ids(worker)) == ["a", "last"]
+
     def test_a_whole_workflow_again(self, store: Store, worker: TestWorker) -> None:
         jobs = [new_job(name) for name in ("a", "b", "c", "body", "e")]
         edges_ = [*chord(["a", "b", "c"], "body").edges, *(Edge(name, "e", "error", ERRBACK) for name in "abc")]
@@ -305,6 +321,17 @@ class TestOperators:
         assert set(changes.cancel_workflow(store, "b").ended) == {"a", "b"}
         assert statuses(store, "a", "b") == ["REVOKED", "REVOKED"]
         assert worker.claim() == []
+
+    def test_nothing_of_a_workflow_that_was_cancelled_waits_for_anything(
+        self, store: Store, worker: TestWorker
+    ) -> None:
+        jobs = [new_job("a"), new_job("limited", limit_key="k"), new_job("after")]
+        store.enqueue_workflow(Workflow.of(jobs, [Edge("a", "limited"), Edge("limited", "after")]))
+        worker.settle(done(worker.claim_one()))
+        assert row(store, "limited")["held_at"] is not None
+        changes.cancel_workflow(store, "a")
+        waits = "held_at IS NOT NULL OR ready_at IS NOT NULL OR blocked_reason IS NOT NULL"
+        assert count(store, waits) == 0
 
     def test_what_waits_for_ends_counts_those_that_have_come(self, store: Store, worker: TestWorker) -> None:
         ends = [Edge(name, "end", "end") for name in ("a", "b", "c")]

@@ -972,6 +972,15 @@ class TestOtherEnds:
         assert store.forget("e")
         assert edges(store) == 0
 
+    def test_a_success_is_not_kept_for_an_errback_that_waits_for_another_failure(
+        self, store: Store, worker: TestWorker
+    ) -> None:
+        links = [Edge(name, "e", "error", ERRBACK) for name in ("a", "b")]
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "b", "e")], links))
+        first, _ = worker.claim()
+        worker.settle(done(first))
+        assert store.forget("a")
+
     def test_an_edge_that_passed_nothing_goes_with_its_first_row(self, store: Store, worker: TestWorker) -> None:
         """Whatever its other row takes of others: a later job of that id is none of its own."""
         headers = [Edge("a", "body", place="[0]"), Edge("b", "body")]
