@@ -60,14 +60,18 @@ def test_it_tries_again_ever_more_seldom_but_often_enough(store: Store, monkeypa
 
 
 def test_what_a_new_connection_puts_right(store: Store) -> None:
-    worker = TestWorker(store)
-    ids = [enqueued(store) for _ in range(5)]
-    by_id = {job.id: job for job in worker.claim(5)}
-    runs, forgotten, over, answered, unseen = (by_id[each] for each in ids)
+    worker, rival = TestWorker(store), TestWorker(store)
+    ids = [enqueued(store) for _ in range(7)]
+    by_id = {job.id: job for job in worker.claim(7)}
+    runs, forgotten, taken, done, over, answered, unseen = (by_id[each] for each in ids)
     holding = Holding()
     holding.worker_id = worker.id
-    holding.take([runs, forgotten, over, answered])
-    # What a crash of the server forgets looks like this; what a transactional task has ended itself like that.
+    holding.take([runs, forgotten, taken, done, over, answered])
+    # What a crash of the server forgets looks like this, and others may run it, or have done so since; what a
+    # transactional task has ended itself looks like that.
+    worker.settle(*(Released(job.id, job.lease, job.ready_at) for job in (taken, done)))
+    (ended,) = [job for job in rival.claim() if job.id == done.id]
+    rival.settle(Succeeded(ended.id, ended.lease, "1", 0.0))
     worker.settle(*(Released(job.id, job.lease, job.ready_at) for job in (forgotten, answered)))
     worker.settle(Succeeded(over.id, over.lease, "1", 0.0))
     holding.outcomes.append(Succeeded(answered.id, answered.lease, "1", 0.0))
@@ -76,12 +80,14 @@ def test_what_a_new_connection_puts_right(store: Store) -> None:
     before = session.has_broken
     assert session.surely(lambda current: current.anything_held()) is False
     assert (before, session.has_broken) == (False, True)
-    assert lost == [(forgotten.id, forgotten.lease)]
+    assert lost == [(job.id, job.lease) for job in (forgotten, taken, done)]
     assert holding.leases.keys() == {runs.id, over.id, answered.id}
     # The reply to its claim was lost: it is nobody's.
     assert [row(store, job.id)["status"] for job in (runs, unseen)] == ["STARTED", "PENDING"]
+    assert row(store, taken.id)["worker"] == rival.id
     session.close()
     worker.close()
+    rival.close()
 
 
 def test_late_claims_are_looked_for_more_and_more_rarely(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
