@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self, cast
 from uuid import uuid4
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -19,7 +20,8 @@ from dbqueue.store.base import Store
 from dbqueue.store.records import Claim
 from dbqueue.store.sqlite.work_session import SqliteWorkSession
 from tests.concurrency.test_two_connections import at_once
-from tests.stores import TestWorker, count, enqueued, held, opened
+from tests.servers import libpq_url
+from tests.stores import TestWorker, count, enqueued, held, opened, row
 from tests.waiting import wait_until
 
 THREADS = 6
@@ -135,6 +137,42 @@ def test_a_rescue_against_admissions(store: Store) -> None:
     assert watcher.most.get("k", 0) <= 4
     for worker in [dead, *alive, *rescuers]:
         worker.close()
+
+
+def test_a_claim_of_freed_permits_counts_what_a_rival_has_admitted_meanwhile(postgres_url: str) -> None:
+    """The rival has the key: the claim waits for it, and looks at the permits after that."""
+    claimed: list[ClaimedJob] = []
+    with opened(postgres_url) as store, psycopg.connect(libpq_url(postgres_url)) as rival:
+        limits.set_limit(store, "k", Limit(running=1))
+        admitted, waits = held(store, "k"), held(store, "k")
+        worker = TestWorker(store)
+
+        def claim() -> None:
+            keys = Claim(worker.id, str(uuid4()), worker.queues, 5, keys=["k"])
+            claimed.extend(worker.session.round([], keys).claimed)
+
+        thread = threading.Thread(target=claim)
+        rival.execute("SELECT FROM dbqueue_limits FOR UPDATE")
+        thread.start()
+        waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        wait_until(
+            lambda: has_rows(postgres_url, waiting) or not thread.is_alive(), what="the claim's wait for the key"
+        )
+        rival.execute(
+            "UPDATE dbqueue_jobs SET status = 'STARTED', permit = 'k', held_at = NULL, blocked_reason = NULL,"
+            " lease = gen_random_uuid(), worker = 'rival', started_at = now() WHERE id = %s",
+            [admitted],
+        )
+        rival.commit()
+        thread.join(60)
+        assert (claimed, row(store, waits)["status"]) == ([], "PENDING")
+        worker.close()
+
+
+def has_rows(url: str, query: str) -> bool:
+    """Whether it has a row, seen from a transaction of its own."""
+    with psycopg.connect(libpq_url(url)) as connection:
+        return bool(connection.execute(query.encode()).fetchall())
 
 
 def test_on_a_file_no_job_is_parked_that_a_rival_has_claimed(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
