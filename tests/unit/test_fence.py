@@ -310,6 +310,19 @@ def test_a_shutdown_that_outlasts_the_lease_ends(start: Any, caplog: Any, event:
 
 
 @pytest.mark.parametrize("event", ["declared_dead", "late"])
+def test_a_worker_that_ends_does_not_come_back_when_its_lease_has_ended(start: Any, caplog: Any, event: str) -> None:
+    """It may wait for a database that takes its last outcomes: it neither registers anew nor claims."""
+    worker = start()
+    worker.ending.state, worker.ending.claims = State.ENDING, False
+    worker.watch.declared_dead, worker.clock = event == "declared_dead", 2.0 if event == "late" else 0.5
+    worker.turn()
+    worker.watch.declared_dead, worker.clock = False, 0.5
+    worker.turn()
+    assert worker.ending.state is State.ENDING
+    assert (worker.rounds.registrations, worker.claiming, caplog.records) == (0, [], [])
+
+
+@pytest.mark.parametrize("event", ["declared_dead", "late"])
 @pytest.mark.parametrize("state", [State.RUNNING, State.DRAINING, State.SOFT])
 def test_solo_ends_with_its_run(start: Any, caplog: Any, event: str, state: State) -> None:
     worker = start("solo")
