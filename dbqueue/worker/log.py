@@ -168,8 +168,8 @@ def hard_limit_in_place(job: ClaimedJob, seconds: float) -> None:
 
 def lease_lost(job: ClaimedJob, error: object) -> None:
     logger.warning(
-        "Job %s lost its lease while it ran here: what it wrote is rolled back and its outcome is dropped, for it is "
-        "another's by now (%s)",
+        "Job %s lost its lease while it ran here: what it wrote is rolled back and its success is dropped (%s); should "
+        "the worker's own connection find it under that lease all the same, it counts as a lost run",
         job.id,
         error,
         extra=_fields(job),

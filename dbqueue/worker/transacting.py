@@ -3,8 +3,8 @@
     returned ─► finished (encode, on_success) ─► commit ─┬─ committed ─► told ─► Settled
     Ignore, Replace ─────────────────────────► commit ───┤
     raised ─► rollback ─► fail (hooks, signals) ─► Failed | Retried | Released, by the rounds
-                                                         ├─ LeaseLost ─► Settled, dropped and logged
-                                                         └─ NotCommitted ─► Released: it runs again
+                                                         └─ LeaseLost | NotCommitted ─► Released: it runs again,
+                                                            unless the row is another's for the worker's rounds too
 
 Written once as steps, of which each is run here or awaited on an event loop.
 """
@@ -158,11 +158,14 @@ def _dropped(executor: Executor, call: Call, error: LeaseLost | NotCommitted) ->
         return Released(job.id, job.lease, job.ready_at)
     with contextlib.suppress(Exception):  # receivers that free what they took at task_prerun
         executor.after(call, "IGNORED", error, None)
+    again = job.redeliver and executor.transactions is not None and job.losses < executor.transactions.max_losses
+    # Said over the task's own connection, which may lead elsewhere than the worker's: to a primary of old that has come
+    # back, among several hosts. The rounds write an outcome under its lease, where it has one there, and else nothing;
+    # without one the row would stay STARTED for as long as this worker lives.
     if isinstance(error, LeaseLost):
         log.lease_lost(job, error)
-        return Settled(job.id, job.lease, 0.0, succeeded=False)
-    again = job.redeliver and executor.transactions is not None and job.losses < executor.transactions.max_losses
-    log.not_committed(job, error, again=again)
+    else:
+        log.not_committed(job, error, again=again)
     if again:  # as one that was lost with its process
         return Released(job.id, job.lease, job.ready_at, lost=True)
     text, _ = describe_exception(WorkerLostError(f"{error}, and it may not run again"), max_bytes=4096)

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 import dbqueue
 from dbqueue import DBQueue, signals, testing
 from dbqueue.contrib.testing.worker import start_worker
-from dbqueue.errors import ChordError, EncodeError, LeaseLost, SoftTimeLimitExceeded
+from dbqueue.errors import ChordError, EncodeError, LeaseLost, SoftTimeLimitExceeded, WorkerLostError
 from dbqueue.jobs import Outcome
 from dbqueue.services.workers import make_executor
 from dbqueue.store.postgres.copying import FEWEST
@@ -361,6 +361,26 @@ def test_a_lost_lease_takes_everything_back(app: App, caplog: pytest.LogCaptureF
     assert run.state == "PENDING"
     assert result.status == "STARTED"
     assert "lost its lease while it ran here" in caplog.text
+
+
+@pytest.mark.parametrize(("redeliver", "runs"), [(True, 3), (False, 1)], ids=["may run again", "may not run again"])
+def test_a_lease_that_only_the_task_s_own_connection_misses_is_a_lost_run(app: App, redeliver: bool, runs: int) -> None:
+    """As where that connection leads to a server of old, which has come back and knows nothing of the claim."""
+    app.conf.task_max_losses = 2
+    begun = []
+
+    @app.task(name="t.misled", bind=True, transactional=True, acks_late=redeliver)
+    def misled(self: Any) -> None:
+        begun.append(self.request.id)
+        self.session.execute(sa.text("INSERT INTO effects VALUES ('a')"))
+        # Undone with all the rest, so that nobody else ever sees it.
+        self.session.execute(sa.text("UPDATE dbqueue_jobs SET lease = '11111111-1111-1111-1111-111111111111'"))
+
+    result = misled.delay()
+    work_off(app)
+    assert begun == [result.id] * runs
+    assert isinstance(result.result, WorkerLostError)
+    assert effects(app) == []
 
 
 def test_the_other_serializers_results_are_written_too(database_url: str) -> None:
