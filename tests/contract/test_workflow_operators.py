@@ -269,6 +269,15 @@ class TestOperators:
         assert isinstance(told, tuple)
         assert [predecessor for predecessor, *_ in told] == ["a"]
 
+    def test_an_errback_that_was_called_off_does_not_run_again_with_its_failure(
+        self, store: Store, worker: TestWorker
+    ) -> None:
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "e")], [Edge("a", "e", "error", ERRBACK)]))
+        revoke(store, ["e"])
+        worker.settle(failed(worker.claim_one()))
+        assert changes.retry(store, ["a"]) == {"a"}
+        assert statuses(store, "a", "e") == ["PENDING", "REVOKED"]
+
     def test_a_failure_is_as_it_is_until_its_errback_was_told(self, store: Store, worker: TestWorker) -> None:
         links = [Edge("a", "e", "error", ERRBACK), Edge("a", "f", "error", ERRBACK)]
         store.enqueue_workflow(Workflow.of([new_job(name) for name in "aef"], links))
