@@ -135,18 +135,6 @@ class TestOperators:
         worker.settle(done(second))
         assert changes.retry(store, ["a"]) == {"a"}
 
-    def test_retry_of_a_success_holds_back_what_is_to_run_again_itself(self, store: Store, worker: TestWorker) -> None:
-        """It takes the new result then, as one that has not begun."""
-        store.enqueue_workflow(chain("a", "b"))
-        worker.settle(done(worker.claim_one(), "7"))
-        second = worker.claim_one()
-        worker.settle(Retried("b", second.lease, "{}", None, 0.0))
-        assert changes.retry(store, ["a"]) == {"a"}
-        again = worker.claim_one()
-        assert again.id == "a"
-        worker.settle(done(again, "8"))
-        assert worker.claim_one().inputs == (("a", "[]", "8", None),)
-
     def test_a_body_runs_again_with_the_last_of_its_headers_that_have_failed(
         self, store: Store, worker: TestWorker
     ) -> None:
@@ -277,6 +265,19 @@ class TestOperators:
         worker.settle(failed(worker.claim_one()))
         assert changes.retry(store, ["a"]) == {"a"}
         assert statuses(store, "a", "e") == ["PENDING", "REVOKED"]
+
+    def test_an_errback_that_has_run_runs_again_though_the_failure_is_forgotten(
+        self, store: Store, worker: TestWorker
+    ) -> None:
+        """The other that it waited for has succeeded: no failure is left, but it was told of one."""
+        links = [Edge("a", "e", "error"), Edge("b", "e", "error")]
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in "abe"], links))
+        first, second = sorted(worker.claim(), key=lambda job: job.id)
+        worker.settle(failed(first))
+        worker.settle(failed(worker.claim_one()), done(second))
+        store.forget("a")
+        assert changes.retry(store, ["e"]) == {"e"}
+        assert claimed_ids(worker) == ["e"]
 
     def test_a_failure_is_as_it_is_until_its_errback_was_told(self, store: Store, worker: TestWorker) -> None:
         links = [Edge("a", "e", "error", ERRBACK), Edge("a", "f", "error", ERRBACK)]
