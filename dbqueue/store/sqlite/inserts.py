@@ -53,16 +53,18 @@ WHERE true
 ON CONFLICT DO NOTHING"""
 
 
+def _one(fields: Sequence[str]) -> str:
+    return "(SELECT " + ", ".join(f":{name} AS {name}" for name in fields) + ") AS d"
+
+
 def _source(fields: Sequence[str]) -> str:
     """One JSON array carries all rows: one statement, whatever the number."""
     columns = ", ".join(f"json_extract(value, '$[{i}]') AS {name}" for i, name in enumerate(fields))
     return f"(SELECT {columns} FROM json_each(:rows)) AS d"
 
 
-_ONE = _SELECT.replace("{source}", "(SELECT " + ", ".join(f":{name} AS {name}" for name in FIELDS) + ") AS d")
-_ALL_ONE = _SELECT_ALL.replace(
-    "{source}", "(SELECT " + ", ".join(f":{name} AS {name}" for name in ALL_FIELDS) + ") AS d"
-)
+_ONE = _SELECT.replace("{source}", _one(FIELDS))
+_ALL_ONE = _SELECT_ALL.replace("{source}", _one(ALL_FIELDS))
 _MANY = _SELECT.replace("{source}", _source(FIELDS))
 _ALL = _SELECT_ALL.replace("{source}", _source(ALL_FIELDS))
 _SAME = f"""
@@ -87,9 +89,7 @@ WHERE held.key = json_extract(d.value, '$[0]') AND held.job_id = json_extract(d.
 RETURNING key"""
 
 # Statements cost no round trips, and bytes travel in no list.
-_WORKFLOW_ONE: Final = in_workflow(_SELECT_ALL).replace(
-    "{source}", "(SELECT " + ", ".join(f":{name} AS {name}" for name in ALL_FIELDS) + ") AS d"
-)
+_WORKFLOW_ONE: Final = in_workflow(_SELECT_ALL).replace("{source}", _one(ALL_FIELDS))
 _WORKFLOW_MANY: Final = in_workflow(_SELECT_ALL).replace("{source}", _source(ALL_FIELDS))
 _LINK: Final = f"""
 INSERT INTO {{edges}} ({", ".join(EDGE_COLUMNS)})
