@@ -263,6 +263,8 @@ class Failed(NamedTuple):
     traceback: str | None
     seconds: float
     status: str = FAILURE
+    missed: str | None = None
+    """As in `Released`."""
 
 
 class Retried(NamedTuple):
@@ -303,6 +305,8 @@ class Released(NamedTuple):
     """The row's options as they are to be; None leaves them."""
     hold: str | None = None
     """The limit whose permit it is to wait for; one that it has already goes before."""
+    missed: str | None = None
+    """The run's own transaction did not find the lease: what becomes of the job if the worker does, for its log."""
 
     @property
     def rejected(self) -> bool:

@@ -50,6 +50,7 @@ from dbqueue.store.records import Claim, HeldClaim
 from dbqueue.store.sessions import WorkSession
 from dbqueue.task.eager import claimed
 from dbqueue.worker.config import WorkerConfig
+from dbqueue.worker.settling import explain
 
 if TYPE_CHECKING:
     from dbqueue.app import DBQueue
@@ -177,7 +178,7 @@ class _Drain:
 
     def _settle(self, job: ClaimedJob, outcome: Outcome, now: datetime | None) -> None:
         linked = {job.id} if job.successors else frozenset[str]()
-        self._session.round([outcome], None, linked=linked, now=self._time(now))
+        explain(self._session, [outcome], self._session.round([outcome], None, linked=linked, now=self._time(now)))
 
     def _perform(self, job: ClaimedJob) -> tuple[Run, Outcome]:
         if job.expired:

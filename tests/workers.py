@@ -47,6 +47,7 @@ class WorkerProcess:
         environment: dict[str, str] | None = None,
         inside: Sequence[str] = (),
         folder: Path | None = None,
+        loglevel: str = "INFO",
         **options: Any,
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="dbqueue-worker-", dir=folder))
@@ -57,6 +58,7 @@ class WorkerProcess:
             "options": {"pool": pool, "concurrency": concurrency, **options},
             "settings": FAST | (settings or {}),
             "ready": str(self.folder / "ready"),
+            "loglevel": loglevel,
         }
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
@@ -172,7 +174,7 @@ def main() -> int:
 
     make_app = import_module(order["module"]).make_app
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(message)s")
+    logging.basicConfig(level=order["loglevel"], format="%(asctime)s %(process)d %(levelname)s %(message)s")
     app = make_app(order["url"], **order["settings"])
     worker = app.Worker(on_ready=Path(order["ready"]).touch, **order["options"])
     code: int = worker.start()

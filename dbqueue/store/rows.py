@@ -79,7 +79,7 @@ def split(outcomes: Iterable[Outcome]) -> tuple[list[Finish], list[Requeue]]:
             job_id, lease, result, seconds, _ = outcome
             finish.append(Finish(job_id, lease, SUCCESS, result, None, seconds))
         elif isinstance(outcome, Failed):
-            job_id, lease, error, traceback, seconds, status = outcome
+            job_id, lease, error, traceback, seconds, status, _ = outcome
             finish.append(Finish(job_id, lease, status, error, traceback, seconds))
         elif isinstance(outcome, Released):
             requeue.append(_release(outcome))

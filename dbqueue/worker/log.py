@@ -166,13 +166,18 @@ def hard_limit_in_place(job: ClaimedJob, seconds: float) -> None:
     )
 
 
-def lease_lost(job: ClaimedJob, error: object) -> None:
+def lease_lost(job_id: str, outcome: str, what: str) -> None:
+    """An outcome that came too late; `what` says who has the job now."""
+    logger.warning("Job %s lost its lease while it ran here: its %s is dropped, %s", job_id, outcome, what)
+
+
+def lease_missed(job_id: str, next_step: str) -> None:
+    """The transaction of a run did not find its lease, where the worker's own connection does."""
     logger.warning(
-        "Job %s lost its lease while it ran here: what it wrote is rolled back and its success is dropped (%s); should "
-        "the worker's own connection find it under that lease all the same, it counts as a lost run",
-        job.id,
-        error,
-        extra=_fields(job),
+        "Job %s had no lease where its task's own connection led, and has one for the worker (another server, among "
+        "several hosts?): what it wrote is rolled back, and %s",
+        job_id,
+        next_step,
     )
 
 
@@ -187,13 +192,7 @@ def not_committed(job: ClaimedJob, error: object, *, again: bool) -> None:
     logger.error("Task %s[%s]: %s; %s", job.shown_name, job.id, error, next_step, extra=_fields(job))
 
 
-def lost(job: ClaimedJob, pid: int, how: str, *, runs: int, cap: int, again: bool) -> None:
-    if again:
-        next_step = f"it runs again (loss {runs} of at most {cap})"
-    elif runs > cap:
-        next_step = f"it ends as FAILURE: this is loss {runs}, and task_max_losses is {cap}"
-    else:
-        next_step = "it ends as FAILURE: the task may not run again once it has started"
+def lost(job: ClaimedJob, pid: int, how: str, next_step: str) -> None:
     logger.error(
         "Pool process %s %s while it ran task %s[%s]; %s",
         pid,
@@ -203,6 +202,15 @@ def lost(job: ClaimedJob, pid: int, how: str, *, runs: int, cap: int, again: boo
         next_step,
         extra=_fields(job),
     )
+
+
+def after_loss(*, runs: int, cap: int, again: bool) -> str:
+    """What becomes of a job of which so many runs were lost."""
+    if again:
+        return f"it runs again (loss {runs} of at most {cap})"
+    if runs > cap:
+        return f"it ends as FAILURE: this is loss {runs}, and task_max_losses is {cap}"
+    return "it ends as FAILURE: the task may not run again once it has started"
 
 
 def locked(job_id: str, number: int) -> None:

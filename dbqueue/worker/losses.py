@@ -39,7 +39,8 @@ class Losses:
     def _lost(self, child: Child, job: ClaimedJob, how: str) -> Outcome:
         runs = job.losses + 1
         again = job.redeliver and runs <= self._config.max_losses
-        log.lost(job, child.pid or 0, how, runs=runs, cap=self._config.max_losses, again=again)
+        next_step = log.after_loss(runs=runs, cap=self._config.max_losses, again=again)
+        log.lost(job, child.pid or 0, how, next_step)
         return Released(job.id, job.lease, job.ready_at, lost=True) if again else _failed(job, f"Worker {how}")
 
 

@@ -6,7 +6,7 @@ What somebody has locked is no such thing: it is left for another round (`aside`
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -49,7 +49,7 @@ def settle(
             return settle(session, outcomes, None, linked)
         _bisect(session, outcomes, error, linked)
         return Round(released=bool(linked))
-    _explain_missing(session, outcomes, result)
+    explain(session, outcomes, result)
     return result
 
 
@@ -109,7 +109,7 @@ def _settle_free(session: WorkSession, outcomes: list[Outcome], linked: Collecti
             if len(outcomes) == 1:
                 return _settle_one(session, outcomes, linked)
         else:
-            _explain_missing(session, outcomes, result)
+            explain(session, outcomes, result)
             return result
         half = len(outcomes) // 2
         halves = [outcomes[:half], outcomes[half:]]
@@ -158,26 +158,30 @@ def _bisect(session: WorkSession, outcomes: list[Outcome], error: Exception, lin
         session.round(failed, None)
 
 
-def _explain_missing(session: WorkSession, outcomes: list[Outcome], result: Round) -> None:
-    """Say what became of outcomes that matched no row; they are never forced."""
-    missing = [each for each in outcomes if each.job_id not in result.settled and each.job_id not in result.locked]
+def explain(session: WorkSession, outcomes: Iterable[Outcome], result: Round) -> None:
+    """Say what became of outcomes that matched no row, never forced, and of leases that only a task missed."""
+    missing = []
+    for outcome in outcomes:
+        if outcome.job_id in result.locked:
+            continue
+        if outcome.job_id not in result.settled:
+            missing.append(outcome)
+        elif isinstance(outcome, (Released, Failed)) and outcome.missed:
+            log.lease_missed(outcome.job_id, outcome.missed)
     if not missing:
         return
     recorded = session.recorded([outcome.job_id for outcome in missing])
     for outcome in missing:
         status, lease = recorded.get(outcome.job_id, (None, None))
-        if lease == outcome.lease and status in TERMINAL:
+        rolled_back = isinstance(outcome, (Released, Failed)) and outcome.missed is not None
+        if lease == outcome.lease and status in TERMINAL and not rolled_back:
             # An earlier try had committed, and its reply was lost; or the own transaction of a run that died had.
             if isinstance(outcome, Released):
                 log.logger.info("Job %s had ended as %s in that run: it does not run again", outcome.job_id, status)
             continue
         what = "its row was deleted" if status is None else f"it is {status} by another hand now"
         # These give up the lease: when an earlier try of the same had committed, the row looks like one that was taken.
-        if status is not None and isinstance(outcome, (Released, Retried, Replaced)):
+        if status is not None and (rolled_back or isinstance(outcome, (Released, Retried, Replaced))):
             what = f"it is {status} by another hand now, or by an earlier try to write this, which had no answer"
-        log.logger.warning(
-            "Job %s lost its lease while it ran here: its outcome (%s) is dropped, %s",
-            outcome.job_id,
-            type(outcome).__name__,
-            what,
-        )
+        name = "success, with all that it wrote," if rolled_back else f"outcome ({type(outcome).__name__})"
+        log.lease_lost(outcome.job_id, name, what)

@@ -158,15 +158,20 @@ def _dropped(executor: Executor, call: Call, error: LeaseLost | NotCommitted) ->
         return Released(job.id, job.lease, job.ready_at)
     with contextlib.suppress(Exception):  # receivers that free what they took at task_prerun
         executor.after(call, "IGNORED", error, None)
-    again = job.redeliver and executor.transactions is not None and job.losses < executor.transactions.max_losses
+    runs, cap = job.losses + 1, 0 if executor.transactions is None else executor.transactions.max_losses
+    again = job.redeliver and runs <= cap
     # Said over the task's own connection, which may lead elsewhere than the worker's: to a primary of old that has come
     # back, among several hosts. The rounds write an outcome under its lease, where it has one there, and else nothing;
-    # without one the row would stay STARTED for as long as this worker lives.
+    # without one the row would stay STARTED for as long as this worker lives. Which of both it is, they alone can say.
+    missed = None
     if isinstance(error, LeaseLost):
-        log.lease_lost(job, error)
+        missed = log.after_loss(runs=runs, cap=cap, again=again)
+        log.logger.debug(
+            "Job %s: its transaction is rolled back (%s); its worker looks what becomes of it", job.id, error
+        )
     else:
         log.not_committed(job, error, again=again)
     if again:  # as one that was lost with its process
-        return Released(job.id, job.lease, job.ready_at, lost=True)
+        return Released(job.id, job.lease, job.ready_at, lost=True, missed=missed)
     text, _ = describe_exception(WorkerLostError(f"{error}, and it may not run again"), max_bytes=4096)
-    return Failed(job.id, job.lease, text, None, 0.0)
+    return Failed(job.id, job.lease, text, None, 0.0, missed=missed)

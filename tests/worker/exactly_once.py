@@ -111,7 +111,9 @@ def stop_past_lease(url: str, start_worker: Start, pool: str, at: str, folder: P
         environment = {VARIABLE: f"{at}=stop@1", LOG_VARIABLE: str(log)}
         # Long, lest it fences itself off before it is stopped: then its child would be gone.
         lease = {"worker_lease_seconds": 5.0}
-        zombie = start(start_worker, url, pool, concurrency=1, environment=environment, settings=lease)
+        zombie = start(
+            start_worker, url, pool, concurrency=1, environment=environment, settings=lease, loglevel="DEBUG"
+        )
         result = app.tasks[TASKS[pool]].delay()
         wait_until(log.exists, what="the stop")
         os.kill(zombie.pid, signal.SIGSTOP)
@@ -119,10 +121,12 @@ def stop_past_lease(url: str, start_worker: Start, pool: str, at: str, folder: P
         assert result.get(timeout=120) == 1
         # The child first: its supervisor would end it before it has tried.
         os.kill(int(log.read_text().split()[1]), signal.SIGCONT)
-        zombie.says("lost its lease while it ran here")
+        zombie.says(f"Job {result.id}: its transaction is rolled back")
         os.kill(zombie.pid, signal.SIGCONT)
         zombie.says("registers anew")
+        zombie.says("lost its lease while it ran here")
         check(app, 1)
+        assert zombie.log.count("lost its lease while it ran here") == 1
         zombie.end()
         rival.end()
         return 1

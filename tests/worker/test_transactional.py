@@ -360,11 +360,17 @@ def test_a_lost_lease_takes_everything_back(app: App, caplog: pytest.LogCaptureF
     assert effects(app) == []
     assert run.state == "PENDING"
     assert result.status == "STARTED"
-    assert "lost its lease while it ran here" in caplog.text
+    (line,) = [record.getMessage() for record in caplog.records if result.id in record.getMessage()]
+    assert line.startswith(
+        f"Job {result.id} lost its lease while it ran here: its success, with all that it wrote, is "
+    )
+    assert "it is STARTED by another hand now" in line
 
 
 @pytest.mark.parametrize(("redeliver", "runs"), [(True, 3), (False, 1)], ids=["may run again", "may not run again"])
-def test_a_lease_that_only_the_task_s_own_connection_misses_is_a_lost_run(app: App, redeliver: bool, runs: int) -> None:
+def test_a_lease_that_only_the_task_s_own_connection_misses_is_a_lost_run(
+    app: App, caplog: pytest.LogCaptureFixture, redeliver: bool, runs: int
+) -> None:
     """As where that connection leads to a server of old, which has come back and knows nothing of the claim."""
     app.conf.task_max_losses = 2
     begun = []
@@ -377,10 +383,25 @@ def test_a_lease_that_only_the_task_s_own_connection_misses_is_a_lost_run(app: A
         self.session.execute(sa.text("UPDATE dbqueue_jobs SET lease = '11111111-1111-1111-1111-111111111111'"))
 
     result = misled.delay()
-    work_off(app)
+    with caplog.at_level(logging.WARNING):
+        work_off(app)
     assert begun == [result.id] * runs
     assert isinstance(result.result, WorkerLostError)
     assert effects(app) == []
+    said = [
+        record.getMessage().rpartition(" is rolled back, and ")[2]
+        for record in caplog.records
+        if result.id in record.getMessage()
+    ]
+    assert said == (
+        [
+            "it runs again (loss 1 of at most 2)",
+            "it runs again (loss 2 of at most 2)",
+            "it ends as FAILURE: this is loss 3, and task_max_losses is 2",
+        ]
+        if redeliver
+        else ["it ends as FAILURE: the task may not run again once it has started"]
+    )
 
 
 def test_the_other_serializers_results_are_written_too(database_url: str) -> None:
