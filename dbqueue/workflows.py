@@ -60,7 +60,9 @@ Source: TypeAlias = tuple[str | None, str]
 """Whose result a job takes, and its place. None with `ERRBACK`: it is told of one failure, the first of several."""
 
 REPLACED: Final = "replaced"
-"""In a job's `options`: it has stood for a workflow once, and its errbacks hear of that workflow's failure."""
+"""In a job's `options`: it has stood for a workflow once, and its errbacks hear of that workflow's failure.
+
+Its value is the lease of the run that has put the workflow there: nothing else on the row tells of that run."""
 
 DELAY: Final = "delay_seconds"
 EXPIRY: Final = "expires_seconds"

@@ -14,7 +14,7 @@ from dbqueue import codec
 from dbqueue.codec import payloads
 from dbqueue.context import Context, current_request
 from dbqueue.errors import LeaseLost
-from dbqueue.jobs import STARTED, SUCCESS, ClaimedJob, Outcome, Replaced, Settled, Succeeded
+from dbqueue.jobs import STARTED, ClaimedJob, Outcome, Replaced, Settled, Succeeded
 
 if TYPE_CHECKING:
     from dbqueue.app import DBQueue
@@ -175,9 +175,9 @@ class Completion:
         from dbqueue.store.transactions.completing import recorded_now
 
         found = recorded_now(self._store, self.job.id)
-        if found == (SUCCESS, self.job.lease):
+        if found.tells(self.outcome):
             return None
-        if found == (STARTED, self.job.lease):
+        if (found.status, found.lease) == (STARTED, self.job.lease):
             return RuntimeError(NOT_COMMITTED)
         return LeaseLost(f"job {self.job.id} is not this run's any more")
 

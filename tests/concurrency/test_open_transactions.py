@@ -23,7 +23,7 @@ from dbqueue.store.postgres.watch_session import PostgresWatchSession
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.records import Claim, Rescued
 from dbqueue.store.sqlite.work_session import SqliteWorkSession
-from dbqueue.store.transactions.completing import recorded_at_last, recorded_now
+from dbqueue.store.transactions.completing import Recorded, recorded_at_last, recorded_now
 from dbqueue.workflows import Edge, Workflow
 from tests.concurrency.test_revoke_and_prune import LATER, WAITING, Gate, pruned
 from tests.stores import TestWorker, count, enqueued, held, new_job, opened, row, run_sql
@@ -307,9 +307,9 @@ def test_the_fate_of_a_commit_is_known_when_it_is_over(store: Store, rescuer: Te
     run = rescuer.claim_one()
     with open_transaction(rescuer):
         rescuer.settle(Succeeded(job, run.lease, "1", 0.0))
-        assert recorded_now(store, job) == ("STARTED", run.lease)
+        assert recorded_now(store, job) == Recorded("STARTED", run.lease)
         fate = Waiting(store, lambda: recorded_at_last(store, job))
-    assert fate.result() == ("SUCCESS", run.lease)
+    assert fate.result() == Recorded("SUCCESS", run.lease)
 
 
 def test_a_claim_passes_by_what_is_being_pruned(store: Store, dead: TestWorker, rescuer: TestWorker) -> None:

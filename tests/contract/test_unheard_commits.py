@@ -10,10 +10,11 @@ import pytest
 import sqlalchemy as sa
 
 from dbqueue.errors import LeaseLost, NotCommitted, OperationalError
-from dbqueue.jobs import ClaimedJob, Outcome, Settled, Succeeded
+from dbqueue.jobs import ClaimedJob, Outcome, Replaced, Settled, Succeeded
 from dbqueue.store.base import Store
 from dbqueue.store.transactions.completing import recorded_at_last
 from dbqueue.store.transactions.tasks import RESOLVE_TRIES, AsyncTaskTransaction, TaskTransaction
+from dbqueue.workflows import Edge, Workflow
 from tests.stores import TestWorker, new_job, row, run_sql
 
 ANOTHER: Final = "lease = '11111111-1111-1111-1111-111111111111'"
@@ -35,16 +36,24 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dbqueue.store.transactions.tasks.FIRST_PAUSE_SECONDS", 0.0)
 
 
-def commit(store: Store, job: ClaimedJob, end: Callable[[sa.Connection], None]) -> Outcome:
+def success(job: ClaimedJob) -> Succeeded:
+    return Succeeded(job.id, job.lease, "1", 0.0)
+
+
+def commit(
+    store: Store, job: ClaimedJob, end: Callable[[sa.Connection], None], what: Succeeded | Replaced | None = None
+) -> Outcome:
     """What a function's transaction says, where `end` is what has come of its COMMIT."""
     transaction = TaskTransaction(store, job, idle_seconds=None)
     transaction.connection.execute(sa.text("SELECT 1"))
     lose_the_answer(transaction.connection, end)
-    outcome: Outcome = transaction.commit(Succeeded(job.id, job.lease, "1", 0.0))
+    outcome: Outcome = transaction.commit(what or success(job))
     return outcome
 
 
-def acommit(store: Store, job: ClaimedJob, end: Callable[[sa.Connection], None]) -> Outcome:
+def acommit(
+    store: Store, job: ClaimedJob, end: Callable[[sa.Connection], None], what: Succeeded | Replaced | None = None
+) -> Outcome:
     """As `commit`, for a coroutine's."""
 
     async def run() -> Outcome:
@@ -53,7 +62,7 @@ def acommit(store: Store, job: ClaimedJob, end: Callable[[sa.Connection], None])
         try:
             await transaction.connection.execute(sa.text("SELECT 1"))
             lose_the_answer(transaction.connection.sync_connection, end)
-            return await transaction.commit(Succeeded(job.id, job.lease, "1", 0.0))
+            return await transaction.commit(what or success(job))
         finally:
             await store.task_engines.aclose()
 
@@ -99,6 +108,55 @@ def test_the_job_is_not_this_run_s_by_then(
 
     with pytest.raises(LeaseLost):
         commit(store, job, end)
+
+
+def replacement(job: ClaimedJob, *before: str) -> Replaced:
+    """By a single job, or by a chain of this one and others before it."""
+    jobs = [*map(new_job, before), new_job(job.id, waits_for=len(before))]
+    return Replaced(job.id, job.lease, Workflow.of(jobs, [Edge(each, job.id) for each in before]), 0.0)
+
+
+@EITHER
+@pytest.mark.parametrize("before", ["", "a"], ids=["by a job", "by a chain"])
+@pytest.mark.parametrize("since", ["waits", "runs", "has ended"])
+def test_a_replacement_was_committed(
+    store: Store, worker: TestWorker, job: ClaimedJob, commit: Callable[..., Outcome], before: str, since: str
+) -> None:
+    """The run has given up its lease with it: the row is as if somebody had taken the job away."""
+
+    def end(connection: sa.Connection) -> None:
+        connection.commit()
+        if since != "waits":
+            for claimed in worker.claim():
+                if since == "has ended":
+                    worker.settle(success(claimed))
+
+    outcome = commit(store, job, end, replacement(job, *before))
+    assert isinstance(outcome, Settled)
+    assert not outcome.succeeded
+
+
+@EITHER
+def test_a_replacement_was_not_committed(store: Store, job: ClaimedJob, commit: Callable[..., Outcome]) -> None:
+    with pytest.raises(NotCommitted, match="was not committed"):
+        commit(store, job, sa.Connection.rollback, replacement(job, "a"))
+
+
+@EITHER
+@pytest.mark.parametrize("taken", TAKEN)
+def test_a_replacement_by_a_run_that_had_lost_the_job(
+    store: Store, worker: TestWorker, job: ClaimedJob, commit: Callable[..., Outcome], taken: str
+) -> None:
+    """Though an earlier run of it was replaced."""
+    worker.settle(replacement(job))
+    again = worker.claim_one()
+
+    def end(connection: sa.Connection) -> None:
+        connection.rollback()
+        run_sql(store, TAKEN[taken])
+
+    with pytest.raises(LeaseLost):
+        commit(store, again, end, replacement(again))
 
 
 @pytest.mark.parametrize("failures", [RESOLVE_TRIES - 1, RESOLVE_TRIES])

@@ -7,8 +7,9 @@ now must take nothing of this run along.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import NamedTuple
 
+from dbqueue.codec.plain import json_object
 from dbqueue.errors import LeaseLost
 from dbqueue.jobs import SUCCESS, Replaced, Succeeded
 from dbqueue.store.base import Store
@@ -21,6 +22,7 @@ from dbqueue.store.steps import Steps, run
 from dbqueue.store.transactions.joining import JoinedConnection
 from dbqueue.store.workflows import success
 from dbqueue.store.workflows.changes import replace
+from dbqueue.workflows import REPLACED
 
 
 def complete(store: Store, outcome: Succeeded | Replaced, *, linked: bool) -> Steps[bool]:
@@ -41,8 +43,19 @@ def complete(store: Store, outcome: Succeeded | Replaced, *, linked: bool) -> St
     return released
 
 
-Recorded: TypeAlias = tuple[str | None, str | None]
-"""The status and the lease of a job's row; both None where there is none."""
+class Recorded(NamedTuple):
+    """Of a job's row; all None where there is none."""
+
+    status: str | None = None
+    lease: str | None = None
+    replaced_by: str | None = None
+    """The lease of the run that has put a workflow in its place, the last one if there were several."""
+
+    def tells(self, outcome: Succeeded | Replaced) -> bool:
+        """Whether this outcome was committed."""
+        if isinstance(outcome, Replaced):  # it has given up the lease, and others may have had the job since
+            return self.replaced_by == outcome.lease
+        return self.status == SUCCESS and self.lease == outcome.lease
 
 
 def recorded_now(store: Store, job_id: str) -> Recorded:
@@ -57,9 +70,12 @@ def recorded_at_last(store: Store, job_id: str) -> Recorded:
 
 
 def _recorded(store: Store, job_id: str, lock: str = "") -> Steps[Recorded]:
-    text = store.text(f"SELECT status, CAST(lease AS text) FROM {{jobs}} WHERE id = :id {lock}")
+    text = store.text(f"SELECT status, CAST(lease AS text), CAST(options AS text) FROM {{jobs}} WHERE id = :id {lock}")
     rows = (yield Statement(text, {"id": job_id})).rows
-    return (rows[0][0], rows[0][1]) if rows else (None, None)
+    if not rows:
+        return Recorded()
+    status, lease, options = rows[0]
+    return Recorded(status, lease, json_object(options).get(REPLACED))
 
 
 def finish_postgres(store: Store, row: Finish, *, linked: bool) -> Steps[tuple[bool, bool]]:

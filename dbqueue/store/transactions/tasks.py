@@ -29,7 +29,7 @@ import sqlalchemy as sa
 
 from dbqueue import failpoints
 from dbqueue.errors import DBQueueError, LeaseLost, NotBegun, NotCommitted
-from dbqueue.jobs import SUCCESS, ClaimedJob, Outcome, Replaced, Settled, Succeeded
+from dbqueue.jobs import ClaimedJob, Outcome, Replaced, Settled, Succeeded
 from dbqueue.retry import backoff_seconds
 from dbqueue.store.base import Store
 from dbqueue.store.steps import run
@@ -112,7 +112,7 @@ class TaskTransaction:
             self._undo()
             raise
         if not known:
-            self._found(_wait_for(self.store, self._job))
+            self._found(outcome, _wait_for(self.store, self._job))
         return self._settled(outcome) if settled else outcome
 
     def rollback(self) -> Any:
@@ -217,12 +217,12 @@ class TaskTransaction:
                 raise error.orig from None  # SQLAlchemy's shows the statement, and with it the task's result
             raise NotCommitted(f"the transaction of job {self._job.id} broke, {what}: {_line(error)}") from error
 
-    def _found(self, found: Recorded | None) -> None:
+    def _found(self, outcome: Succeeded | Replaced, found: Recorded | None) -> None:
         """What the row says after a commit without an answer, which is over by now, however it ended."""
         self._wake()
-        if found == (SUCCESS, self._job.lease):
+        if found is not None and found.tells(outcome):
             return
-        if found is not None and found[1] != self._job.lease:
+        if found is not None and found.lease != self._job.lease:
             raise LeaseLost(f"job {self._job.id} is not this run's any more")
         raise NotCommitted(f"the connection broke in the commit of job {self._job.id}, and it was not committed")
 
@@ -319,7 +319,7 @@ class AsyncTaskTransaction(TaskTransaction):
             await self.rollback()
             raise
         if not known:
-            self._found(await asyncio.to_thread(_wait_for, self.store, self._job))
+            self._found(outcome, await asyncio.to_thread(_wait_for, self.store, self._job))
         return self._settled(outcome) if settled else outcome
 
     async def rollback(self) -> None:

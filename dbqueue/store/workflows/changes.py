@@ -67,7 +67,7 @@ def replace(store: Store, outcome: Replaced) -> Steps[bool]:
     The lease is given up with it: False where it was lost, and then nothing is written.
     """
     tail = next(job for job in outcome.workflow.jobs if job.id == outcome.job_id)
-    tail = tail._replace(options=with_options(tail.options, **{REPLACED: True}))
+    tail = tail._replace(options=with_options(tail.options, **{REPLACED: outcome.lease}))
     others = [job for job in outcome.workflow.jobs if job.id != tail.id]
     values = store.inserts.row(tail, ("id", *_REWRITTEN)) | {"lease": outcome.lease, "in_workflow": bool(others)}
     rows = (yield statement(store, REPLACE, **values)).rows
