@@ -18,7 +18,7 @@ from dbqueue.errors import OperationalError
 from dbqueue.store import open_store
 from dbqueue.store.base import Store
 from dbqueue.store.engine import BUSY_TIMEOUT_SECONDS
-from dbqueue.store.postgres import sql
+from dbqueue.store.postgres import copying, sql
 from dbqueue.store.postgres.watch_session import PostgresWatchSession
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.sqlite.store import SqliteStore
@@ -122,6 +122,25 @@ def test_through_a_pooler_an_enqueue_does_not_wait_for_ever_for_a_key(
         with pytest.raises(OperationalError):
             store.enqueue([new_job("late", unique_key="k"), *others])
         assert count(store) == 0
+
+
+def test_through_a_pooler_many_jobs_do_not_wait_for_ever_for_an_id(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """COPY writes them, which waits for whoever has written one of these ids and not committed yet."""
+    monkeypatch.setattr("dbqueue.store.postgres.store.LIMIT_WAITS_HERE", "SET LOCAL lock_timeout = '50ms'")
+    jobs = [new_job() for _ in range(copying.FEWEST)]
+    pooler = closing(open_store(postgres_url, shown_url="", pooler=True))
+    with pooler as store, psycopg.connect(libpq_url(postgres_url)) as rival:
+        rival.execute("SET idle_in_transaction_session_timeout = '10s'")  # else this test might wait for ever
+        rival.execute("INSERT INTO dbqueue_jobs (id, task) VALUES (%s, %s)", [jobs[7].id, jobs[7].task])
+        with pytest.raises(OperationalError):
+            store.enqueue(jobs)
+        assert count(store) == 0
+        rival.rollback()
+        assert store.enqueue(jobs) == {}
+        assert store.enqueue(jobs) == {}  # COPY is refused, and the INSERT sees that all are the same
+        assert count(store) == len(jobs)
 
 
 def test_through_a_pooler_nothing_outlives_a_transaction(postgres_url: str) -> None:

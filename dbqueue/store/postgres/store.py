@@ -178,7 +178,8 @@ class PostgresStore(Store):
 
     def _copied(self, driver: PoolConnection, jobs: Batch) -> bool:
         failpoints.hit("enqueue.before", driver)
-        copied = copying.copy(driver, self.copy, jobs)
+        with self._transaction(driver) if self._pooler else contextlib.nullcontext():  # the statement is one by itself
+            copied = copying.copy(driver, self.copy, jobs)
         failpoints.hit("enqueue.after", driver, when=copied)
         if copied:
             _wake_on(driver)
