@@ -60,12 +60,19 @@ def _revoke(store: Store, connection: sa.Connection, ask: Ask, ids: list[str]) -
         causes = [failure.Ended(row.id, REVOKED, _error()) for row in rows if row.successors]
         released |= run(failure.propagate(store, causes), ask)
         running |= set(connection.scalars(mark.returning(jobs.c.id)))
-        known = set(connection.scalars(sa.select(jobs.c.id).where(ours)))
-        # One that is enqueued between two statements is no longer unknown: it is seen in the next turn. An id that
-        # is longer than that of any call is not remembered.
-        new = [job_id for job_id in ids if job_id not in known and len(job_id) <= MAX_NAME_LENGTH]
-        if all(_remembered(connection, store, job_id) for job_id in new):
+        known = connection.execute(sa.select(jobs.c.id, _is_left()).where(ours)).all()
+        # One that is enqueued between two statements is seen in the next turn, whichever of them it is there for. An
+        # id that is longer than that of any call is not remembered.
+        there = {row.id for row in known}
+        new = [job_id for job_id in ids if job_id not in there and len(job_id) <= MAX_NAME_LENGTH]
+        if not any(row.is_left for row in known) and all(_remembered(connection, store, job_id) for job_id in new):
             return Revoked(ended, frozenset(running)), released
+
+
+def _is_left() -> sa.Label[bool]:
+    """Whether a job is as if nobody had revoked it."""
+    unmarked = sa.and_(jobs.c.status == STARTED, jobs.c.revoked_at.is_(None))
+    return sa.or_(jobs.c.status.in_(WAITING), unmarked).label("is_left")
 
 
 def revoked_ids(store: Store) -> list[str]:

@@ -237,3 +237,32 @@ def pruned(worker: TestWorker) -> int:
     while worker.session.is_pruning:
         deleted += worker.session.prune(older_than_seconds=60.0, limit=100, now=now)
     return deleted
+
+
+@pytest.mark.parametrize("runs", [False, True], ids=["waits", "runs"])
+@pytest.mark.parametrize("before", ["UPDATE", "SELECT"], ids=["before the mark", "before the last look"])
+def test_a_job_that_is_enqueued_amid_its_revoke_is_called_off(postgres: Store, runs: bool, before: str) -> None:
+    """Each statement sees what was committed before it: this job is there for the last ones alone."""
+    worker = TestWorker(postgres)
+    job = new_job()
+    updates, to_come = 0, [job]
+
+    def enqueue(connection: Any, cursor: Any, statement: str, *more: Any) -> None:
+        nonlocal updates
+        updates += statement.lstrip().startswith("UPDATE")  # the first ends what waits, the second marks what runs
+        if to_come and updates == 2 and statement.lstrip().startswith(before):
+            postgres.enqueue([to_come.pop()])
+            if runs:
+                assert [each.id for each in worker.claim()] == [job.id]
+
+    sa.event.listen(postgres.engine, "before_cursor_execute", enqueue)
+    found = revoking.revoke(postgres, [job.id])
+    assert not to_come
+    end = row(postgres, job.id)
+    if runs:
+        assert found.running == {job.id}
+        assert end["revoked_at"] is not None
+    else:
+        assert found.ended == {job.id: job.task}
+        assert end["status"] == "REVOKED"
+    worker.close()
