@@ -98,5 +98,17 @@ def test_a_rate_of_calls_is_kept_while_it_is_used(store: Store, worker: TestWork
         assert worker.session.prune_limits() == 0
     run_sql(store, f"UPDATE dbqueue_limits SET {used(23)}")
     assert worker.session.prune_limits() == 0
-    run_sql(store, f"UPDATE dbqueue_limits SET {used(25)}")
+    run_sql(store, f"UPDATE dbqueue_limits SET full_at = full_at - 25 * 3600, {used(25)}")
     assert worker.session.prune_limits() == 1
+
+
+def test_a_rate_slower_than_one_a_day_outlives_the_rows_that_are_not_used(store: Store, worker: TestWorker) -> None:
+    """Else the second job of the week would start on the second day."""
+    policies = Policies({"shop.pack": Limit(rate=1 / (7 * 86_400), key="{id}")})
+    held(store, "k")
+    (job,) = worker.claim_held(policies=policies).claimed
+    worker.settle(Succeeded(job.id, job.lease, "1", 0.1))
+    for days, pruned in ((2, 0), (5, 1)):  # as if so many days had passed
+        earlier = "2020-01-01 00:00:00.000" + ("" if store.dialect == "sqlite" else "+00")
+        run_sql(store, f"UPDATE dbqueue_limits SET full_at = full_at - {days} * 86400, updated_at = '{earlier}'")
+        assert worker.session.prune_limits() == pruned

@@ -62,10 +62,12 @@ SPENT_KEYS: Final = f"SELECT key FROM {{unique_keys}} u WHERE {_SPENT} LIMIT %(l
 
 PRUNE_KEYS: Final = f'DELETE FROM {{unique_keys}} u WHERE key = ANY(%(keys)s::text[] COLLATE "C") AND {_SPENT}'
 
+# A rate of less than one a day is remembered for as long as it holds its next job back.
 PRUNE_LIMITS: Final = """
 DELETE FROM {limits} WHERE key = ANY(ARRAY(
     SELECT l.key FROM {limits} l
     WHERE l.source = 'call' AND l.updated_at < now() - interval '1 day'
+      AND coalesce(l.full_at, 0) <= extract(epoch FROM now())
       AND NOT EXISTS (SELECT FROM {jobs} j WHERE j.permit = l.key)
       AND NOT EXISTS (SELECT FROM {jobs} j WHERE j.limit_key = l.key AND j.held_at IS NOT NULL)
     FOR UPDATE SKIP LOCKED))"""

@@ -199,6 +199,7 @@ DELETE FROM {{unique_keys}} WHERE rowid IN (
 PRUNE_LIMITS: Final = """
 DELETE FROM {limits}
 WHERE source = 'call' AND julianday(updated_at) < julianday('now') - 1
+  AND coalesce(full_at, 0) <= (julianday('now') - 2440587.5) * 86400.0
   AND NOT EXISTS (SELECT 1 FROM {jobs} j WHERE j.permit = {limits}.key)
   AND NOT EXISTS (SELECT 1 FROM {jobs} j WHERE j.limit_key = {limits}.key AND j.held_at IS NOT NULL)"""
 
