@@ -23,6 +23,8 @@ _ROUNDING: Final = 1e-3
 """Share of a token that a time may be short of, for what floating point loses of it."""
 CLOCK_SECONDS: Final = 1.0
 """How far a clock may be put back without a bucket's being taken for full: it only waits for as long."""
+MAX_RUNNING: Final = 2**31 - 1
+"""The column's."""
 TASK_KEYS: Final = "rate:"
 """Keys that begin with this are of the workers' own rates: `rate:` and the task's name."""
 
@@ -100,8 +102,11 @@ class Limit:
 
     def __post_init__(self) -> None:
         running: Any = self.running
-        if running is not None and (isinstance(running, bool) or not isinstance(running, int) or running < 0):
-            raise ValueError(f"running is how many jobs may run at once, a whole number, not {running!r}")
+        is_number = isinstance(running, int) and not isinstance(running, bool) and 0 <= running <= MAX_RUNNING
+        if running is not None and not is_number:
+            raise ValueError(
+                f"running is how many jobs may run at once, a whole number from 0 to {MAX_RUNNING}, not {running!r}"
+            )
         parse_rate(self.rate)
         key: Any = self.key
         if key is not None and not callable(key):

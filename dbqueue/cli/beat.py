@@ -16,6 +16,7 @@ from dbqueue.cli.detach import Daemon, daemon_flags
 from dbqueue.cli.log_options import filled, log_flags, log_options, set_up_log
 from dbqueue.cli.pidfile import holding
 from dbqueue.cli.target import Target, importing
+from dbqueue.cli.values import Seconds
 from dbqueue.version import __version__
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _UNUSED: Final = {
 @daemon_flags
 @click.option(
     "--max-interval",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(min=0, min_open=True),
     metavar="SECONDS",
     help="Look at the table at least this often. Default: the setting beat_max_loop_interval, or 2.",
 )

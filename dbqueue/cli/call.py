@@ -20,6 +20,8 @@ def _json(kind: type, name: str) -> Callable[[click.Context, click.Parameter, st
             value = json.loads(text)
         except ValueError as error:
             raise click.BadParameter(f"this is no JSON: {error}", ctx, param) from error
+        except RecursionError as error:
+            raise click.BadParameter("this is nested too deeply", ctx, param) from error
         if not isinstance(value, kind):
             raise click.BadParameter(f"this must be a JSON {name}, not {text}", ctx, param)
         return value

@@ -8,6 +8,7 @@ from typing import Any, Final
 import click
 
 from dbqueue.cli.target import Target
+from dbqueue.cli.values import SOME, Seconds
 from dbqueue.shown import harmless
 
 _WORDS: Final = {"worker-online": "started", "worker-offline": "shutdown", "worker-heartbeat": "heartbeat"}
@@ -22,8 +23,8 @@ MOST_CALLS: Final = 10_000
 @click.option("-F", "--freq", "--frequency", type=float, hidden=True)
 @click.option("-r", "--maxrate", hidden=True)
 @click.option("-l", "--loglevel", hidden=True)
-@click.option("--limit", type=click.IntRange(min=1), metavar="NUMBER", help="End after so many events.")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="End when none comes for so long.")
+@click.option("--limit", type=SOME, metavar="NUMBER", help="End after so many events.")
+@click.option("--timeout", type=Seconds(min=0), metavar="SECONDS", help="End when none comes for so long.")
 @click.pass_obj
 def command(target: Target, /, dump: bool, camera: str | None, **given: Any) -> None:
     """Print the events of workers and jobs as they come.

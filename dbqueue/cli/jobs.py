@@ -23,6 +23,7 @@ from dbqueue.cli.output import (
 )
 from dbqueue.cli.target import Target
 from dbqueue.cli.tree import tree
+from dbqueue.cli.values import SOME
 from dbqueue.jobs import STARTED, STATUSES, TERMINAL
 from dbqueue.shown import harmless
 
@@ -56,7 +57,7 @@ whole_workflow = click.option(
 )
 @click.option("-Q", "--queue", "queues", multiple=True, help="Only jobs of this queue; may be given again.")
 @click.option("-t", "--task", "tasks", multiple=True, help="Only calls of this task; may be given again.")
-@click.option("-n", "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most this many.")
+@click.option("-n", "--limit", type=SOME, default=20, show_default=True, help="At most this many.")
 @json_option
 @click.pass_obj
 def list_(

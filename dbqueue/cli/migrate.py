@@ -10,6 +10,7 @@ import click
 from dbqueue.cli import exit_codes
 from dbqueue.cli.output import count, json_option, print_json
 from dbqueue.cli.target import Target
+from dbqueue.cli.values import Seconds
 from dbqueue.errors import OperationalError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ RETRY_SECONDS: Final = 0.5
 @click.option(
     "--wait",
     "wait_seconds",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     default=0.0,
     help="Seconds to wait for a database that is not up yet.",
 )

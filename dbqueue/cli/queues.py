@@ -10,7 +10,9 @@ import click
 from dbqueue.cli import exit_codes
 from dbqueue.cli.output import duration, json_option, print_json, print_table
 from dbqueue.cli.target import Target
+from dbqueue.cli.values import queue_names
 from dbqueue.queue_patterns import is_pattern, resolve
+from dbqueue.shown import harmless
 
 
 @click.group("queues", invoke_without_command=True)
@@ -26,7 +28,7 @@ def command(ctx: click.Context, /, as_json: bool) -> None:
 
 
 @command.command("pause")
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, callback=queue_names)
 @click.pass_obj
 def pause(target: Target, /, names: Sequence[str]) -> None:
     """Let no worker take jobs from these queues, within about a second.
@@ -40,7 +42,7 @@ def pause(target: Target, /, names: Sequence[str]) -> None:
             raise click.BadParameter(f"{name!r} is a pattern: name each queue to pause")
     queues.pause(target.store, names)
     for name in names:
-        click.echo(f"{name}: paused. It holds until `dbqueue queues resume {name}`.")
+        click.echo(f"{harmless(name)}: paused. It holds until `dbqueue queues resume {harmless(name)}`.")
 
 
 @command.command("resume")
@@ -53,7 +55,7 @@ def resume(ctx: click.Context, /, names: Sequence[str]) -> None:
     target: Target = ctx.obj
     resumed = queues.resume(target.store, names)
     for name in names:
-        click.echo(f"{name}: {'resumed' if name in resumed else 'was not paused'}.")
+        click.echo(f"{harmless(name)}: {'resumed' if name in resumed else 'was not paused'}.")
     if not resumed:
         ctx.exit(exit_codes.FAILURE)
 

@@ -12,6 +12,7 @@ from dbqueue.cli import exit_codes
 from dbqueue.cli.output import count, print_json
 from dbqueue.cli.purge import names
 from dbqueue.cli.target import Target, importing
+from dbqueue.cli.values import Seconds
 from dbqueue.shown import harmless
 
 if TYPE_CHECKING:
@@ -29,9 +30,7 @@ def remote_options(command: F) -> F:
         click.argument("arguments", metavar="[ARGUMENT]...", nargs=-1),
         click.argument("name", metavar="COMMAND", required=False),
         click.option("-d", "--destination", metavar="NAMES", help="Only these workers, with commas between them."),
-        click.option(
-            "-t", "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="How long to wait for replies."
-        ),
+        click.option("-t", "--timeout", type=Seconds(min=0), metavar="SECONDS", help="How long to wait for replies."),
         click.option("-l", "--list", "list_only", is_flag=True, help="Show the commands."),
         click.option("--terminate", is_flag=True, help="revoke: end those that run, too."),
         click.option("--signal", metavar="NAME", help="revoke, terminate: the signal; TERM by default."),

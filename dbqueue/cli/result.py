@@ -11,6 +11,7 @@ from dbqueue.cli import exit_codes
 from dbqueue.cli.follow import show_progress
 from dbqueue.cli.output import json_option, no_such_job, print_json
 from dbqueue.cli.target import Target
+from dbqueue.cli.values import Seconds
 from dbqueue.jobs import SUCCESS
 from dbqueue.shown import harmless
 
@@ -20,7 +21,7 @@ from dbqueue.shown import harmless
 @click.option("--traceback", is_flag=True, help="Print the traceback of a failure in the place of its error.")
 @click.option("--wait", is_flag=True, help="Wait for the job to end.")
 @click.option("--follow", is_flag=True, help="Wait, and show the states and the progress meanwhile.")
-@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds to wait at most; implies --wait.")
+@click.option("--timeout", type=Seconds(min=0), help="Seconds to wait at most; implies --wait.")
 @click.option("-t", "--task", hidden=True, expose_value=False)  # for a task's own backend, which there is not
 @json_option
 @click.pass_obj

@@ -15,6 +15,7 @@ import click
 from dbqueue.cli import exit_codes
 from dbqueue.cli.output import age, count, from_row, json_option, print_json, print_table
 from dbqueue.cli.target import Target, importing
+from dbqueue.cli.values import SOME
 from dbqueue.shown import MAX_CHARACTERS, harmless
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def list_(target: Target, /, as_json: bool) -> None:
 
 @command.command("next")
 @click.argument("names", metavar="[NAME]...", nargs=-1)
-@click.option("-n", "--limit", type=click.IntRange(min=1), default=10, show_default=True, help="At most this many.")
+@click.option("-n", "--limit", type=SOME, default=10, show_default=True, help="At most this many.")
 @json_option
 @click.pass_obj
 def next_(target: Target, /, names: Sequence[str], limit: int, as_json: bool) -> None:

@@ -11,6 +11,7 @@ from dbqueue.cli import exit_codes
 from dbqueue.cli.output import count, duration, json_option, print_json, print_table
 from dbqueue.cli.purge import names
 from dbqueue.cli.target import Target
+from dbqueue.cli.values import Seconds
 
 PING_SECONDS: Final = 2.0
 """Default of `--timeout`: how long to wait for workers that are slow to answer; others are through in milliseconds."""
@@ -18,7 +19,7 @@ PING_SECONDS: Final = 2.0
 
 @click.command("status")
 @click.option(
-    "-t", "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", default=PING_SECONDS, show_default=True,
+    "-t", "--timeout", type=Seconds(min=0), metavar="SECONDS", default=PING_SECONDS, show_default=True,
     help="How long to wait for answers.",
 )  # fmt: skip
 @click.option("-d", "--destination", metavar="NAMES", help="Only these workers, with commas between them.")

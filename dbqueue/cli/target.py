@@ -183,6 +183,11 @@ def importing() -> Iterator[None]:
         if place is None:
             raise
         raise type(error)(f"{error} ({place})") from error
+    except SystemExit as error:  # a script's, whose exit code would be taken for one of ours
+        code = error.code or 0
+        said = f" with exit code {code}" if isinstance(code, int) else f": {code}"
+        click.echo(f"Error: a module of the application ended the program when it was imported{said}", err=True)
+        raise click.exceptions.Exit(exit_codes.FAILURE) from error
     except Exception as error:
         own = error.__traceback__
         while own is not None and not _is_users(own):

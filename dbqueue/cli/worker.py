@@ -19,6 +19,7 @@ from dbqueue.cli.pidfile import holding
 from dbqueue.cli.purge import names
 from dbqueue.cli.target import Target, importing
 from dbqueue.cli.user_options import own_options
+from dbqueue.cli.values import Seconds
 from dbqueue.cli.worker_options import celery_options, unused
 from dbqueue.errors import ImproperlyConfigured
 from dbqueue.queue_patterns import resolve
@@ -106,13 +107,13 @@ class Options:
 )
 @click.option(
     "--time-limit",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(min=0, min_open=True),
     metavar="SECONDS",
     help="End a task that runs longer, unless it has a limit of its own.",
 )
 @click.option(
     "--soft-time-limit",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(min=0, min_open=True),
     metavar="SECONDS",
     help="Raise SoftTimeLimitExceeded in a task that runs longer.",
 )

@@ -13,6 +13,7 @@ from dbqueue import codec, signals
 from dbqueue.bootsteps import Steps
 from dbqueue.calls import routes
 from dbqueue.errors import ImproperlyConfigured
+from dbqueue.jobs import MAX_NAME_LENGTH
 from dbqueue.limits import Policies, Rate, parse_rate
 from dbqueue.pools.child import import_modules
 from dbqueue.queue_patterns import matches
@@ -333,6 +334,10 @@ def worker_name(given: str | None) -> str:
     name = given or "celery@%h"
     for placeholder, value in (("%h", host), ("%n", short), ("%d", domain), ("%%", "%")):
         name = name.replace(placeholder, value)
+    if not name.isprintable() or len(name) > MAX_NAME_LENGTH:
+        raise ImproperlyConfigured(
+            f"the name of a worker has at most {MAX_NAME_LENGTH} printable characters: {name[:100]!a} has not"
+        )
     return name if "@" in name else f"{name}@{host}"
 
 

@@ -241,9 +241,9 @@ def purge(store: Store, *, queues: Collection[str] = (), excluded: Collection[st
     """
     waiting = [jobs.c.status.in_(WAITING)]
     if queues:
-        waiting.append(jobs.c.queue.in_(queues))
+        waiting.append(jobs.c.queue.in_(storable(queues)))
     if excluded:
-        waiting.append(jobs.c.queue.not_in(excluded))
+        waiting.append(jobs.c.queue.not_in(storable(excluded)))
     members = sa.select(jobs.c.id).where(*waiting, jobs.c.workflow_id.is_not(None))
     error, _ = describe_exception(TaskRevokedError("purged"), max_bytes=4096)
 

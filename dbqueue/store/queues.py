@@ -7,6 +7,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from dbqueue.jobs import storable
 from dbqueue.store.base import Store
 from dbqueue.store.reading import in_schema, reading
 from dbqueue.store.tables import paused_queues
@@ -23,7 +24,7 @@ def pause(store: Store, names: Collection[str]) -> None:
 
 def resume(store: Store, names: Collection[str]) -> set[str]:
     """Let workers claim from these queues again, and wake them; the names of those that were paused."""
-    change = sa.delete(paused_queues).where(paused_queues.c.queue.in_(names)).returning(paused_queues.c.queue)
+    change = sa.delete(paused_queues).where(paused_queues.c.queue.in_(storable(names))).returning(paused_queues.c.queue)
     with store.connect() as connection:
         resumed = set(in_schema(connection, store).scalars(change))
     if resumed:

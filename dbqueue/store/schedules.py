@@ -21,7 +21,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from dbqueue import failpoints
-from dbqueue.jobs import NewJob
+from dbqueue.jobs import NewJob, storable
 from dbqueue.store.base import Store
 from dbqueue.store.reading import in_schema, reading
 from dbqueue.store.steps import run
@@ -103,7 +103,7 @@ def read(store: Store, *, now: datetime | None = None) -> tuple[datetime, list[S
 def find(store: Store, name: str) -> ScheduleRow | None:
     """The row of this name."""
     with reading(store) as connection:
-        row = connection.execute(_rows().where(schedules.c.name == name)).one_or_none()
+        row = connection.execute(_rows().where(schedules.c.name.in_(storable([name])))).one_or_none()
         return None if row is None else _row(row)
 
 
@@ -194,7 +194,7 @@ def set_enabled(store: Store, names: Collection[str], *, enabled: bool) -> set[s
     """
     change = (
         sa.update(schedules)
-        .where(schedules.c.name.in_(names))
+        .where(schedules.c.name.in_(storable(names)))
         .values(
             enabled=enabled,
             updated_at=database_now(),

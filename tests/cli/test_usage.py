@@ -80,6 +80,17 @@ def test_version(dbqueue_sqlite: Commands) -> None:
         (["--database", "redis://localhost", "queues"], "redis:// is no database"),
         (["-A", "cele", "call", "cele.add", "-a", "1"], "must be a JSON array"),
         (["-A", "cele", "call", "cele.add", "-a", "[1"], "no JSON"),
+        (["-A", "cele", "call", "cele.add", "-a", "[" * 100_000], "nested too deeply"),
+        (["-A", "cele", "call", "cele.add", "-a", f"[{'9' * 5000}]"], "no JSON"),
+        (["-A", "cele", "jobs", "list", "-n", "9" * 400], "'-n'"),
+        (["-A", "cele", "schedule", "next", "-n", "9" * 400], "'-n'"),
+        (["-A", "cele", "limits", "set", "k", "--running", "9" * 400], "from 0 to 2147483647"),
+        (["-A", "cele", "queues", "pause", "\udcff"], "not '\\udcff'"),
+        (["-A", "cele", "queues", "pause", ""], "1 to 255 printable characters"),
+        (["-A", "cele", "queues", "pause", "q" * 256], "1 to 255 printable characters"),
+        (["-A", "cele", "worker", "-n", "\udcff"], "printable characters: '\\udcff' has not"),
+        (["-A", "cele", "worker", "--time-limit", "nan"], "nan is no length of time"),
+        (["-A", "cele", "beat", "--max-interval", "inf"], "inf is no length of time"),
         (["-A", "cele", "call", "cele.add", "-a", "[1]"], "missing 1 required positional argument: 'y'"),
         (["-A", "cele", "call", "cele.add", "-a", "[1, 2]", "--eta", "soon"], "'soon'"),
     ],
@@ -115,6 +126,45 @@ def test_an_error_in_the_application_is_shown_as_its_own(dbqueue_sqlite: Command
     assert first.startswith("Traceback")
     assert second.endswith('broken.py", line 1, in <module>')
     assert "No module named 'nosuchthing'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [("3", " with exit code 3"), ("'no .env'", ": no .env"), ("", " with exit code 0")]
+)
+def test_an_application_that_ends_the_program_is_told(dbqueue_sqlite: Commands, code: str, said: str) -> None:
+    """Its exit code is not taken for one of dbqueue's own."""
+    (dbqueue_sqlite.folder / "leaving.py").write_text(f"import sys\n\nsys.exit({code})\n")
+    done = dbqueue_sqlite.run("-A", "leaving", "status")
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert f"ended the program when it was imported{said}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["queues", "resume", "\udcff"], 1, "was not paused"),
+        (["purge", "-f", "-Q", "\udcff"], 0, "Purged 0 messages"),
+        (["schedule", "pause", "\udcff"], 1, "there is no schedule"),
+        (["schedule", "run", "\udcff"], 1, "there is no schedule"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_name_that_is_no_text_is_nobody_s(
+    dbqueue_sqlite: Commands, arguments: list[str], code: int, said: str
+) -> None:
+    """The bytes of an argument may be no UTF-8."""
+    dbqueue_sqlite.ok("call", "cele.add", "-a", "[1, 2]")
+    done = dbqueue_sqlite.run("-A", "cele", *arguments)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False)
+    assert said in done.stdout + done.stderr
+    assert "cele.add" in dbqueue_sqlite.ok("jobs", "list")
+
+
+def test_a_file_that_is_no_database_is_said_to_be_none(dbqueue_sqlite: Commands) -> None:
+    (dbqueue_sqlite.folder / "text.db").write_text("no database\n" * 100)
+    done = dbqueue_sqlite.run("--database", "sqlite:///text.db", "status")
+    assert done.returncode == 1
+    assert "is no SQLite database" in done.stderr
 
 
 def test_reading_makes_no_sqlite_file(dbqueue_sqlite: Commands) -> None:

@@ -49,4 +49,6 @@ def _meaning(text: str) -> DBQueueError:
         )
     if "locked" in text:
         return OperationalError(f"another program kept the SQLite file locked for {BUSY_TIMEOUT_SECONDS:g} s ({text})")
+    if "not a database" in text:
+        return OperationalError(f"the file that the URL names is no SQLite database ({text}): check the URL")
     return OperationalError(f"SQLite did not do it: {text}")

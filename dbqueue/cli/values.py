@@ -1,0 +1,33 @@
+"""Kinds of values that options take, where click's own let through what nothing can be done with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+import click
+
+from dbqueue.jobs import MAX_NAME_LENGTH
+
+
+class Seconds(click.FloatRange):
+    """A length of time: a number, and neither `nan` nor one that is without end."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value} is no length of time.", param, ctx)
+        return seconds
+
+
+def queue_names(ctx: click.Context, param: click.Parameter, names: Sequence[str]) -> Sequence[str]:
+    """Names of queues as a call may have them; the bytes of an argument may be no text."""
+    for name in names:
+        if not (0 < len(name) <= MAX_NAME_LENGTH and name.isprintable()):
+            raise click.BadParameter(f"a queue has 1 to {MAX_NAME_LENGTH} printable characters, not {name[:100]!a}")
+    return names
+
+
+SOME: Final = click.IntRange(min=1, max=2**31 - 1)
+"""How many to show at most; the upper bound is one that every database takes."""
