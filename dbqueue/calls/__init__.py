@@ -328,7 +328,12 @@ def aware(conf: Settings, moment: datetime | str, what: str) -> datetime:
             raise ValueError(f"{what} must be a datetime or its ISO 8601 text, not {moment!r}") from None
     if not isinstance(moment, datetime):
         raise TypeError(f"{what} must be a datetime, not {moment!r}")
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=ZoneInfo(conf.timezone))
+    found = moment if moment.tzinfo is not None else moment.replace(tzinfo=ZoneInfo(conf.timezone))
+    try:
+        found.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{what} must be in the years 1 to 9999 of UTC, not {found.isoformat()}") from None
+    return found
 
 
 def row_options(options: Mapping[str, Any], *, max_bytes: int) -> str | None:

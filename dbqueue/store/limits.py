@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from dbqueue.jobs import storable
 from dbqueue.limits import Limit, Policies, check_key
 from dbqueue.store.base import Store
 from dbqueue.store.reading import in_schema, reading
@@ -75,7 +76,7 @@ def set_limit(store: Store, key: str, limit: Limit) -> None:
 def clear_limit(store: Store, key: str) -> bool:
     """Forget what was set for the key: it is what code says again, or no limit; False where it has no row."""
     with _changing(store) as connection:
-        cleared = connection.execute(sa.delete(limits).where(limits.c.key == key)).rowcount > 0
+        cleared = connection.execute(sa.delete(limits).where(limits.c.key.in_(storable([key])))).rowcount > 0
     store.wake()
     return cleared
 

@@ -55,5 +55,5 @@ def sqlite_time(value: datetime | None) -> str | None:
     if value is None:
         return None
     utc = value.astimezone(UTC).replace(tzinfo=None)
-    utc += timedelta(microseconds=-utc.microsecond % 1000)
+    utc += min(timedelta(microseconds=-utc.microsecond % 1000), datetime.max - utc)  # noqa: DTZ901 - without one, as what it is taken from
     return utc.isoformat(" ", "milliseconds")

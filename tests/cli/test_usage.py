@@ -144,6 +144,7 @@ def test_an_application_that_ends_the_program_is_told(dbqueue_sqlite: Commands, 
     [
         (["queues", "resume", "\udcff"], 1, "was not paused"),
         (["purge", "-f", "-Q", "\udcff"], 0, "Purged 0 messages"),
+        (["limits", "clear", "\udcff"], 1, "has no limit"),
         (["schedule", "pause", "\udcff"], 1, "there is no schedule"),
         (["schedule", "run", "\udcff"], 1, "there is no schedule"),
     ],

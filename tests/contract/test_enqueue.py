@@ -209,6 +209,12 @@ class TestTimes:
         assert ready is not None
         assert eta <= ready <= eta + timedelta(milliseconds=1)
 
+    def test_the_last_time_of_all_can_be_asked_for(self, store: Store) -> None:
+        """`expires=datetime.max` says never."""
+        last = datetime.max.replace(tzinfo=UTC)
+        job = enqueued(store, expires_at=last)
+        assert "9999-12-31" in str(row(store, job)["expires_at"])
+
     def test_an_eta_in_the_past_keeps_its_word_and_takes_no_precedence(self, store: Store, worker: TestWorker) -> None:
         first = enqueued(store, "first")
         run_sql(store, "UPDATE dbqueue_jobs SET ready_at = created_at")

@@ -66,3 +66,10 @@ def test_an_expiry_of_the_task_is_that_of_its_calls_unless_they_say_otherwise(ap
 def test_what_is_no_time(app: DBQueue, name: str, given: Any) -> None:
     with pytest.raises(ValueError, match=f"{name} must be a number of seconds"):
         job(app, **{name: given})
+
+
+@pytest.mark.parametrize("name", ["eta", "expires"])
+@pytest.mark.parametrize("given", ["9999-12-31T23:00:00-05:00", "0001-01-01T00:00:00", "0001-01-01"])  # in Tokyo's time
+def test_a_time_that_no_database_keeps_is_refused_with_its_option(app: DBQueue, name: str, given: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be in the years 1 to 9999 of UTC"):
+        job(app, **{name: given})
