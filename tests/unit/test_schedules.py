@@ -7,13 +7,13 @@ import pickle
 import sys
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dbqueue.errors import ImproperlyConfigured
@@ -61,10 +61,12 @@ def shown(times: list[datetime]) -> list[str]:
         ("*/15", {0, 15, 30, 45}),
         ("0,8-17/2", {0, 8, 10, 12, 14, 16}),
         ("0, 30", {0, 30}),
+        ("5, */20", {0, 5, 20, 40}),
         ("*/20,5", {0, 5, 20, 40}),
         ("50-10/5", {50, 55, 0, 5, 10}),
         ("51-10/4", {51, 55, 59, 3, 7}),  # the step goes on over the end
         ("50/5", {50, 55}),
+        ("29/30", {29, 59}),
         ("5-5", {5}),
         ([0, 30], {0, 30}),
         ({1, 2}, {1, 2}),
@@ -112,6 +114,8 @@ def test_the_other_fields() -> None:
     assert given.month_of_year == {1, 4, 7, 10}
     assert crontab(month_of_year="jan,Sep-nov").month_of_year == {1, 9, 10, 11}
     assert crontab(1, 2, 3, 4, 5).text == "1 2 3 4 5"  # the order of cron, and of Celery since 5.3
+    spaced = crontab("0, 30", hour=" 8 - 17/3 ")
+    assert from_text(spaced.text) == spaced
 
 
 @pytest.mark.parametrize(
@@ -128,10 +132,13 @@ def test_the_other_fields() -> None:
         {"minute": "1/2/3"},
         {"minute": "1.5"},
         {"minute": "²"},
+        {"minute": "*/²"},
+        {"minute": "*/٣"},  # int() would read it
         {"minute": []},
         {"hour": 24},
         {"day_of_week": 8},
         {"day_of_week": "someday"},
+        {"day_of_week": "mon5"},
         {"day_of_month": 0},
         {"day_of_month": 32},
         {"month_of_year": 0},
@@ -233,6 +240,9 @@ def test_maybe_schedule() -> None:
     assert maybe_schedule(30) == maybe_schedule(30.0) == maybe_schedule(timedelta(seconds=30)) == schedule(30)
     assert maybe_schedule(3600, relative=True).relative
     assert maybe_schedule("0 5 * * *") == crontab(0, 5)
+    app = object()
+    assert {maybe_schedule(each, app=app).app for each in (30, "0 5 * * *", given)} == {app}
+    assert maybe_schedule(given).app is app
 
 
 def test_a_schedule_is_pickled_without_its_application() -> None:
@@ -482,6 +492,23 @@ def test_the_half_hour_that_lord_howe_repeats_and_skips() -> None:
     assert shown(due_times(crontab(15, 2), spring, 2)) == ["10-04 02:30+1100", "10-05 02:15+1100"]
 
 
+def test_the_two_hours_that_troll_repeats() -> None:
+    """At 3:00 it is 1:00 again: of the first turn there may be more than an hour to come."""
+    start = datetime(2026, 10, 25, 1, 45, tzinfo=ZoneInfo("Antarctica/Troll"))
+    assert shown(due_times(crontab("*/30", 1), start, 3)) == [
+        "10-25 01:00+0000",
+        "10-25 01:30+0000",
+        "10-26 01:00+0000",
+    ]
+
+
+@pytest.mark.parametrize(("day_of_week", "year"), [("tue", 2124), ("sun", 2128), ("thu", 2120)])
+def test_a_leap_day_on_a_day_of_the_week(day_of_week: str, year: int) -> None:
+    """2100 has none: a Tuesday's comes again after 40 years."""
+    due = crontab(0, 0, 29, 2, day_of_week).next_after(datetime(2088, 3, 1, tzinfo=UTC))
+    assert due == datetime(year, 2, 29, tzinfo=UTC)
+
+
 def test_the_odd_hour_of_chatham_comes_each_day() -> None:
     """On 2026-09-27 it is 3:45 after 2:44."""
     start = datetime(2026, 9, 26, tzinfo=ZoneInfo("Pacific/Chatham"))
@@ -519,10 +546,11 @@ def test_relative_intervals_are_by_the_clock() -> None:
     seconds = schedule(timedelta(seconds=1.5), relative=True)
     start = datetime(2026, 1, 1, 0, 0, 0, 200_000, tzinfo=UTC)
     assert seconds.next_after(start) == start.replace(second=1, microsecond=0)
-    # Rounded down to the second, less than one would be in the past for ever.
-    assert due_times(schedule(0.5, relative=True), start, 2) == [
+    # Rounded down to the second, less than one would be in the past, or the same moment, for ever.
+    assert due_times(schedule(0.5, relative=True), start, 3) == [
         start.replace(microsecond=700_000),
         start.replace(second=1, microsecond=0),
+        start.replace(second=1, microsecond=500_000),
     ]
 
 
@@ -542,11 +570,32 @@ def test_the_latest_due_time_is_the_last_of_all(text: str, downtime: timedelta) 
     assert following > first + downtime
 
 
+@pytest.mark.parametrize("period", [timedelta(minutes=1), timedelta(hours=2), timedelta(days=1), timedelta(days=20)])
+def test_the_latest_due_time_is_found_in_few_steps(period: timedelta) -> None:
+    """However often it was due in ten years."""
+    steps = 0
+
+    class Often(BaseSchedule):
+        text = "often"
+
+        def next_after(self, moment: datetime, zone: tzinfo = UTC) -> datetime:
+            nonlocal steps
+            steps += 1
+            return first + ((moment - first) // period + 1) * period
+
+    first = datetime(2026, 5, 5, tzinfo=UTC)
+    moment = first + timedelta(days=3650)
+    latest = Often().latest(first, moment)
+    assert moment - period < latest <= moment
+    assert steps < 100
+
+
 @given(
     st.sampled_from(["1 minute", "2 hours", "90 minutes", "36 hours", "3 days", "1 week", "1.5 seconds"]),
     st.datetimes(datetime(2026, 1, 1), datetime(2026, 12, 1)),  # noqa: DTZ001 - hypothesis adds no zone to bounds
     st.integers(0, 300),
 )
+@example("150 minutes", datetime(2026, 5, 5, 12), 20)  # noqa: DTZ001 - every two hours, when it is rounded
 @settings(max_examples=60)
 def test_a_relative_interval_goes_on_as_it_began_after_a_downtime(text: str, start: datetime, steps: int) -> None:
     """At even hours, or on Mondays, however long it was, and through changes of the clocks."""
@@ -574,10 +623,18 @@ def test_is_due() -> None:
     assert schedule(30, nowfun=at(now)).remaining_estimate(now) == timedelta(seconds=30)
 
 
+def test_a_due_time_that_passes_meanwhile_is_asked_for_at_once() -> None:
+    """Between two looks at the clock: a pause below zero is none."""
+    start = datetime(2026, 5, 5, 12, tzinfo=UTC)
+    clock = iter([start, start, start + timedelta(seconds=31)])
+    assert schedule(30, nowfun=lambda: next(clock)).is_due(start - timedelta(seconds=30)) == (True, 0.0)
+
+
 def test_is_due_in_the_applications_zone() -> None:
     class App:
         timezone = OSLO
 
+    assert crontab(app=App()).now().tzinfo is OSLO
     now = datetime(2026, 5, 5, 12)  # noqa: DTZ001 - naive: in that zone
     rule = crontab(0, 13, nowfun=at(now), app=App())
     assert rule.is_due(now) == (False, 3600.0)
