@@ -381,6 +381,18 @@ def test_a_row_whose_job_cannot_be_made_does_not_stop_others(store: Store) -> No
     assert fired(store) == minutes(1, 2, 2)
 
 
+def test_a_start_forgets_no_due_time_of_a_row_with_a_problem(store: Store) -> None:
+    """Planned anew is only what could not be planned."""
+    add(store, task="broken")
+    settle(new_beat(store), NOON)
+    settle(new_beat(store), NOON + timedelta(minutes=1))
+    assert row(store).problem is not None
+    run_sql(store, "UPDATE dbqueue_schedules SET task = 'shop.tick'")
+    schedules.reconsider(store)
+    settle(new_beat(store), NOON + timedelta(minutes=2))
+    assert fired(store) == minutes(2)
+
+
 def test_a_row_that_the_database_refuses_does_not_stop_others(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever their names: the turn ends with the error, and the next takes the rows in another order."""
     advance = schedules.advance
@@ -604,6 +616,9 @@ def test_names_of_others_are_left_to_them(store: Store) -> None:
     assert (row(store, "a").task, row(store, "mine").schedule) == ("shop.tick", "every 1 hour")
     schedules.synchronise(store, "mail", [])
     assert names(store) == ["a", "mine"]
+    run_sql(store, "UPDATE dbqueue_schedules SET app = 'mail' WHERE name = 'mine'")  # by plain SQL, which may
+    schedules.synchronise(store, "mail", [])
+    assert names(store) == ["a", "mine"]
 
 
 def test_a_row_of_the_settings_is_not_a_users_to_change_or_remove(store: Store) -> None:
@@ -621,7 +636,9 @@ def test_a_row_of_the_settings_is_not_a_users_to_change_or_remove(store: Store) 
 
 def test_two_applications_start_at_once(store: Store, in_threads: Callable[..., None]) -> None:
     entries = [entry(f"e{number}") for number in range(20)]
-    in_threads(*(lambda: schedules.synchronise(store, "shop", entries) for _ in range(RACERS)))
+    # In whatever order each has its entries: else they would wait for each other in turn.
+    orders = [entries, entries[::-1]] * (RACERS // 2)
+    in_threads(*(lambda order=order: schedules.synchronise(store, "shop", order) for order in orders))
     assert len(names(store)) == 20
 
 
