@@ -90,6 +90,35 @@ def test_what_a_new_connection_puts_right(store: Store) -> None:
     rival.close()
 
 
+def test_it_says_once_what_is_wrong_and_how_many_jobs_were_handed_back(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each error once, however often it is met; and of all its connections what they have handed back."""
+    monkeypatch.setattr(lasting_session, "time", SimpleNamespace(sleep=lambda _: None, monotonic=time.monotonic))
+    worker, holding = TestWorker(store), Holding()
+    ids = [enqueued(store) for _ in range(2)]
+    worker.claim(2)  # of which no answer came
+    holding.worker_id = worker.id
+    session = LastingSession(store, LABEL, holding, restored=lambda lost: None)
+    errors = iter(["the database is away", "the database is away", "its disk is full", None])
+
+    def ask(session: WorkSession) -> None:
+        if (error := next(errors)) is not None:
+            raise OperationalError(error)
+
+    with caplog.at_level("WARNING"):
+        session.surely(ask)
+    told = [message.partition(".")[0] for message in caplog.messages]
+    assert told == [
+        "the database is away",
+        "its disk is full",
+        "The database works again; 2 jobs of a lost claim were handed back",
+    ]
+    assert [row(store, each)["status"] for each in ids] == ["PENDING", "PENDING"]
+    session.close()
+    worker.close()
+
+
 def test_late_claims_are_looked_for_more_and_more_rarely(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each look reads the whole table. The last one is when no claim can be under way any more."""
     now = 1000.0
