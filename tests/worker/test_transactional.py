@@ -7,8 +7,11 @@ import contextlib
 import logging
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -28,7 +31,7 @@ from dbqueue.store.revoking import revoke
 from dbqueue.store.transactions import task_engines
 from dbqueue.worker.settling import settle
 from tests.servers import PostgresServer, libpq_url
-from tests.stores import TestWorker, count, row, run_sql
+from tests.stores import TestWorker, count, moment, row, run_sql
 from tests.waiting import wait_until
 from tests.worker.transactional import DEFERRED, EFFECTS, App, make_app
 from tests.workers import WorkerProcess
@@ -530,6 +533,30 @@ def test_in_a_database_in_memory_a_read_ends_no_transaction() -> None:
         app.extra["engine"].dispose()
 
 
+def test_what_a_session_cannot_write_at_its_end_is_the_tasks_failure(app: App) -> None:
+    """Nothing is broken: another run would fail as this one did."""
+
+    class Base(orm.DeclarativeBase):
+        pass
+
+    class Effect(Base):
+        __tablename__ = "effects"
+        id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+
+    runs: list[str] = []
+
+    @app.task(name="t.add_and_return", bind=True, transactional=True)
+    def add_and_return(self: Any) -> None:
+        runs.append(self.request.id)
+        self.session.execute(sa.text("INSERT INTO effects VALUES ('a')"))
+        self.session.add(Effect(id=1))  # the table has no such column
+
+    result = add_and_return.delay()
+    assert testing.drain(app).counts == {"FAILURE": 1}
+    assert (runs, effects(app)) == ([result.id], [])
+    assert "id" in repr(result.result)
+
+
 # -- dbqueue.complete
 
 
@@ -538,6 +565,19 @@ def test_a_job_completed_in_the_task_s_own_session(app: App) -> None:
     assert testing.drain(app).counts == {"SUCCESS": 1}
     assert effects(app) == ["a"]
     assert result.get(timeout=0) == {"completed": "a"}
+
+
+def test_a_completion_tells_how_long_the_run_took(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row's `started_at` is reckoned back from the end by it."""
+    monkeypatch.setattr("dbqueue.task.transactions.time", SimpleNamespace(monotonic=lambda: time.monotonic() + 60.0))
+    result = call(app, "complete_oneself", "a")
+    testing.drain(app)
+    found = row(app.database.store, result.id)
+    began, ended = moment(found["started_at"]), moment(found["finished_at"])
+    assert began is not None
+    assert ended is not None
+    took = ended - began
+    assert timedelta(seconds=60) <= took < timedelta(seconds=600)
 
 
 def test_a_job_completed_in_an_asynchronous_session(app: App) -> None:
