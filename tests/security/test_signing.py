@@ -326,6 +326,15 @@ def test_a_changed_option_is_refused(app: DBQueue) -> None:
     assert drained(app) == {"FAILURE": 1}
 
 
+@pytest.mark.parametrize("signature", [5, None, ["x"]])
+def test_a_signature_that_is_no_text_is_refused(app: DBQueue, signature: object) -> None:
+    result = call(app, "x")
+    change_row(app, result.id, "options", "json", json.dumps({"signature": signature}))
+    assert drained(app) == {"FAILURE": 1}
+    with pytest.raises(BadSignature, match="the job is not signed"):
+        app.AsyncResult(result.id).get(timeout=0)
+
+
 def test_plain_sql_is_refused(app: DBQueue) -> None:
     run_sql(app.database.store, "INSERT INTO dbqueue_jobs (id, task, args) VALUES ('plain', 's.echo', '[1]')")
     assert drained(app) == {"FAILURE": 1}
