@@ -1029,12 +1029,13 @@ class TestPrune:
         assert self.prune(worker, 2) == 2
         assert (count(store), edges(store)) == (0, 0)
 
-    def test_in_portions(self, store: Store, worker: TestWorker) -> None:
+    @pytest.mark.parametrize(("limit", "portions"), [(5, [6, 6, 6, 2, 0]), (4, [4, 4, 4, 4, 4, 0])])
+    def test_in_portions(self, store: Store, worker: TestWorker, limit: int, portions: list[int]) -> None:
         for n in range(10):
             store.enqueue_workflow(chain(f"a{n}", f"b{n}"))
         worker.settle(*map(done, worker.claim()))
         worker.settle(*map(done, worker.claim()))
-        assert [self.prune(worker, 2, limit=5) for _ in range(5)] == [6, 6, 6, 2, 0]
+        assert [self.prune(worker, 2, limit=limit) for _ in portions] == portions
         assert edges(store) == 0
 
     def test_wherever_in_a_large_table_it_was_seen(
