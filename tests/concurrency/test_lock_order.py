@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from dbqueue.jobs import Failed, NewJob, Outcome, Retried, Succeeded
-from dbqueue.store import revoking
+from dbqueue.store import changes, revoking
 from dbqueue.store.base import Store
 from dbqueue.store.postgres.copying import FEWEST
 from dbqueue.store.transactions.joining import enqueue_in
@@ -177,3 +177,16 @@ def test_a_revoke_locks_what_runs_before_what_waits(
     with waiting_for(rival, other, lambda: found.append(revoking.revoke(store, [waiting, running]))):
         lock(other, waiting)
     assert [(each.ended, each.running) for each in found] == [({waiting: "shop.pack"}, frozenset([running]))]
+
+
+def test_to_call_off_a_workflow_locks_what_runs_before_what_waits(
+    store: Store, worker: TestWorker, rival: Connection, other: Connection
+) -> None:
+    edges = [Edge("b", "a")]
+    store.enqueue_workflow(Workflow.of([new_job("b"), new_job("a")], edges))
+    worker.claim_one()
+    found: list[revoking.Revoked] = []
+    lock(rival, "b")
+    with waiting_for(rival, other, lambda: found.append(changes.cancel_workflow(store, "b"))):
+        lock(other, "a")
+    assert [(each.ended, each.running) for each in found] == [({"a": "shop.pack"}, frozenset("b"))]
