@@ -62,7 +62,8 @@ class ClaimClock:
         """Another is claiming; with luck the next try comes when that has ended."""
         self._refusals += 1
         pause = backoff_seconds(self._refusals, factor=REFUSED_SECONDS, maximum=LONGEST_REFUSED_SECONDS, jitter=None)
-        self.at = time.monotonic() + random.uniform(0.5, 1.0) * pause
+        if self.at == self._mark:  # no wake-up came meanwhile
+            self.at = time.monotonic() + random.uniform(0.5, 1.0) * pause
 
     def round_ended(self) -> None:
         self._last_round_at = time.monotonic()

@@ -21,6 +21,7 @@ def clock() -> ClaimClock:
 
 def refused(clock: ClaimClock) -> float:
     """When it claims again."""
+    clock.claim_begins()
     clock.claim_refused()
     assert clock.at is not None
     return clock.at
@@ -45,7 +46,16 @@ def test_one_that_was_refused_too_often_yields_no_more_until_it_has_claimed(cloc
     assert clock.yields
 
 
+def test_a_wake_up_that_comes_while_it_is_refused_is_not_lost(clock: ClaimClock) -> None:
+    """The one that had the turn may have looked before the new job was there."""
+    clock.claim_begins()
+    clock.at_once()
+    clock.claim_refused()
+    assert clock.due
+
+
 def test_a_wake_up_ends_the_pause_of_one_that_was_refused(clock: ClaimClock) -> None:
+    clock.claim_begins()
     clock.claim_refused()
     assert not clock.due
     clock.at_once()
