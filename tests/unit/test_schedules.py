@@ -176,7 +176,18 @@ def test_cron_text(text: str, expected: crontab) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "* * * *", "0 * * * * *", "@reboot", "a b c d e", "every", "every 5 moons", "solar"]
+    "text",
+    [
+        "",
+        "* * * *",
+        "0 * * * * *",
+        "@reboot",
+        "a b c d e",
+        "every",
+        "every 5 moons",
+        "every 999999999999 weeks",
+        "solar",
+    ],
 )
 def test_texts_that_are_no_schedule(text: str) -> None:
     with pytest.raises(ParseException):
@@ -500,6 +511,7 @@ def test_the_two_hours_that_troll_repeats() -> None:
         "10-25 01:30+0000",
         "10-26 01:00+0000",
     ]
+    assert due_times(crontab(" */30", 1), start, 3) == due_times(crontab("*/30", 1), start, 3)
 
 
 @pytest.mark.parametrize(("day_of_week", "year"), [("tue", 2124), ("sun", 2128), ("thu", 2120)])
