@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from dbqueue.jobs import Retried
+from dbqueue.jobs import REVOKED, Failed, Retried
 from dbqueue.store import changes
 from dbqueue.store.base import Store
 from dbqueue.store.changing import changing
@@ -43,6 +43,22 @@ def test_an_errback_needs_no_other_failure_than_the_one_it_was_told_of(
     told = worker.claim_one().inputs
     assert isinstance(told, tuple)
     assert [predecessor for predecessor, *_ in told] == ["a"]
+
+
+@pytest.mark.parametrize("revoked", [True, False])
+def test_an_errback_that_was_called_off_when_it_had_been_told_runs_after_all(
+    store: Store, worker: TestWorker, *, revoked: bool
+) -> None:
+    """No other failure can come: the one that it was told of is enough, a call that was called off as well."""
+    links = [Edge(name, "e", "error", ERRBACK) for name in ("a", "b")]
+    store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "b", "e")], links))
+    first, second = sorted(worker.claim(), key=lambda job: job.id)
+    worker.settle(Failed("a", first.lease, "{}", None, 0.0, REVOKED) if revoked else failed(first))
+    revoke(store, ["e"])
+    worker.settle(done(second))
+    assert statuses(store, "a", "b", "e") == ["REVOKED" if revoked else "FAILURE", "SUCCESS", "REVOKED"]
+    assert changes.retry(store, ["e"]) == {"e"}
+    assert claimed_ids(worker) == ["e"]
 
 
 @pytest.mark.parametrize("forgotten", [True, False])
