@@ -593,6 +593,24 @@ class TestAddHeader:
         assert store.add_header(self.added(), job.id, job.lease)
         assert row(store, "c")["waits_for"] == 2
 
+    def test_an_id_of_another_call_is_refused(self, store: Store, worker: TestWorker) -> None:
+        """It would count as there already, and never run."""
+        store.enqueue_workflow(chord(["a", "b"], "body"))
+        first, _ = worker.claim()
+        store.enqueue([new_job("new", args="[1]")])
+        with pytest.raises(DuplicateTaskId, match="with other content"):
+            store.add_header(self.added(), first.id, first.lease)
+        assert (row(store, "body")["waits_for"], edges(store)) == (2, 2)
+
+    def test_nothing_is_added_where_a_part_is_there(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chord(["a", "b"], "body"))
+        first, _ = worker.claim()
+        store.enqueue([new_job("y")])
+        several = Workflow((new_job("x"), new_job("y")), tuple(Edge(name, BODY, place=APPEND) for name in "xy"))
+        with pytest.raises(DuplicateTaskId, match="exist already"):
+            store.add_header(several, first.id, first.lease)
+        assert (row(store, "body")["waits_for"], edges(store), count(store)) == (2, 2, 4)
+
     def test_a_job_that_does_not_run_adds_nothing(self, store: Store, worker: TestWorker) -> None:
         store.enqueue_workflow(chord(["a", "b"], "body"))
         first, _ = worker.claim()

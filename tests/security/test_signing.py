@@ -483,12 +483,13 @@ def test_results_come_in_any_order() -> None:
         signer.check(with_inputs(signed, *places[:2]))
 
 
-def test_a_retry_with_new_arguments_takes_no_results_from_then_on() -> None:
+@pytest.mark.parametrize("new", [{"args": "[7]"}, {"content": b"7"}], ids=["JSON", "another serializer"])
+def test_a_retry_with_new_arguments_takes_no_results_from_then_on(new: dict[str, Any]) -> None:
     """What may be added to a signed list is not to be added to these."""
     signer = Signer([NEW])
     signed = signer.sign(NewJob("id", "task", "queue"), [("of [0]", "[0]")])
-    changes = signer.changed(with_inputs(signed, "[0]"), {"args": "[7]"})
-    again = signed._replace(args=changes["args"], options=changes["options"])
+    changes = signer.changed(with_inputs(signed, "[0]"), new)
+    again = signed._replace(**changes)
     signer.check(claimed(again)._replace(inputs=False))
     with pytest.raises(BadSignature):
         signer.check(with_inputs(again, "[1]"))
