@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from dbqueue.app import DBQueue
     from dbqueue.store.revoking import Revoked
 
+REPLY_SECONDS: Final = 1.0
+"""How long to wait for replies at the most, unless the caller says so."""
 FIRST_PAUSE_SECONDS: Final = 0.005
 LAST_PAUSE_SECONDS: Final = 0.05
 """Pauses between two looks for replies: workers answer within milliseconds, or are busy."""
@@ -44,7 +46,7 @@ class Control:
     def inspect(
         self,
         destination: Destination = None,
-        timeout: float = 1.0,
+        timeout: float | None = REPLY_SECONDS,
         callback: Callable[[Reply], Any] | None = None,
         connection: Any = None,
         app: Any = None,
@@ -62,7 +64,7 @@ class Control:
         destination: Destination = None,
         connection: Any = None,
         reply: bool = False,
-        timeout: float = 1.0,
+        timeout: float | None = REPLY_SECONDS,
         limit: int | None = None,
         callback: Callable[[Reply], Any] | None = None,
         channel: Any = None,
@@ -72,7 +74,7 @@ class Control:
     ) -> list[Reply] | None:
         """Send a command, and with `reply` collect what the workers say, each as `{name: reply}`.
 
-        Waits at most `timeout` seconds, or until `limit` workers have replied; `callback` is called
+        Waits at most `timeout` seconds (None: one), or until `limit` workers have replied; `callback` is called
         with each reply as it comes. `pattern` chooses workers by their names, as a glob, or with
         `matcher="pcre"` as a regular expression. `more` are further arguments of the command.
         `connection` and `channel` are Celery's and have no effect.
@@ -91,7 +93,7 @@ class Control:
         missing = {each.id for each in alive if control.addressed(wanted, each.name)}
         replies: list[Reply] = []
         seen: set[str] = set()
-        deadline, pause = time.monotonic() + timeout, FIRST_PAUSE_SECONDS
+        deadline, pause = time.monotonic() + (REPLY_SECONDS if timeout is None else timeout), FIRST_PAUSE_SECONDS
         while missing:
             for each in control.replies(store, command_id, seen=seen)[: _left_of(limit, replies)]:
                 seen.add(each.worker)
@@ -107,7 +109,9 @@ class Control:
                 pause = min(pause * 1.5, LAST_PAUSE_SECONDS)
         return replies
 
-    def ping(self, destination: Destination = None, timeout: float = 1.0, **options: Any) -> list[Reply]:
+    def ping(
+        self, destination: Destination = None, timeout: float | None = REPLY_SECONDS, **options: Any
+    ) -> list[Reply]:
         """Which workers answer: `[{name: {'ok': 'pong'}}]`."""
         return self.broadcast("ping", destination=destination, reply=True, timeout=timeout, **options) or []
 

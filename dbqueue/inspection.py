@@ -22,7 +22,7 @@ class Inspect:
         self,
         app: DBQueue,
         destination: Destination = None,
-        timeout: float = 1.0,
+        timeout: float | None = 1.0,
         callback: Callable[[Reply], Any] | None = None,
         *,
         limit: int | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
@@ -151,10 +151,14 @@ def new_job(
 
 def _stamped(options: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The call's headers, and its stamps among them."""
-    headers: Mapping[str, Any] | None = options.get("headers")
-    names = options.get("stamped_headers")
+    headers: Any = options.get("headers")
+    names: Any = options.get("stamped_headers")
+    if headers is not None and not isinstance(headers, Mapping):
+        raise TypeError(f"headers must be a mapping of names to values, not {headers!r}")
     if not names:
         return headers
+    if not isinstance(names, Collection):
+        raise TypeError(f"stamped_headers must be a name or a list of names, not {names!r}")
     names = [names] if isinstance(names, str) else list(names)
     stamps = {name: options[name] for name in names if name in options}
     return {**(headers or {}), STAMPED_HEADERS: names, STAMPS: stamps}

@@ -122,7 +122,7 @@ def encode(
     `max_bytes` limits what is stored, compressed if it is. Raises EncodeError with the reason,
     PayloadTooLarge, and ImproperlyConfigured for an unknown compression.
     """
-    if compression is not None and compression not in COMPRESSIONS:
+    if compression is not None and compression not in tuple(COMPRESSIONS):  # a list has no hash
         raise ImproperlyConfigured(f"there is no compression {compression!r}; known: {', '.join(sorted(COMPRESSIONS))}")
     try:
         data = by.dumps(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from dbqueue.task.types import CallOptions
@@ -27,7 +27,9 @@ def warn_of_unknown(options: Mapping[str, Any]) -> None:
     if options.keys() <= KNOWN:
         return
     stamped = options.get("stamped_headers") or ()
-    for name in sorted(options.keys() - KNOWN - set([stamped] if isinstance(stamped, str) else stamped)):
+    if isinstance(stamped, str) or not isinstance(stamped, Iterable):  # what is no name either is refused later
+        stamped = [stamped]
+    for name in sorted(options.keys() - KNOWN - set(stamped)):
         warnings.warn(_unknown(name), UserWarning, stacklevel=_frames_of_ours())
 
 

@@ -291,6 +291,14 @@ class TestReplies:
         assert len(app.control.ping(pattern="two*", timeout=self.TIMEOUT)) == 1
         assert answering.now < self.TIMEOUT
 
+    def test_for_a_second_where_nobody_says_for_how_long(
+        self, app: DBQueue, answering: Answering, new_worker: Callable[..., TestWorker]
+    ) -> None:
+        answering.workers = [new_worker().id]
+        new_worker()  # it is silent
+        assert app.control.inspect(timeout=None).ping() is not None
+        assert answering.now == pytest.approx(1.0, abs=0.1)
+
     def test_no_more_than_are_wanted(
         self, app: DBQueue, answering: Answering, new_worker: Callable[..., TestWorker]
     ) -> None:

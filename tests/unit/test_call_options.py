@@ -128,6 +128,12 @@ def test_arguments_that_are_no_sequence(app: DBQueue, args: Any) -> None:
         app.tasks["work"].apply_async((), [("x", 1)])  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("name", "value"), [("headers", 5), ("headers", ["a"]), ("stamped_headers", 5)])
+def test_headers_that_are_none(app: DBQueue, name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be a"):
+        app.send_task("work", **{name: value})
+
+
 def test_a_call_from_a_run_knows_where_it_comes_from(app: DBQueue) -> None:
     token = current_request.set(Context(id="child", root_id="root", parent_id="parent", task="work"))
     try:

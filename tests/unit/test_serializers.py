@@ -66,6 +66,8 @@ def test_what_cannot_be_encoded() -> None:
         codec.encode("x" * LIMIT, codec.serializer("yaml"), what="it", max_bytes=LIMIT)
     with pytest.raises(ImproperlyConfigured, match="no compression 'zip'"):
         codec.encode(1, codec.serializer("yaml"), what="it", max_bytes=LIMIT, compression="zip")
+    with pytest.raises(ImproperlyConfigured, match="no compression \\['zlib'\\]"):
+        codec.encode(1, codec.serializer("yaml"), what="it", max_bytes=LIMIT, compression=["zlib"])  # type: ignore[arg-type]
 
 
 def test_the_limit_is_for_what_is_stored() -> None:
