@@ -22,7 +22,7 @@ from dbqueue.store.postgres.partitions.retiring import Retiring
 from dbqueue.store.sessions import Tended
 from dbqueue.worker.config import WorkerConfig
 from dbqueue.worker.upkeep import PRUNE_EVERY_SECONDS, Upkeep
-from tests.contract.test_workflows import chain
+from tests.contract.workflows import chain
 from tests.servers import PostgresServer, libpq_url
 from tests.stores import TestWorker, count, enqueued, new_job, opened, partitioned, row, run_sql
 

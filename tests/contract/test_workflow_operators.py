@@ -11,7 +11,7 @@ from dbqueue.store import changes
 from dbqueue.store.base import Store
 from dbqueue.store.revoking import revoke, revoked_ids
 from dbqueue.workflows import ERRBACK, Edge, Event, Workflow
-from tests.contract.test_workflows import chain, chord, claimed_ids, done, edges, failed, statuses
+from tests.contract.workflows import chain, chord, claimed_ids, done, edges, failed, statuses
 from tests.stores import TestWorker, count, new_job, row, run_sql
 
 

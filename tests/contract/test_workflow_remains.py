@@ -16,7 +16,7 @@ from dbqueue.store.steps import run
 from dbqueue.store.transactions.joining import JoinedConnection
 from dbqueue.store.workflows.writing import write
 from dbqueue.workflows import ERRBACK, Edge, Workflow
-from tests.contract.test_workflows import chain, claimed_ids, done, edges, failed, statuses
+from tests.contract.workflows import chain, claimed_ids, done, edges, failed, statuses
 from tests.stores import TestWorker, new_job, row, run_sql
 
 
