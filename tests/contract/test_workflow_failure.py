@@ -8,7 +8,7 @@ from dbqueue.jobs import Failed
 from dbqueue.store.base import Store
 from dbqueue.workflows import ERRBACK, Edge, Workflow
 from tests.contract.workflows import ERROR, chain, chord, claimed_ids, done, error_of, failed, statuses
-from tests.stores import TestWorker, new_job, row
+from tests.stores import TestWorker, count, new_job, row
 
 
 class TestFailure:
@@ -99,3 +99,23 @@ class TestFailure:
         worker.settle(failed(worker.claim_one()))
         assert statuses(store, name, name + "b") == ["FAILURE"] * 2
         assert worker.claim_one().id == name + "e"
+
+    def test_an_errback_that_cannot_be_reached_any_more_goes_with_all_below_it(
+        self, store: Store, worker: TestWorker
+    ) -> None:
+        """Its job was only kept from running: that is no failure to be told of."""
+        links = [*chain("a", "b").edges, Edge("b", "e", "error", ERRBACK), Edge("e", "f"), Edge("f", "g")]
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in "abefg"], links))
+        worker.settle(failed(worker.claim_one()))
+        assert (statuses(store, "a", "b"), count(store)) == (["FAILURE", "FAILURE"], 2)
+
+    def test_an_errback_goes_when_the_last_that_it_could_be_told_of_has_succeeded(
+        self, store: Store, worker: TestWorker
+    ) -> None:
+        links = [*chain("a", "b").edges, Edge("b", "e", "error", ERRBACK), Edge("c", "e", "error", ERRBACK)]
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in "abce"], links))
+        first, other = sorted(worker.claim(), key=lambda job: job.id)
+        worker.settle(failed(first))
+        assert (statuses(store, "a", "b", "e"), row(store, "e")["waits_for"]) == (["FAILURE", "FAILURE", "PENDING"], 1)
+        worker.settle(done(other))
+        assert count(store) == 3

@@ -10,6 +10,8 @@ import pytest
 
 from dbqueue.errors import DuplicateTaskId
 from dbqueue.jobs import Progress, Released, Replaced, Retried
+from dbqueue.limits import Limit
+from dbqueue.store import limits
 from dbqueue.store.base import Store
 from dbqueue.store.revoking import revoke
 from dbqueue.workflows import APPEND, BODY, ERRBACK, FIRST_ARGUMENT, Edge, Workflow
@@ -155,6 +157,19 @@ class TestReplace:
         assert moment(row(store, "x")["eta"]) == past
         found = worker.claim(now=datetime.now(UTC) + timedelta(minutes=1))
         assert [job.id for job in found] == ["other", "x"]
+
+    def test_it_gives_its_permit_back(self, store: Store, worker: TestWorker) -> None:
+        """What goes before it may need one of the same limit."""
+        limits.set_limit(store, "k", Limit(running=1))
+        store.enqueue([new_job("x", limit_key="k", blocked_reason="limit")])
+        (job,) = worker.claim_held().claimed
+        jobs = [new_job("n", limit_key="k", blocked_reason="limit"), new_job("x", limit_key="k")]
+        worker.settle(Replaced("x", job.lease, Workflow.of(jobs, [Edge("n", "x", place="[]")]), 0.1))
+        assert row(store, "x")["permit"] is None
+        (first,) = worker.claim_held().claimed
+        assert first.id == "n"
+        worker.settle(done(first))
+        assert [each.id for each in worker.claim_held().claimed] == ["x"]
 
     def test_a_failure_before_it_ends_it(self, store: Store, worker: TestWorker) -> None:
         store.enqueue_workflow(chain("x", "z"))
