@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dbqueue import codec, signals, stamped
 from dbqueue.context import Context
 from dbqueue.errors import DecodeError
-from dbqueue.inspection import Destination, Inspect, Reply
+from dbqueue.inspection import REPLY_SECONDS, Destination, Inspect, Reply
 from dbqueue.jobs import storable
 from dbqueue.limits import Limit
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from dbqueue.app import DBQueue
     from dbqueue.store.revoking import Revoked
 
-REPLY_SECONDS: Final = 1.0
-"""How long to wait for replies at the most, unless the caller says so."""
 FIRST_PAUSE_SECONDS: Final = 0.005
 LAST_PAUSE_SECONDS: Final = 0.05
 """Pauses between two looks for replies: workers answer within milliseconds, or are busy."""

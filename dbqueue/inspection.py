@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from dbqueue.jobs import storable
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 Reply = dict[str, Any]
 """`{worker's name: what it says}`."""
 Destination = str | Iterable[str] | None
+REPLY_SECONDS: Final = 1.0
+"""How long to wait for replies at the most, unless the caller says so."""
 
 
 class Inspect:
@@ -22,7 +24,7 @@ class Inspect:
         self,
         app: DBQueue,
         destination: Destination = None,
-        timeout: float | None = 1.0,
+        timeout: float | None = REPLY_SECONDS,
         callback: Callable[[Reply], Any] | None = None,
         *,
         limit: int | None = None,
