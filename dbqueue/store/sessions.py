@@ -197,6 +197,13 @@ class WorkSession(Session):
         """The id of the worker that started first, of those that live and have beaten within ELDEST_SECONDS: the one
         that does the upkeep."""
 
+    def slots_before(self, worker_id: str) -> int:
+        """How many jobs at once the live workers run that share this one's host and queues, and registered before it.
+
+        0 where the database wakes nobody: SQLite.
+        """
+        return 0
+
     @abstractmethod
     def close_worker(self, worker_id: str) -> None:
         """Mark the worker as stopped."""

@@ -21,6 +21,7 @@ from dbqueue.worker.config import WorkerConfig
 from dbqueue.worker.handover import Handover
 from dbqueue.worker.held_jobs import HeldJobs
 from dbqueue.worker.holding import Holding
+from dbqueue.worker.neighbours import Neighbours
 from dbqueue.worker.queue_choice import QueueChoice
 
 
@@ -42,6 +43,7 @@ class Claims:
         self._tried = tried
         self.clock = ClaimClock(config, must_poll=must_poll)
         self.queues = QueueChoice(config)
+        self._neighbours = Neighbours()
         self.allowed = False
         """Whether the worker wants jobs: not before it is registered, and not when it stops."""
         self._passed_over = False
@@ -84,6 +86,10 @@ class Claims:
         wanted = self._handover.room
         if wanted <= 0 or not (now or self.clock.due):
             return None
+        pause = 0.0 if now else self._neighbours.pause()
+        if pause > 0:
+            self.clock.at = time.monotonic() + pause
+            return None
         self.clock.claim_begins()
         queues = self.queue_order()
         if not queues:  # all are paused, or a pattern fits none yet
@@ -95,6 +101,17 @@ class Claims:
         once, max_input_bytes = tuple(self._config.once), self._config.max_input_bytes
         yielding = self.clock.yields
         return Claim(self._holding.worker_id, str(uuid4()), queues, limit, once, max_input_bytes, keys, yielding)
+
+    def announced(self) -> None:
+        """The database told all workers of new jobs."""
+        if self._neighbours.holding_back:
+            return
+        if not self._holding.leases:
+            self._neighbours.woken()
+        self.clock.at_once()
+
+    def look_around(self, session: WorkSession) -> None:
+        self._neighbours.slots_before = session.slots_before(self._holding.worker_id)
 
     def ask(self) -> float:
         """Ask the database when a job is due, where nothing says so.

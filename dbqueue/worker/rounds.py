@@ -184,7 +184,7 @@ class Rounds:
     def _sleep(self, seconds: float) -> None:
         """Until the bell rings, the time has come, or (where the database can say so) there are new jobs."""
         if seconds > 0 and self._surely(lambda session: session.wait(seconds, self._bell)):
-            self._clock.at_once()
+            self._claims.announced()
             self._held.woken()
 
     def _say_goodbye(self) -> None:
@@ -370,6 +370,7 @@ class Rounds:
     def _upkeep(self, session: WorkSession) -> None:
         if time.monotonic() >= self._upkeeper.rescue_at:
             self._session.hand_back_late_claims(session)
+            self._claims.look_around(session)
         if self._upkeeper.run(session, self._holding.worker_id):
             self.woken()
 

@@ -75,7 +75,7 @@ WHERE {{by_id_of_d}} AND""",
     "a rescue that does not ask for the lease's age (PostgreSQL)": Mutant(
         (
             Edit(
-                "store/postgres/sql.py",
+                "store/postgres/worker_rows.py",
                 "    heartbeat_at < coalesce(%(now)s::timestamptz, now()) - {_LEASE}, extract",
                 "    (%(now)s::timestamptz IS NULL OR true), extract",
             ),

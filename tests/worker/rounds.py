@@ -37,10 +37,14 @@ class RunningRounds:
     def reconnected(self) -> bool:
         return self.rounds._session.has_broken
 
+    @property
+    def has_claimed(self) -> bool:
+        return bool(self.rounds.handover._claimed)
+
     def take(self) -> ClaimedJob:
         """The next job that it claims."""
         self.rounds.want(1)  # once: each call rings the bell
-        wait_until(lambda: self.rounds.handover._claimed, what="a claimed job")
+        wait_until(lambda: self.has_claimed, what="a claimed job")
         (job,) = self.rounds.take_claimed()
         return job
 

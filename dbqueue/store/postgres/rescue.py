@@ -16,7 +16,7 @@ from dbqueue.errors import LockTimeout
 from dbqueue.jobs import BLOCKED_BY_LIMIT, FAILURE, PENDING
 from dbqueue.store import steps
 from dbqueue.store.base import Store
-from dbqueue.store.postgres import sql
+from dbqueue.store.postgres import sql, worker_rows
 from dbqueue.store.postgres.driver import Driver, translated
 from dbqueue.store.postgres.free_rows import locked_below
 from dbqueue.store.records import Rescued
@@ -98,7 +98,7 @@ def take_back(
     left = {row[0] for row in rows(LEFT, {"workers": dead})}
     for worker in dead:
         if worker not in left:
-            driver.execute(store.text(sql.CLOSE_WORKER), {"worker": worker})
+            driver.execute(store.text(worker_rows.CLOSE_WORKER), {"worker": worker})
     statuses = [row[:2] for row in found]
     return [
         Rescued(

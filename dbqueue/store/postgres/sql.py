@@ -12,8 +12,6 @@ from typing import Final
 
 from dbqueue.jobs import BLOCKED_BY_LIMIT
 from dbqueue.limits import TASK_KEYS
-from dbqueue.settings.kinds import MAX_SECONDS
-from dbqueue.store.sessions import ELDEST_SECONDS
 from dbqueue.store.trouble import LOCK_SECONDS, ROUND_LOCK_SECONDS
 
 MAX_COUNT: Final = 2**31 - 1
@@ -345,36 +343,6 @@ ANYTHING_HELD: Final = "SELECT EXISTS (SELECT FROM {jobs} h WHERE h.held_at IS N
 
 # Waits for a claim of this worker that is still under way on a connection it has lost (KEY SHARE).
 LOCK_WORKER: Final = "SELECT id FROM {workers} WHERE id = %(worker)s FOR UPDATE"
-
-_ROW: Final = """
-INSERT INTO {workers} AS w (id, name, hostname, pid, pool, concurrency, queues, version, lease_seconds)
-VALUES (%(id)s, %(name)s, %(hostname)s, %(pid)s, %(pool)s, %(concurrency)s, %(queues)s, %(version)s,
-    %(lease_seconds)s)
-ON CONFLICT (id) """
-
-# Its id is random: a conflict is the same registration, whose reply was lost.
-REGISTER: Final = f"{_ROW} DO NOTHING"
-
-REOPEN: Final = f"{_ROW} DO UPDATE SET closed_at = NULL, heartbeat_at = now() WHERE w.closed_at IS NOT NULL"
-
-HEARTBEAT: Final = "UPDATE {workers} SET heartbeat_at = now() WHERE id = %(worker)s AND closed_at IS NULL"
-
-CLOSE_WORKER: Final = "UPDATE {workers} SET closed_at = now() WHERE id = %(worker)s AND closed_at IS NULL"
-
-# A row that somebody else has written may hold any number, and is not to keep others from being seen.
-_LEASE: Final = f"make_interval(secs => least(greatest(lease_seconds, 0), {MAX_SECONDS}))"
-
-# Such a row could be the eldest's for ever, and nobody would do what the eldest does: a heartbeat to come is none.
-ELDEST: Final = f"""
-SELECT id FROM {{workers}}
-WHERE closed_at IS NULL AND heartbeat_at <= clock_timestamp()
-  AND heartbeat_at >= now() - least({_LEASE}, make_interval(secs => {ELDEST_SECONDS}))
-ORDER BY started_at, id LIMIT 1"""
-
-OPEN_WORKERS: Final = f"""
-SELECT id, heartbeat_at::text, least(greatest(lease_seconds, 0), {MAX_SECONDS})::float8,
-    heartbeat_at < coalesce(%(now)s::timestamptz, now()) - {_LEASE}, extract(epoch FROM clock_timestamp())::float8
-FROM {{workers}} WHERE closed_at IS NULL ORDER BY id"""
 
 HAND_BACK: Final = f"""
 UPDATE {{jobs}} j SET status = 'PENDING', lease = NULL, worker = NULL, started_at = NULL, state = NULL, meta = NULL,

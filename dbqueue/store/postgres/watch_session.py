@@ -10,7 +10,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from dbqueue import failpoints
 from dbqueue.errors import OperationalError
-from dbqueue.store.postgres import sql
+from dbqueue.store.postgres import worker_rows
 from dbqueue.store.postgres.driver import Driver, survives, translated
 from dbqueue.store.postgres.pool_connection import close_dedicated
 from dbqueue.store.sessions import Sign, WatchSession
@@ -24,7 +24,7 @@ class PostgresWatchSession(WatchSession):
     def __init__(self, store: PostgresStore, connection: PoolProxiedConnection) -> None:
         self._connection = connection
         self._driver = cast(Driver, connection.dbapi_connection)
-        self._heartbeat, self._listens = store.text(sql.HEARTBEAT), store.supports_listen
+        self._heartbeat, self._listens = store.text(worker_rows.HEARTBEAT), store.supports_listen
         self._text = store.text
 
     def wait(self, timeout: float) -> Sign:

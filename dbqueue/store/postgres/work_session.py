@@ -18,7 +18,7 @@ from dbqueue.jobs import ClaimedJob, Outcome, Progress
 from dbqueue.store import steps as operations
 from dbqueue.store.held import claim_held, held_queues
 from dbqueue.store.postgres import held as held_postgres
-from dbqueue.store.postgres import pruning, sql
+from dbqueue.store.postgres import pruning, sql, worker_rows
 from dbqueue.store.postgres.claimed_rows import ClaimedRows
 from dbqueue.store.postgres.driver import Driver, not_said_of_rows, survives, translated
 from dbqueue.store.postgres.floors import Floors
@@ -90,7 +90,7 @@ class PostgresWorkSession(WorkSession):
         self._claim_behind, self._next_ready_behind = map(store.text, (sql.CLAIM_BEHIND, sql.NEXT_READY_BEHIND))
 
     def register(self, worker: WorkerInfo) -> None:
-        self._execute(sql.REGISTER, worker.columns())
+        self._execute(worker_rows.REGISTER, worker.columns())
         self._look_at_table()
 
     def round(
@@ -274,7 +274,7 @@ class PostgresWorkSession(WorkSession):
         """The workers that are dead, with the heartbeats that tell it; with `now` by that time alone."""
 
         def look() -> list[tuple[Any, ...]]:
-            return self._execute(sql.OPEN_WORKERS, {"now": now}).fetchall()
+            return self._execute(worker_rows.OPEN_WORKERS, {"now": now}).fetchall()
 
         return {row[0]: row[1] for row in look() if row[3]} if now else self._store.liveness.dead(look)
 
@@ -283,7 +283,7 @@ class PostgresWorkSession(WorkSession):
             return self._look.step(self._driver, self._text_on, self._parts)
 
     def reopen(self, worker: WorkerInfo) -> None:
-        self._execute(sql.REOPEN, worker.columns())
+        self._execute(worker_rows.REOPEN, worker.columns())
 
     def prune(
         self, *, older_than_seconds: float | None, limit: int, keep: int | None = None, now: datetime | None = None
@@ -337,11 +337,15 @@ class PostgresWorkSession(WorkSession):
             return self._execute(pruning.PRUNE_LIMITS, {}).rowcount
 
     def eldest_worker(self) -> str | None:
-        row = self._execute(sql.ELDEST, {}).fetchone()
+        row = self._execute(worker_rows.ELDEST, {}).fetchone()
         return str(row[0]) if row else None
 
+    def slots_before(self, worker_id: str) -> int:
+        row = self._execute(worker_rows.SLOTS_BEFORE, {"worker": worker_id}).fetchone()
+        return int(row[0]) if row else 0
+
     def close_worker(self, worker_id: str) -> None:
-        self._execute(sql.CLOSE_WORKER, {"worker": worker_id})
+        self._execute(worker_rows.CLOSE_WORKER, {"worker": worker_id})
 
     def wait(self, seconds: float, bell: Bell) -> bool:
         """The very connection that claims listens: from another thread's, a wake-up takes 0.1 ms longer."""
