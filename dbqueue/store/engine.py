@@ -32,7 +32,16 @@ BUSY_TIMEOUT_SECONDS = 10.0
 MAX_CONNECT_SECONDS = 3600
 """The longest that a connection may take to be made; 0 in a URL is psycopg's own bound, 130 seconds."""
 
-LIMIT_WAITS = f"SELECT set_config('lock_timeout', '{LOCK_SECONDS}s', false) WHERE current_setting('lock_timeout') = '0'"
+IDLE_SECONDS = 60
+"""How long a transaction of dbqueue's own may do nothing. Its steps follow each other at once, unless the process was
+stopped, or cut off: the entry that a beat is firing, or a unique key, would then be locked for as long as the server
+knows nothing of that, which may be hours."""
+
+LIMIT_WAITS = f"""
+SELECT set_config(name, value, false)
+FROM (VALUES ('lock_timeout', '{LOCK_SECONDS}s'), ('idle_in_transaction_session_timeout', '{IDLE_SECONDS}s'))
+    AS limits(name, value)
+WHERE current_setting(name) = '0'"""
 LIMIT_WAITS_HERE = LIMIT_WAITS.replace("false", "true")
 """The same for one transaction, where nothing outlives it."""
 
@@ -236,7 +245,8 @@ def _hear_last_words(connection: object, record: Any, proxy: object) -> None:
 
 
 def _limit_waits(connection: Any, record: object) -> None:
-    """Let no enqueue wait for ever for a lock on the table; what the role or the database says comes first."""
+    """Let no enqueue wait for ever for a lock, nor others for one of its own; what the role or the database says comes
+    first."""
     before = connection.autocommit
     connection.autocommit = True
     connection.execute(LIMIT_WAITS, prepare=False)

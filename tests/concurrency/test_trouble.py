@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -14,8 +15,10 @@ import sqlalchemy as sa
 from dbqueue import urls
 from dbqueue.errors import OperationalError
 from dbqueue.jobs import new_job_id
-from dbqueue.store import open_store, queues, revoking, trouble
+from dbqueue.store import engine, open_store, queues, revoking, schedules, trouble
 from dbqueue.store.postgres.store import PostgresStore
+from dbqueue.store.schedules import ScheduleRow, Step
+from tests.contract.test_schedules import add
 from tests.servers import libpq_url
 from tests.stores import TestWorker, count, enqueued, new_job
 from tests.waiting import wait_until
@@ -85,6 +88,44 @@ def test_the_roles_own_lock_timeout_is_kept(postgres_url: str) -> None:
     with store.connect() as connection:
         assert connection.scalar(sa.text("SHOW lock_timeout")) == "10s"
     store.close()
+
+
+def test_what_a_process_has_locked_that_stands_still_is_free_again(
+    postgres_url: str, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A beat that was stopped, or cut off, while it fired an entry: each other would pass that entry by for ever."""
+    add(store)
+    soon = engine.LIMIT_WAITS.replace(f"{engine.IDLE_SECONDS}s", "50ms")
+    standing, resumed = threading.Event(), threading.Event()
+    raised: list[BaseException] = []
+
+    def stand_still(row: ScheduleRow, now: datetime) -> Step:
+        standing.set()
+        resumed.wait(60)
+        return Step(None, "a beat that comes too late")
+
+    def fire() -> None:
+        try:
+            schedules.advance(stopped, "tick", stand_still)
+        except OperationalError as error:
+            raised.append(error)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "LIMIT_WAITS", soon)
+        stopped = open_store(postgres_url, shown_url="", pool_size=1)
+        with stopped.connect():
+            pass
+    thread = threading.Thread(target=fire)
+    thread.start()
+    assert standing.wait(60)
+    step = Step(None, "another beat")
+    wait_until(lambda: schedules.advance(store, "tick", lambda row, now: step), what="the lock's end")
+    resumed.set()
+    thread.join(60)
+    found = schedules.find(store, "tick")
+    assert found is not None
+    assert (found.planned_from, len(raised)) == ("another beat", 1)
+    stopped.close()
 
 
 def test_the_victim_of_a_deadlock_runs_again(store: PostgresStore, other: psycopg.Connection[Any]) -> None:

@@ -92,6 +92,28 @@ def test_no_statement_waits_for_ever_for_a_lock(
     assert row == (f"{seconds}s",)
 
 
+IDLE = "SELECT current_setting('idle_in_transaction_session_timeout')"
+
+
+@pytest.mark.parametrize("connected", [pooled, of_rounds, of_watch], ids=lambda each: each.__name__)
+def test_no_process_that_stands_still_keeps_its_locks_for_ever(
+    postgres_url: str, connected: Callable[[Store], Any]
+) -> None:
+    with opened(postgres_url) as store, connected(store) as driver:
+        row = driver.execute(IDLE).fetchone()
+    assert row == ("1min",)
+
+
+def test_through_a_pooler_neither(postgres_url: str) -> None:
+    with closing(open_store(postgres_url, shown_url="", pooler=True)) as store:
+        ((by_steps,),) = store.perform(lambda: _asked(IDLE))
+        with store.connect() as connection:
+            by_sqlalchemy = connection.exec_driver_sql(IDLE).scalar()
+        with pooled(store) as driver:
+            left = driver.execute(IDLE).fetchone()
+    assert (by_steps, by_sqlalchemy, left) == ("1min", "1min", ("0",))
+
+
 def test_through_a_pooler_no_transaction_waits_for_ever_for_a_lock(postgres_url: str) -> None:
     """As where somebody has a unique key, and has not committed yet."""
     shown = "SELECT current_setting('lock_timeout')"
