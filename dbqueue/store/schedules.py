@@ -113,9 +113,11 @@ def advance(
     """Lock the row, let `decide` say what to do with it, and do that, in one transaction.
 
     None if nothing was done: another beat has the row or has done it, or it is gone. `decide` gets
-    the row as it is under the lock, and the database's time (or `now`).
+    the row as it is under the lock, and the database's time (or `now`). Raises LockTimeout, soon, where
+    an enqueue waits for what somebody's transaction has locked: a unique key.
     """
     with _changing(store) as connection:
+        store.wait_briefly(connection)
         row = connection.execute(
             _rows().where(schedules.c.name == name).with_for_update(skip_locked=True)
         ).one_or_none()

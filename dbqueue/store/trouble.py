@@ -27,6 +27,8 @@ LOCK_SECONDS: Final = 10
 """How long one statement waits for a lock that somebody else holds."""
 ROUND_LOCK_SECONDS: Final = 1
 """The same for a worker's rounds, which others wait behind: then they go on without what is locked."""
+BRIEF_LOCK_SECONDS: Final = 0.5
+"""The same for an entry that a beat fires: others are due behind it."""
 FIRST_PAUSE_SECONDS: Final = 0.02
 LAST_PAUSE_SECONDS: Final = 0.5
 CONFLICT_TRIES: Final = 8

@@ -4,6 +4,9 @@ A turn reads the table, takes the steps that are due (see `schedule_steps`), eac
 of its own, and sleeps until the next due time. It sleeps no longer than `max_interval`, to see
 edits of the table. Every beat that is awake tries every due row, and the first to lock one does it;
 so a beat that dies costs no delay, and there is nothing to elect or to time out.
+
+An entry whose firing waits for somebody's lock (a transaction that has its unique key, and is open) is put off, for
+others are due behind it.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
 
-from dbqueue.errors import DBQueueError
+from dbqueue.errors import DBQueueError, LockTimeout
 from dbqueue.jobs import NewJob
 from dbqueue.shown import clean
 from dbqueue.store import schedules
@@ -31,6 +34,8 @@ MAX_INTERVAL_SECONDS: Final = 2.0
 """How soon an edit of the table is seen, by default. A look costs one small query."""
 BUSY_SECONDS: Final = 0.02
 """How long to wait for another beat that has locked a due row, before looking again."""
+PUT_OFF_SECONDS: Final = 5.0
+"""When to try an entry again whose firing waited for somebody's lock, in vain."""
 STOP_SECONDS: Final = 10.0
 """How long a stop waits for a turn that is under way; what it has not committed then does not happen."""
 FIRST_RETRY_SECONDS: Final = 0.1
@@ -59,6 +64,8 @@ class Beat:
         self._store, self._steps, self._prepare, self._published = store, steps, prepare, published
         self.max_interval = max_interval
         self._prepared = False
+        self._put_off: dict[str, float] = {}
+        """Entries that wait for somebody's lock, and when to try each again, on the monotonic clock."""
         self._stopped = False
         # Not an Event: its lock may be in hand when a signal comes, whose handler would wait for it for ever.
         self._woken = queue.SimpleQueue[None]()
@@ -109,6 +116,7 @@ class Beat:
             self._prepared = True
         began = time.monotonic()
         clock, rows = schedules.read(store, now=now)
+        rows = [row for row in rows if self._put_off.get(row.name, began) <= began]
         due = [row for row in rows if wanted(row, clock)]
         # In any order: beats that wake together share the rows, and one that always fails delays no other for ever.
         random.shuffle(due)
@@ -116,7 +124,8 @@ class Beat:
         if due:
             return 0.0 if any(steps) else BUSY_SECONDS
         waits = [(row.next_due_at - clock).total_seconds() for row in rows if row.enabled and row.next_due_at]
-        return max(0.0, min([self.max_interval, *waits]) - (time.monotonic() - began))
+        again = [at - began for at in self._put_off.values() if at > began]
+        return max(0.0, min([self.max_interval, *waits, *again]) - (time.monotonic() - began))
 
     def _advance(self, store: Store, row: ScheduleRow, now: datetime | None) -> bool:
         """Take the row's step, unless another beat has it; whether there was one."""
@@ -126,7 +135,20 @@ class Beat:
             seen.append((locked, clock))
             return self._steps.step(locked, clock)
 
-        step = schedules.advance(store, row.name, decide, now=now)
+        try:
+            step = schedules.advance(store, row.name, decide, now=now)
+        except LockTimeout as error:
+            if row.name not in self._put_off:
+                logger.warning(
+                    "Scheduler: Entry %s waits for what somebody's transaction has locked (%s); it is tried again each "
+                    "%g s, and all others go on",
+                    row.name,
+                    error,
+                    PUT_OFF_SECONDS,
+                )
+            self._put_off[row.name] = time.monotonic() + PUT_OFF_SECONDS
+            return False
+        self._put_off.pop(row.name, None)
         if step is not None:
             _tell(*seen[-1], step)
             if step.jobs:

@@ -22,6 +22,7 @@ from dbqueue.store.schedules import NewSchedule, ScheduleRow, Step
 from dbqueue.worker.beat import BUSY_SECONDS, FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, Beat
 from dbqueue.worker.schedule_steps import SKIP_GRACE_SECONDS, Steps, job_id
 from tests.stores import count, moment, opened, run_sql
+from tests.waiting import wait_until
 
 NOON = datetime(2031, 5, 5, 12, tzinfo=UTC)
 TOKYO = timezone(timedelta(hours=9))
@@ -454,6 +455,31 @@ def test_a_row_that_another_beat_holds_is_passed_over(store: Store) -> None:
         assert fired(store) == []
     settle(new_beat(store), later)
     assert fired(store) == minutes(1)
+
+
+def test_an_entry_that_waits_for_somebody_s_lock_keeps_no_other_waiting(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An application has enqueued a call of the same unique key, and its transaction is still open."""
+    if store.dialect == "sqlite":
+        pytest.skip("there is one lock, and nothing else can be written meanwhile")
+
+    def make_keyed(row: ScheduleRow, due: datetime, id: str) -> NewJob:
+        return make_job(row, due, id)._replace(unique_key="k" if row.name == "a" else None)
+
+    monkeypatch.setattr("dbqueue.worker.beat.PUT_OFF_SECONDS", 0.1)
+    for name in ("a", "b"):
+        add(store, name)
+    beat, later = Beat(lambda: store, Steps(make_keyed)), NOON + timedelta(minutes=1)
+    settle(beat, NOON)
+    with store.connect() as connection:
+        connection.exec_driver_sql("INSERT INTO dbqueue_unique_keys (key, job_id) VALUES ('k', 'rival')")
+        for _ in range(2):
+            settle(beat, later)
+        assert (row(store, "a").total_run_count, row(store, "b").total_run_count) == (0, 1)
+        connection.rollback()
+        wait_until(lambda: (beat.turn(now=later), row(store, "a").total_run_count)[1] == 1, what="its firing")
+    assert caplog.text.count("Entry a waits for what somebody's transaction has locked") == 1
 
 
 @pytest.mark.parametrize("misfire", schedules.MISFIRES)
