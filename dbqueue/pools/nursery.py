@@ -106,10 +106,17 @@ class Nursery:
         del self._unread[:whole]
         return events
 
+    def go_on(self) -> None:
+        """Wake the nursery, which somebody may have stopped: it would tell of no death, nor see that it is to end."""
+        if self.socket.fileno() != -1:  # else its pid may be another's
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGCONT)
+
     def close(self) -> None:
         """End the nursery and whatever children it still has, and wait for it. May be called twice."""
         if self.socket.fileno() == -1:
             return
+        self.go_on()
         self.socket.close()
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, 0)

@@ -178,7 +178,9 @@ class Crew:
                 self.selector.modify(child.socket, events, child)
 
     def hang_up(self, child: Child) -> None:
-        """The child's socket has ended."""
+        """The child's socket has ended. Its death follows, which the nursery tells of."""
+        if self._nursery is not None:
+            self._nursery.go_on()
         if not child.closed:
             self.selector.unregister(child.socket)
             child.close()

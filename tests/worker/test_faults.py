@@ -120,3 +120,21 @@ def test_no_room_for_a_pool_process(app: DBQueue, database_url: str, path: PathO
     assert result.get(timeout=TIMEOUT) == 3
     assert worker.log.count("No pool process can be started") == 1
     assert worker.stop() == 0
+
+
+def test_the_process_that_starts_others_is_stopped(
+    app: DBQueue, database_url: str, path: PathOf, start_worker: Start
+) -> None:
+    """It tells of deaths: without it the job would be STARTED for as long as the worker lives, which would not end."""
+    worker = start_worker(database_url, concurrency=1)
+    child = app.tasks["sample.pid"].delay().get(timeout=TIMEOUT)
+    (nursery,) = set(worker.family()) - {worker.pid, child}
+    result = app.tasks["sample.hold"].delay(path("started"), path("release"))
+    wait_until(lambda: lines(path("started")), what="the start")
+    os.kill(nursery, signal.SIGSTOP)
+    os.kill(child, signal.SIGKILL)
+    Path(path("release")).touch()
+    assert result.get(timeout=TIMEOUT) == "released"
+    os.kill(nursery, signal.SIGSTOP)
+    assert worker.stop() == 0
+    assert worker.family() == []
