@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dbqueue.jobs import ClaimedJob
 
@@ -111,6 +111,19 @@ class Rescued:
     locked: bool = False
     """Whether jobs that may not run again could not end, for somebody has locked what waits for them. They follow, too.
     """
+
+
+class Stray(NamedTuple):
+    """A job that is STARTED by a worker under another lease than that of its run, as an UPDATE of its row leaves it.
+
+    `ready_at` is its old place in its queue.
+    """
+
+    job_id: str
+    lease: str
+    ready_at: str
+    redeliver: bool
+    successors: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Final, Protocol
 
 from dbqueue.errors import OperationalError
 from dbqueue.jobs import Outcome, Progress
-from dbqueue.store.records import Claim, HeldClaim, HeldRound, Rescued, Round, WorkerInfo
+from dbqueue.store.records import Claim, HeldClaim, HeldRound, Rescued, Round, Stray, WorkerInfo
 
 ELDEST_SECONDS: Final = 3600.0
 """How long a worker may be silent, whatever its lease, and be the eldest: nobody else does what the eldest does."""
@@ -135,6 +136,15 @@ class WorkSession(Session):
     @abstractmethod
     def recorded(self, job_ids: Collection[str]) -> dict[str, tuple[str, str | None]]:
         """The status and the lease of each of these jobs that still has a row."""
+
+    @cached_property
+    def astray(self) -> set[str]:
+        """Jobs whose outcomes found them STARTED under another lease: maybe one that nobody holds (`strays`)."""
+        return set()
+
+    @abstractmethod
+    def strays(self, worker_id: str, job_ids: Collection[str]) -> list[Stray]:
+        """Those of these jobs that are STARTED by this worker."""
 
     @abstractmethod
     def hand_back(self, worker_id: str, held: Collection[str]) -> int:

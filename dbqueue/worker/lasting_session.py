@@ -4,6 +4,9 @@ A broken connection leaves three doubts. The reply to a claim may have been lost
 handed back. Such a claim may even commit after the new connection has been made: they are handed back again, for
 a while. And the server may have crashed and forgotten a claim: its jobs are another's to run.
 
+Nor is a job to be STARTED by a worker that knows nothing of it, where somebody has changed the lease in its row: its
+outcome finds that, and it is taken back as one whose run was lost.
+
 What has only met a conflict is tried again on the same connection. It leaves the first doubt too: a round may be
 several transactions, of which the claim was the first.
 
@@ -19,13 +22,15 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from dbqueue.errors import AccessDenied, OperationalError, SchemaError
-from dbqueue.jobs import STARTED, SUCCESS
+from dbqueue.codec import describe_exception
+from dbqueue.errors import AccessDenied, OperationalError, SchemaError, WorkerLostError
+from dbqueue.jobs import STARTED, SUCCESS, Failed, Outcome, Released
 from dbqueue.store.base import Store
+from dbqueue.store.records import Stray
 from dbqueue.store.sessions import WorkSession
 from dbqueue.worker import log
 from dbqueue.worker.holding import Holding
-from dbqueue.worker.settling import TROUBLE
+from dbqueue.worker.settling import TROUBLE, settle_in_time
 
 T = TypeVar("T")
 
@@ -114,7 +119,12 @@ class LastingSession:
             return None
 
     def hand_back_late_claims(self, session: WorkSession) -> None:
-        """Give back what a claim took that had reached the server before the connection broke, and committed later."""
+        """Give back what a claim took that had reached the server before the connection broke, and committed later.
+
+        And what has gone astray.
+        """
+        if session.astray:
+            self._take_back(session)
         began = time.monotonic()
         if self._look_again_at is None or began < self._look_again_at:
             return
@@ -123,6 +133,17 @@ class LastingSession:
         # Each look reads the whole table, and the more time has passed the less is to be expected of it.
         passed = began - self._reconnected_at
         self._look_again_at = time.monotonic() + passed if passed < LATE_COMMIT_SECONDS else None
+
+    def _take_back(self, session: WorkSession) -> None:
+        """End what is STARTED by this worker under a lease that it does not hold; each by its own `redeliver`."""
+        job_ids = set(session.astray)
+        session.astray.clear()
+        held = self._holding.leases
+        strays = [each for each in session.strays(self._holding.worker_id, job_ids) if each.job_id not in held]
+        if strays:
+            linked = {each.job_id for each in strays if each.successors}
+            result = settle_in_time(session, [_lost(each) for each in strays], None, linked)
+            session.astray.update(result.locked)
 
     def _reconnect(self) -> WorkSession:
         self.current = self._store.work_session(self._label)
@@ -151,3 +172,12 @@ class LastingSession:
         if self.current is not None:
             self.current.close()
             self.current = None
+
+
+def _lost(stray: Stray) -> Outcome:
+    log.astray(stray.job_id, again=stray.redeliver)
+    if stray.redeliver:
+        return Released(stray.job_id, stray.lease, stray.ready_at, lost=True)
+    error = WorkerLostError(f"the lease of job {stray.job_id} was changed while it ran, and it may not run again")
+    text, _ = describe_exception(error, max_bytes=4096)
+    return Failed(stray.job_id, stray.lease, text, None, 0.0)

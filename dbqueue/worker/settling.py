@@ -6,13 +6,13 @@ What somebody has locked is no such thing: it is left for another round (`aside`
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
 from dbqueue.codec import describe_exception
 from dbqueue.errors import AccessDenied, EncodeError, LockTimeout, OperationalError, SchemaError
-from dbqueue.jobs import TERMINAL, Failed, Outcome, Released, Replaced, Retried, Settled
+from dbqueue.jobs import STARTED, TERMINAL, Failed, Outcome, Released, Replaced, Retried, Settled
 from dbqueue.store.records import Claim, Round
 from dbqueue.store.sessions import WorkSession
 from dbqueue.worker import log
@@ -171,6 +171,7 @@ def explain(session: WorkSession, outcomes: Iterable[Outcome], result: Round) ->
     if not missing:
         return
     recorded = session.recorded([outcome.job_id for outcome in missing])
+    session.astray.update(_started(recorded))
     for outcome in missing:
         status, lease = recorded.get(outcome.job_id, (None, None))
         rolled_back = isinstance(outcome, (Released, Failed)) and outcome.missed is not None
@@ -185,3 +186,7 @@ def explain(session: WorkSession, outcomes: Iterable[Outcome], result: Round) ->
             what = f"it is {status} by another hand now, or by an earlier try to write this, which had no answer"
         name = "success, with all that it wrote," if rolled_back else f"outcome ({type(outcome).__name__})"
         log.lease_lost(outcome.job_id, name, what)
+
+
+def _started(recorded: Mapping[str, tuple[str, str | None]]) -> set[str]:
+    return {job_id for job_id, (status, _) in recorded.items() if status == STARTED}

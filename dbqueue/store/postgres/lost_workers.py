@@ -10,6 +10,7 @@ import psycopg
 from psycopg import errors
 
 from dbqueue.store.postgres.pruning import ON_PAGES, PAGES_AT_ONCE, TABLE_PAGES, Part, pages
+from dbqueue.store.postgres.sql import CREATED_AT
 
 # A worker is registered before it claims, and its row is closed after its last job is gone: in no snapshot has one that
 # lives such jobs. ONLY, as in PRUNE_PAGES.
@@ -17,6 +18,11 @@ LOST_WORKERS: Final = f"""
 SELECT DISTINCT worker FROM ONLY {{jobs}} j
 WHERE {ON_PAGES} AND status = 'STARTED'
   AND NOT EXISTS (SELECT FROM {{workers}} w WHERE w.id = j.worker AND w.closed_at IS NULL)"""
+
+# Jobs of a worker that lives, of which it knows nothing: see `Stray`.
+STRAYS: Final = f"""
+SELECT id, lease::text, ({CREATED_AT})::text, redeliver, successors FROM {{jobs}} j
+WHERE id = ANY(%(ids)s::text[] COLLATE "C") AND worker = %(worker)s AND status = 'STARTED'"""
 
 
 class Look:

@@ -24,7 +24,7 @@ from dbqueue.store.postgres.driver import Driver, not_said_of_rows, survives, tr
 from dbqueue.store.postgres.floors import Floors
 from dbqueue.store.postgres.free_rows import lock_free
 from dbqueue.store.postgres.held import PostgresHeld
-from dbqueue.store.postgres.lost_workers import Look
+from dbqueue.store.postgres.lost_workers import STRAYS, Look
 from dbqueue.store.postgres.outcomes import Cursor, OutcomeWriter, Statement, ready
 from dbqueue.store.postgres.partitions import catalog
 from dbqueue.store.postgres.plans import PlanCare
@@ -32,7 +32,7 @@ from dbqueue.store.postgres.pool_connection import close_dedicated, closed_unles
 from dbqueue.store.postgres.pruning import Part, Pass
 from dbqueue.store.postgres.rescue import take_back
 from dbqueue.store.readiness import HasFileno, wait_readable
-from dbqueue.store.records import Claim, HeldClaim, HeldRound, Rescued, Round, WorkerInfo
+from dbqueue.store.records import Claim, HeldClaim, HeldRound, Rescued, Round, Stray, WorkerInfo
 from dbqueue.store.rows import part, split
 from dbqueue.store.sessions import Bell, Tended, WorkSession
 from dbqueue.store.transactions.joining import JoinedPsycopg
@@ -249,6 +249,9 @@ class PostgresWorkSession(WorkSession):
         with not_said_of_rows():
             rows = self._execute(sql.RECORDED, {"ids": list(job_ids)}).fetchall()
         return {job_id: (status, lease) for job_id, status, lease in rows}
+
+    def strays(self, worker_id: str, job_ids: Collection[str]) -> list[Stray]:
+        return [Stray(*row) for row in self._execute(STRAYS, {"worker": worker_id, "ids": list(job_ids)}).fetchall()]
 
     def hand_back(self, worker_id: str, held: Collection[str]) -> int:
         # Locked and let go: a heartbeat would wait for as long as the table is read.

@@ -203,6 +203,11 @@ WHERE source = 'call' AND julianday(updated_at) < julianday('now') - 1
   AND NOT EXISTS (SELECT 1 FROM {jobs} j WHERE j.permit = {limits}.key)
   AND NOT EXISTS (SELECT 1 FROM {jobs} j WHERE j.limit_key = {limits}.key AND j.held_at IS NOT NULL)"""
 
+# As on PostgreSQL.
+STRAYS: Final = f"""
+SELECT id, lease, max(coalesce(eta, ''), min(created_at, {_CLOCK})), redeliver, successors FROM {{jobs}}
+WHERE id IN (SELECT value FROM json_each(:ids)) AND worker = :worker AND status = 'STARTED'"""
+
 RECORDED: Final = "SELECT id, status, lease FROM {jobs} WHERE id IN (SELECT value FROM json_each(?))"
 
 FETCH: Final = """

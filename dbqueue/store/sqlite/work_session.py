@@ -17,7 +17,7 @@ from dbqueue.jobs import ClaimedJob, Outcome, Progress
 from dbqueue.store import steps as operations
 from dbqueue.store.held import claim_held, held_queues
 from dbqueue.store.readiness import wait_readable
-from dbqueue.store.records import Claim, HeldClaim, HeldRound, Rescued, Round, WorkerInfo
+from dbqueue.store.records import Claim, HeldClaim, HeldRound, Rescued, Round, Stray, WorkerInfo
 from dbqueue.store.rows import LOST_ERROR, Finish, contents, part, replacements, split
 from dbqueue.store.sessions import ELDEST_SECONDS, Bell, WorkSession
 from dbqueue.store.sqlite import sql
@@ -193,6 +193,10 @@ class SqliteWorkSession(WorkSession):
     def recorded(self, job_ids: Collection[str]) -> dict[str, tuple[str, str | None]]:
         rows = self._execute(sql.RECORDED, [json.dumps(list(job_ids))])
         return {job_id: (status, lease) for job_id, status, lease in rows}
+
+    def strays(self, worker_id: str, job_ids: Collection[str]) -> list[Stray]:
+        rows = self._execute(sql.STRAYS, {"worker": worker_id, "ids": json.dumps(list(job_ids))}).fetchall()
+        return [Stray(*row[:3], *map(bool, row[3:])) for row in rows]
 
     def hand_back(self, worker_id: str, held: Collection[str]) -> int:
         return self._execute(sql.HAND_BACK, {"worker": worker_id, "held": json.dumps(list(held))}).rowcount
