@@ -15,7 +15,7 @@ from dbqueue.store.base import Store
 from dbqueue.store.transactions.completing import recorded_at_last
 from dbqueue.store.transactions.tasks import RESOLVE_TRIES, AsyncTaskTransaction, TaskTransaction
 from dbqueue.workflows import Edge, Workflow
-from tests.stores import TestWorker, new_job, row, run_sql
+from tests.stores import TestWorker, enqueued, new_job, opened, row, run_sql
 
 ANOTHER: Final = "lease = '11111111-1111-1111-1111-111111111111'"
 TAKEN: Final = {
@@ -177,3 +177,18 @@ def test_the_database_does_not_answer_for_a_while(
     else:
         with pytest.raises(NotCommitted):
             commit(store, job, sa.Connection.commit)
+
+
+def test_the_tables_are_away_when_the_task_has_returned(postgres_url: str) -> None:
+    """Somebody restores a backup: the run is lost, and has not failed. (On SQLite the transaction has the file.)"""
+    with opened(postgres_url) as store:
+        worker = TestWorker(store)
+        enqueued(store)
+        job = worker.claim_one()
+        transaction = TaskTransaction(store, job, idle_seconds=None)
+        transaction.connection.execute(sa.text("SELECT 1"))
+        run_sql(store, "ALTER TABLE dbqueue_jobs RENAME TO away")
+        with pytest.raises(NotCommitted, match="its end could not be written"):
+            transaction.commit(success(job))
+        run_sql(store, "ALTER TABLE away RENAME TO dbqueue_jobs")
+        worker.close()

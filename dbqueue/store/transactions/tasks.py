@@ -212,9 +212,12 @@ class TaskTransaction:
     def _missing(self, what: str) -> Any:
         try:
             yield
-        except _BROKEN as error:
-            if error.orig is not None and getattr(error.orig, "sqlstate", None) == _ABORTED:
+        except sa.exc.DBAPIError as error:
+            state = getattr(error.orig, "sqlstate", None)
+            if state == _ABORTED and error.orig is not None:
                 raise error.orig from None  # SQLAlchemy's shows the statement, and with it the task's result
+            if not (isinstance(error, _BROKEN) or state in _AWAY):
+                raise
             raise NotCommitted(f"the transaction of job {self._job.id} broke, {what}: {_line(error)}") from error
 
     def _found(self, outcome: Succeeded | Replaced, found: Recorded | None) -> None:
@@ -346,6 +349,10 @@ def session_on(connection: sa.Connection) -> orm.Session:
 _BROKEN: Final = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError)
 _ABORTED: Final = "25P02"
 """in_failed_sql_transaction: the task has caught what a statement raised, and would do so in each of its runs."""
+
+_AWAY: Final = ("42P01", "42501", "0A000")
+"""undefined_table, insufficient_privilege, feature_not_supported (a plan from before a column was altered): somebody is
+at work on dbqueue's own tables, and the worker waits for them as well. What the task itself has written is written."""
 
 
 def _line(error: BaseException) -> str:
