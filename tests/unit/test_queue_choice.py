@@ -57,6 +57,14 @@ def test_queues_that_come_and_go() -> None:
         weighted.next_order()
     weighted.names = ["b", "c"]
     assert {weighted.next_order()[0] for _ in range(2)} == {"b", "c"}
+    assert weighted._credit[False].keys() == {"b", "c"}, "a pattern may stand for ever new ones"
+
+
+@pytest.mark.parametrize("options", [{}, {"queue_weights": {"a": 1}}])
+def test_looks_at_held_jobs_between_the_claims_take_none_of_their_turns(options: dict[str, Any]) -> None:
+    turns = choice("a", "b", **options)
+    claims, looks = zip(*((turns.next_order()[0], turns.next_order(held=True)[0]) for _ in range(6)), strict=True)
+    assert Counter(claims) == Counter(looks) == {"a": 3, "b": 3}
 
 
 @pytest.mark.parametrize("weights", [{"a": 0}, {"a": -1}, {"a": 1.5}, {"a": "3"}, {"a": True}])
