@@ -34,6 +34,14 @@ def test_processes_leave_when_they_were_too_many_for_a_while() -> None:
     assert scaler.change(4, 3, now=now + KEEPALIVE) == 0, "all were needed again"
     assert scaler.change(4, 0, now=now + 2 * KEEPALIVE - 1) == 0
     assert scaler.change(4, 1, now=now + 2 * KEEPALIVE) == -2
+    assert scaler.change(2, 0, now=now + 2 * KEEPALIVE + 1) == 0, "the others have their time too"
+
+
+def test_the_while_is_celerys() -> None:
+    scaler, now = Autoscaler(5), 1_000_000.0
+    assert scaler.change(4, 3, now=now) == 0
+    assert scaler.change(4, 0, now=now + 29.9) == 0
+    assert scaler.change(4, 0, now=now + 30.0) == -3
 
 
 def test_bounds_are_changed_one_by_one() -> None:
@@ -46,6 +54,7 @@ def test_bounds_are_changed_one_by_one() -> None:
         scaler.update(maximum=2)
     with pytest.raises(ValueError, match=r"more than a worker may have \(5000\)"):
         scaler.update(maximum=5001)
+    assert Autoscaler(5000, 5000).minimum == 5000
     for wrong in (2.5, "9", [9]):  # a pool of so many processes ended the worker
         for bounds in ({"maximum": wrong}, {"minimum": wrong}):
             with pytest.raises(ValueError, match="whole numbers"):

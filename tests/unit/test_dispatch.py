@@ -8,8 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from dbqueue.jobs import ClaimedJob
+from dbqueue.worker import dispatch
 from dbqueue.worker.children import Child
-from dbqueue.worker.dispatch import AHEAD_SECONDS, BUFFER_SECONDS, MAX_AHEAD, Dispatcher
+from dbqueue.worker.dispatch import AHEAD_SECONDS, BUFFER_SECONDS, MAX_AHEAD, SLOW_SECONDS, Dispatcher
+from tests.clocks import set_clock
 from tests.stores import claimed_job
 
 
@@ -99,6 +101,10 @@ def test_a_job_of_unknown_length_is_not_sent_ahead(nest: Nest) -> None:
     dispatcher, child = Dispatcher(1), nest.child()
     dispatcher.add([job(0, task="new"), job(1, task="new")])
     assert given(dispatcher, child) == {child: ["job-0"]}
+    dispatcher, child = Dispatcher(1), nest.child()
+    dispatcher.measured("quick", AHEAD_SECONDS / 10)
+    dispatcher.add([job(0), job(1, task="new")])
+    assert given(dispatcher, child) == {child: ["job-0"]}, "nor where the child will soon be free"
 
 
 def test_short_jobs_are_sent_ahead_for_as_long_as_a_child_may_be_busy(nest: Nest) -> None:
@@ -122,6 +128,34 @@ def test_where_a_process_is_shared_a_lost_job_waits_for_one_of_its_own(nest: Nes
     alone = nest.child(alone=True)
     assert given(dispatcher, shared, alone) == {alone: ["job-0"]}
     assert len(dispatcher) == 0
+
+
+def test_a_process_of_one_job_that_leaves_takes_no_slot_from_the_others(nest: Nest) -> None:
+    dispatcher, shared, alone = Dispatcher(2, shared=True), nest.child(slots=2), nest.child(alone=True)
+    dispatcher.add([job(0, losses=1)])
+    assert given(dispatcher, shared, alone) == {alone: ["job-0"]}
+    alone.stop()
+    dispatcher.add([job(1), job(2)])
+    assert given(dispatcher, shared, alone) == {shared: ["job-1", "job-2"]}
+
+
+def test_who_has_least_to_do_is_served_first(nest: Nest) -> None:
+    dispatcher, first, second = Dispatcher(4), nest.child(slots=2), nest.child(slots=2)
+    first.send_jobs([job(0)])
+    dispatcher.add([job(1)])
+    assert given(dispatcher, first, second) == {second: ["job-1"]}
+
+
+def test_what_goes_to_a_free_slot_is_progress(nest: Nest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long jobs answer seldom: what waits behind them is not for others as long as some of it begins."""
+    clock = set_clock(monkeypatch, dispatch)
+    dispatcher, child = Dispatcher(1), nest.child()
+    clock[0] += 60.0
+    given(dispatcher, child)
+    assert dispatcher.progress_at == clock[0] - 60.0
+    dispatcher.add([job(0)])
+    given(dispatcher, child)
+    assert dispatcher.progress_at == clock[0]
 
 
 def test_a_process_for_lost_jobs_gets_no_others(nest: Nest) -> None:
@@ -195,6 +229,9 @@ def test_the_buffer_is_a_span_of_work_and_none_for_slow_or_unknown_jobs() -> Non
     dispatcher = Dispatcher(2)
     dispatcher.measured("slow", 1.0)
     assert dispatcher.wanted(0, now) == 2
+    dispatcher = Dispatcher(100)
+    dispatcher.measured("slow", 1.5 * SLOW_SECONDS)
+    assert dispatcher.wanted(0, now) == 100, "nor for many slots together"
     dispatcher = Dispatcher(2)
     dispatcher.measured("tiny", 1e-9)
     assert dispatcher.wanted(0, now) == 2 + 2 * 2 * MAX_AHEAD
