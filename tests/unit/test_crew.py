@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import selectors
 import signal
 import socket
 import time
@@ -95,6 +96,24 @@ def test_a_birth_that_cannot_be_asked_for_leaves_no_socket(crew: Crew, monkeypat
     crew.provide_alone(1)
     assert alone(crew) == []
     assert [end.fileno() for each in pairs for end in each] == [-1, -1]
+
+
+def test_what_a_socket_does_not_take_is_sent_as_soon_as_it_does(crew: Crew) -> None:
+    """A child that is busy with a long job says nothing meanwhile: nothing else would tell."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        child = crew.children[7] = Child(7, 1, ours)
+        crew.selector.register(ours, selectors.EVENT_READ, child)
+        child.send(b"x" * 10_000_000)
+        crew.recall(child)
+        assert crew.selector.get_key(ours).events == selectors.EVENT_READ | selectors.EVENT_WRITE
+        while child.wants_to_write:
+            theirs.recv(1 << 20)
+            child.flush()
+        crew.watch(child)
+        assert crew.selector.get_key(ours).events == selectors.EVENT_READ
+        crew.hang_up(child)
+        del crew.children[7]
 
 
 @pytest.mark.parametrize("answered", [0, 1])

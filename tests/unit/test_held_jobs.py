@@ -139,6 +139,15 @@ def test_a_rate_that_ends_while_it_looks_is_heard_of(again_seconds: float | None
     assert held.due_at == BEGAN_AT + GAP_SECONDS
 
 
+def test_a_look_is_told_what_this_worker_knows_of_tasks() -> None:
+    policies = Policies({"pack": Limit(running=1)})
+    held = new(TaskRates({"mail": Rate(5.0)}), policies=policies, once=("pay",), max_input_bytes=7)
+    claim = held.claim("w#1", ["celery"], 10, yielding=True)
+    assert (claim.worker_id, claim.queues, claim.limit, claim.yielding) == ("w#1", ["celery"], 10, True)
+    assert (claim.policies, dict(claim.tokens), claim.once) == (policies, {"mail": 1}, ("pay",))
+    assert claim.max_input_bytes == 7
+
+
 def test_what_has_no_tokens_is_looked_for_when_there_are_some(clock: list[float]) -> None:
     rates = TaskRates({"pack": Rate(0.1)}, clock=lambda: clock[0])
     held = new(rates)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from typing import Any
 
 import pytest
@@ -85,6 +86,7 @@ def test_lists_in_lists() -> None:
 
 def test_a_keyword() -> None:
     assert arguments(('"rate"', "5", None), args=(1,)) == ([1], {"rate": 5})
+    assert arguments(('"rate"', "5", None), rate=1, k=2) == ([], {"rate": 5, "k": 2}), "in the place of its own"
 
 
 @pytest.mark.parametrize("place", ["7", "[-1]", '["a"]', "{}", "[true]", "[10000000]"])
@@ -121,6 +123,21 @@ def test_the_new_form() -> None:
     assert exception.args == ("bad",)
     assert traceback == "Traceback: ..."
     assert len(errback(any_number)) == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "seen"),
+    [
+        ([{"__type__": "date", "__value__": "2026-11-28"}], [date(2026, 11, 28)]),
+        ([{"__type__": "no type", "__value__": 1}], None),
+    ],
+)
+def test_the_arguments_of_the_failed_call(args: list[Any], seen: list[Any] | None) -> None:
+    """None where they cannot be read, of which the failure itself tells."""
+    call = json.dumps(json.loads(CALL) | {"args": args})
+    (request, *_), _ = placed(job((ERRBACK, call, None)), wide, [], {}, ["json"])
+    assert request.args == seen
+    assert request.kwargs == (None if seen is None else {"k": 2})
 
 
 @pytest.mark.parametrize("task", [narrow, bound, Written()], ids=["narrow", "bound", "class"])

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from dbqueue import DBQueue
-from dbqueue.jobs import ClaimedJob
+from dbqueue.jobs import ClaimedJob, Failed, Outcome
+from dbqueue.pools import wire
 from dbqueue.services.workers import Worker
 from dbqueue.worker import limits as watching
 from dbqueue.worker.children import Child
@@ -92,6 +93,42 @@ def test_the_hard_limit_goes_before_the_soft_one_where_both_have_passed(clock: l
     assert told(limits, child) == []
     clock[0] += 10.0
     assert told(limits, child) == [("a", "hard", 5)]
+
+
+class Crew(list[Child]):
+    """Of children that are looked after by nobody."""
+
+    place = None
+
+    def watch(self, child: Child) -> None:
+        self.watched = child
+
+
+def test_what_is_done_about_a_limit(clock: list[float]) -> None:
+    """The soft one is told to the run, and its end by the hard one to all who wait for it; its process is to end."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        child = Child(1, 1, ours)
+        crew: Any = Crew([child])
+        ends: list[tuple[Outcome, ClaimedJob]] = []
+        limits = TimeLimits({"pack": Limits(soft=2, hard=5)}, Limits())
+        child.send_jobs([job("a")])
+        for _ in range(3):
+            limits.enforce(crew, lambda outcome, job: ends.append((outcome, job)))
+            clock[0] += 1.0
+        messages = wire.Reader(theirs).receive()
+        assert messages is not None
+        assert [message for message in messages if message[0] == wire.INTERRUPT] == [(wire.INTERRUPT, "a", True)]
+        assert crew.watched is child, "what its socket does not take now is sent when it does"
+        assert (ends, child.doomed_at) == ([], None)
+        clock[0] += 3.0
+        limits.enforce(crew, lambda outcome, job: ends.append((outcome, job)))
+        ((outcome, of),) = ends
+        assert isinstance(outcome, Failed)
+        assert (outcome.job_id, outcome.lease, outcome.status, of) == ("a", "lease", "FAILURE", job("a"))
+        assert "TimeLimitExceeded" in outcome.error
+        assert child.doomed_at is not None
+        assert (child.held, child.drop_answer("a")) == ({}, True)
 
 
 def test_what_waits_in_a_process_behind_another_does_not_run(clock: list[float], child: Child) -> None:
