@@ -95,7 +95,7 @@ def test_only_the_eldest_looks_for_lost_workers(
     store.enqueue([new_job()])
     lost.claim_one()
     run_sql(store, "DELETE FROM dbqueue_workers WHERE id = :id", id=lost.id)
-    upkeep = Upkeep(WorkerConfig("w", ("celery",), "solo", 1), every_seconds=1e6)
+    upkeep = Upkeep(WorkerConfig("w", ("celery",), "solo", 1, lease_seconds=7.0), every_seconds=1e6)
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
     watch = store.watch_session("test")
@@ -105,6 +105,9 @@ def test_only_the_eldest_looks_for_lost_workers(
     upkeep.run(worker.session, worker.id)
     assert watch.heartbeat(lost.id)
     watch.close()
+    with store.connect() as connection:
+        query = sa.text("SELECT name, lease_seconds FROM dbqueue_workers WHERE id = :id")
+        assert connection.execute(query, {"id": lost.id}).one() == (lost.id.partition("#")[0], 7.0), "dead soon again"
 
 
 def test_a_look_for_lost_workers_that_fails_is_not_made_again_at_once(store: Store, worker: TestWorker) -> None:
