@@ -213,9 +213,10 @@ def test_the_rounds_are_as_they_must_be_whatever_the_database_s_own_settings(pos
     assert row == ("read committed", "2026-01-01 00:00:00+00")
 
 
+@pytest.mark.parametrize("idle_seconds", [7.0, None])
 @pytest.mark.parametrize("kind", ["function", "coroutine"])
-def test_the_transaction_of_a_task(postgres_url: str, kind: str) -> None:
-    """As tasks expect it, whatever the database's own settings are; and it may not stay idle for ever."""
+def test_the_transaction_of_a_task(postgres_url: str, kind: str, idle_seconds: float | None) -> None:
+    """As tasks expect it, whatever the database's own settings are; and it may be idle for as long as it was told."""
     ask = "SELECT current_setting('transaction_isolation'), current_setting('idle_in_transaction_session_timeout')"
 
     async def asked(transaction: AsyncTaskTransaction) -> Any:
@@ -229,13 +230,13 @@ def test_the_transaction_of_a_task(postgres_url: str, kind: str) -> None:
         worker = TestWorker(store)
         enqueued(store)
         if kind == "coroutine":
-            settings = asyncio.run(asked(AsyncTaskTransaction(store, worker.claim_one(), idle_seconds=7.0)))
+            settings = asyncio.run(asked(AsyncTaskTransaction(store, worker.claim_one(), idle_seconds=idle_seconds)))
         else:
-            transaction = TaskTransaction(store, worker.claim_one(), idle_seconds=7.0)
+            transaction = TaskTransaction(store, worker.claim_one(), idle_seconds=idle_seconds)
             settings = transaction.connection.exec_driver_sql(ask).one()
             transaction.rollback()
         worker.close()
-    assert tuple(settings) == ("read committed", "7s")
+    assert tuple(settings) == ("read committed", "7s" if idle_seconds else "0")
 
 
 @pytest.mark.parametrize("kind", ["function", "coroutine"])
