@@ -1,0 +1,44 @@
+"""What monitors make of events that are late, or that say what nobody expects: any program may send some."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from dbqueue.events import Event
+from dbqueue.events.state import State
+
+
+def heard(state: State, kind: str, **fields: Any) -> None:
+    state.event(Event(kind, uuid="u", hostname="h", **fields))
+
+
+def test_of_a_late_event_only_what_describes_the_call_is_taken() -> None:
+    """A task that has succeeded has no exception, though a run before that one had."""
+    state = State()
+    heard(state, "task-succeeded", timestamp=3.0, result="3")
+    heard(state, "task-retried", timestamp=2.0, exception="ValueError()", traceback="...", retries=1)
+    task = state.tasks["u"]
+    assert (task.state, task.result, task.exception, task.traceback) == ("SUCCESS", "3", None, None)
+    assert (task.retries, task.retried) == (1, 2.0)
+
+
+@pytest.mark.parametrize("name", ["_children", "_cluster", "_other", "event", "info", "ready", "children", "__class__"])
+def test_no_field_of_an_event_takes_the_place_of_what_a_task_is_made_of(name: str) -> None:
+    state = State()
+    heard(state, "task-received", name="add", **{name: "text"})
+    heard(state, "task-started", step=1, **{name: "text"})
+    state.event(Event("task-sent", uuid="child", parent_id="u", hostname="client"))
+    heard(state, "task-succeeded")
+    task = state.tasks["u"]
+    assert (task.ready, task.step, [each.uuid for each in task.children]) == (True, 1, ["child"])
+    assert task.info(["name"]) == {"name": "add"}
+
+
+@pytest.mark.parametrize("pace", [0, -1.0, 1e12, "often", None])
+def test_a_pace_that_is_none_is_not_believed(pace: Any) -> None:
+    state = State()
+    state.event(Event("worker-online", hostname="h", freq=pace, local_received=time.time()))
+    assert (state.workers["h"].freq, state.workers["h"].alive) == (60.0, True)
