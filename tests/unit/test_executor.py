@@ -15,7 +15,7 @@ import pytest
 from dbqueue import DBQueue, Task, signals
 from dbqueue.context import current_request
 from dbqueue.errors import EncodeError, Ignore, Reject, Retry, SoftTimeLimitExceeded
-from dbqueue.jobs import ClaimedJob, Failed, Outcome, Released, Retried, Succeeded
+from dbqueue.jobs import REJECTIONS, ClaimedJob, Failed, Outcome, Released, Retried, Succeeded
 from dbqueue.pools import interrupts
 from dbqueue.services.workers import Worker
 from dbqueue.worker.going_back import FIRST_REJECT_SECONDS, LAST_REJECT_SECONDS
@@ -201,6 +201,9 @@ def test_a_job_that_is_rejected_again_and_again_waits_longer_each_time(app: DBQu
         pauses.append(outcome.delay_seconds)
     assert pauses[:3] == [FIRST_REJECT_SECONDS, 2 * FIRST_REJECT_SECONDS, 4 * FIRST_REJECT_SECONDS]
     assert pauses[-2:] == [LAST_REJECT_SECONDS] * 2
+    outcome = run("rejecting", options=json.dumps({REJECTIONS: 5000}))
+    assert isinstance(outcome, Released), "however often: after days of it too"
+    assert outcome.delay_seconds == LAST_REJECT_SECONDS
 
 
 @pytest.mark.parametrize("state", ["FAILURE", "REVOKED"])
@@ -320,6 +323,27 @@ def test_a_retry_of_the_tasks_own_making_counts_as_one(app: DBQueue, run: Run) -
         assert outcome.delay_seconds == expected
     assert exc_type(run("own_retry", 0, False, retries=2)) == "MaxRetriesExceededError"
     assert exc_type(run("own_retry", 0, True, retries=2)) == "KeyError"
+
+
+@pytest.mark.parametrize(
+    ("changes", "args", "kwargs"),
+    [
+        ({}, None, None),
+        ({"args": [5]}, [5], {"b": 2}),
+        ({"kwargs": {"b": 6}}, [1], {"b": 6}),
+        ({"args": [5], "kwargs": {}}, [5], {}),
+    ],
+)
+def test_a_retry_keeps_the_arguments_that_it_does_not_change(
+    app: DBQueue, run: Run, changes: dict[str, Any], args: list[int] | None, kwargs: dict[str, int] | None
+) -> None:
+    def body(self: Any, a: int, b: int = 0) -> None:
+        raise self.retry(countdown=0, **changes)
+
+    app.task(name="sample.keeping", bind=True)(body)
+    outcome = run("keeping", 1, kwargs='{"b": 2}')
+    assert isinstance(outcome, Retried)
+    assert [outcome.args and json.loads(outcome.args), outcome.kwargs and json.loads(outcome.kwargs)] == [args, kwargs]
 
 
 def test_a_retry_may_change_more_of_the_call(app: DBQueue, run: Run) -> None:
