@@ -122,6 +122,14 @@ def test_a_limit_that_is_over_before_the_job_begins_is_not_its_own(link: Link, s
         assert [message[0] for message in said(supervisor)] == [wire.DONE]
 
 
+def test_one_that_is_revoked_as_it_begins_is_interrupted(link: Link, supervisor: socket.socket) -> None:
+    """Others know of its end already: a slot has it in hand, and whether it has begun makes no difference."""
+    link._held.add(JOB.id)
+    link._interrupt(JOB.id)
+    assert is_interrupted()
+    assert said(supervisor) == []
+
+
 def test_nothing_is_reported_of_a_job_that_has_ended(link: Link, supervisor: socket.socket) -> None:
     link.reports._latest[JOB.id] = Progress(JOB.id, JOB.lease, "PROGRESS", "{}")
     link.report(done(JOB))

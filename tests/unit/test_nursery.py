@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from dbqueue.pools import nursery as nurseries
-from dbqueue.pools.nursery import Born, Died, Nursery, Unborn
+from dbqueue.pools.nursery import Born, Died, Nursery, Unborn, describe_exit
 from dbqueue.worker.config import WorkerConfig
 from dbqueue.worker.crew import Crew
 from tests.waiting import wait_until
@@ -69,6 +69,40 @@ def test_a_nursery_that_has_just_died(nursery: Nursery) -> None:
     os.waitpid(nursery.pid, 0)
     bear(nursery, 1)
     assert nursery.events() is None
+
+
+@pytest.mark.parametrize(("code", "told"), [(None, 1), (3, 3), ("text", 1)])
+def test_how_a_child_has_ended_is_told(code: object, told: int) -> None:
+    """One that leaves has not ended as one that was told to stop."""
+
+    def leave(connection: socket.socket, number: int) -> None:
+        raise SystemExit(code) if code is not None else ValueError
+
+    nursery = Nursery(leave)
+    bear(nursery, 1)
+    events = next_events(nursery)
+    while len(events) < 2:
+        events += next_events(nursery)
+    nursery.close()
+    assert [describe_exit(event.status) for event in events if isinstance(event, Died)] == [f"exited with code {told}"]
+
+
+def test_an_event_may_come_in_parts(nursery: Nursery) -> None:
+    theirs, ours = socket.socketpair()
+    ours.setblocking(False)
+    told = socket.socketpair()
+    for event in (Born(1, 70), Died(70, 9)):
+        nurseries._tell(told[0], event)
+    data = told[1].recv(1000)
+    found: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nursery, "socket", ours)
+        for begin in range(0, len(data), 11):
+            theirs.sendall(data[begin : begin + 11])
+            found += nursery.events() or []
+    assert found == [Born(1, 70), Died(70, 9)]
+    for end in (theirs, ours, *told):
+        end.close()
 
 
 def has_ended(pid: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dbqueue.errors import SoftTimeLimitExceeded
-from dbqueue.jobs import ClaimedJob, Failed, Outcome, Released, Retried, Succeeded
+from dbqueue.jobs import ClaimedJob, Failed, Outcome, Released, Replaced, Retried, Settled, Succeeded
 from dbqueue.pools import interrupts, wire
 from dbqueue.pools.child import Inbox, Link
 from dbqueue.pools.interrupts import Interruptible
+from dbqueue.workflows import Edge, Workflow
+from tests.stores import new_job
 
 TEXTS = st.text(st.characters(), max_size=50)  # half surrogates included
 
@@ -32,6 +35,12 @@ OUTCOMES = [
     Failed("j", "l", "{}", "tb", 0.1, "REVOKED"),
     Retried("j", "l", "{}", None, 0.1, delay_seconds=3.0, queue="q", priority=4),
     Released("j", "l", "2020-01-01", lost=True),
+    Settled("j", "l", 0.5, succeeded=True, result="1"),
+    Replaced("j", "l", Workflow.of([new_job("a"), new_job("b", priority=4)], [Edge("a", "b", place="[]")]), 0.5),
+    *(
+        Replaced("j", "l", Workflow.of([new_job("a", **{name: datetime(2026, 11, 28, 12, tzinfo=UTC)})], []), 0.5)
+        for name in ("eta", "expires_at")
+    ),
 ]
 
 
