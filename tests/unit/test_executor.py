@@ -343,6 +343,7 @@ def test_a_retry_keeps_the_arguments_that_it_does_not_change(
     app.task(name="sample.keeping", bind=True)(body)
     outcome = run("keeping", 1, kwargs='{"b": 2}')
     assert isinstance(outcome, Retried)
+    assert outcome.delay_seconds == 0, "none at all is not the task's own"
     assert [outcome.args and json.loads(outcome.args), outcome.kwargs and json.loads(outcome.kwargs)] == [args, kwargs]
 
 
