@@ -74,7 +74,7 @@ class Control:
 
         Waits at most `timeout` seconds (None: one), or until `limit` workers have replied; `callback` is called
         with each reply as it comes. `pattern` chooses workers by their names, as a glob, or with
-        `matcher="pcre"` as a regular expression. `more` are further arguments of the command.
+        `matcher="pcre"` as a regular expression of how they begin. `more` are further arguments of the command.
         `connection` and `channel` are Celery's and have no effect.
         Raises OperationalError, and ValueError for a pattern that is none.
         """

@@ -64,7 +64,7 @@ def addressed(destination: str | None, worker: str) -> bool:
         return isinstance(names, list) and worker in names
     if wanted.get("matcher") in ("pcre", "regex"):
         try:
-            return re.search(pattern, worker) is not None
+            return re.match(pattern, worker) is not None  # as in Celery: from the beginning of the name
         except re.error:
             return False  # the sender was told
     return fnmatch.fnmatchcase(worker, pattern)

@@ -33,6 +33,11 @@ END: dict[str, Callable[[str, str], Outcome]] = {
     "retries": lambda job_id, lease: Retried(job_id, lease, "{}", None, 0.0),
     "fails": lambda job_id, lease: Failed(job_id, lease, "{}", None, 0.0),
 }
+CALL_OFF: dict[str, Callable[[Store, list[str]], object]] = {
+    "revoke": revoking.revoke,
+    "cancel": changes.cancel,
+    "purge": lambda store, _: changes.purge(store, queues=["off"]),
+}
 Connection = psycopg.Connection[Any]
 
 
@@ -133,16 +138,20 @@ def test_bodies_of_headers_that_end_in_one_round(
     assert count(store, "blocked_reason IS NOT NULL") == 0
 
 
-def test_a_revoke_locks_what_hangs_below_together_with_its_jobs(
-    store: Store, worker: TestWorker, rival: Connection, other: Connection
+@pytest.mark.parametrize("way", CALL_OFF)
+def test_who_calls_jobs_off_locks_what_hangs_below_together_with_them(
+    store: Store, worker: TestWorker, rival: Connection, other: Connection, way: str
 ) -> None:
     """As a round does, which moves both bodies."""
     edges = [Edge("first", "body-1"), Edge("second", "body-2")]
-    store.enqueue_workflow(Workflow.of([new_job(name) for edge in edges for name in edge[:2]], edges))
+    off = ["first", "body-2"]
+    jobs = [new_job(name, queue="off" if name in off else "celery") for edge in edges for name in edge[:2]]
+    store.enqueue_workflow(Workflow.of(jobs, edges))
     lock(rival, "body-1")
-    with waiting_for(rival, other, revoking.revoke, store, ["first", "body-2"]):
+    with waiting_for(rival, other, CALL_OFF[way], store, off):
         lock(other, "body-2")
-    assert count(store, "status = 'REVOKED'") == 3
+    assert count(store, "status = 'REVOKED'") == (1 if way == "purge" else 3)
+    assert count(store) == (2 if way == "purge" else 4)
 
 
 def test_a_round_does_not_wait_for_an_errback_that_runs(store: Store, worker: TestWorker, rival: Connection) -> None:

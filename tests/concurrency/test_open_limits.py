@@ -13,6 +13,7 @@ from dbqueue.store import limits, revoking
 from dbqueue.store.base import Store
 from dbqueue.store.held import BUSY_SECONDS
 from dbqueue.store.transactions.joining import enqueue_in
+from dbqueue.workflows import Edge, Workflow
 from tests.concurrency.test_open_transactions import CLAIMS, KEY, Waiting
 from tests.servers import libpq_url
 from tests.stores import TestWorker, enqueued, held, new_job, opened, row, run_sql
@@ -109,3 +110,18 @@ def test_a_revoke_waits_for_the_enqueue_of_its_id(store: Store, other: psycopg.C
     other.commit()
     assert revoke.result().ended == {before: "shop.pack", "id": "shop.pack"}
     assert row(store, "id")["status"] == "REVOKED"
+
+
+def test_workers_hear_of_what_a_revoke_let_run_before_it_met_an_enqueue(
+    store: Store, other: psycopg.Connection[Any], postgres_url: str
+) -> None:
+    """It looks at all of its ids again, and finds nothing more to let run."""
+    store.enqueue_workflow(Workflow.of([new_job("a"), new_job("errback")], [Edge("a", "errback", "error")]))
+    enqueue_in(store, other, [new_job("id")])
+    revoke = Waiting(store, lambda: revoking.revoke(store, ["a", "id"]))
+    with psycopg.connect(libpq_url(postgres_url), autocommit=True) as sleeper:
+        sleeper.execute("LISTEN dbqueue")
+        other.commit()
+        assert sorted(revoke.result().ended) == ["a", "id"]
+        told = list(sleeper.notifies(timeout=20, stop_after=2))
+    assert len(told) == 2, "of the enqueue, and of the errback"

@@ -365,6 +365,8 @@ class TestWhatIsSent:
         ('{"pattern": "b@*", "matcher": "glob"}', False),
         ('{"pattern": "^a@", "matcher": "pcre"}', True),
         ('{"pattern": "^b@", "matcher": "pcre"}', False),
+        ('{"pattern": "a", "matcher": "pcre"}', True),
+        ('{"pattern": "h", "matcher": "pcre"}', False),
         ('{"pattern": "(", "matcher": "pcre"}', False),
     ],
 )

@@ -79,6 +79,14 @@ def test_what_is_due_later_gets_none(store: Store, worker: TestWorker) -> None:
     assert ids(claimed(worker, "k")) == [now]
 
 
+def test_of_several_keys_the_first_in_order_are_claimed(store: Store, worker: TestWorker) -> None:
+    """As many as there is room for, whatever each key alone would let it have."""
+    for key, priority in (("k", 1), ("l", 9), ("m", 5)):
+        limits.set_limit(store, key, Limit(running=1))
+        held(store, key, key, priority=priority)
+    assert ids(claimed(worker, "k", "l", "m", limit=2)) == ["l", "m"]
+
+
 def test_a_lowered_limit_has_none_left(store: Store, worker: TestWorker) -> None:
     limits.set_limit(store, "k", Limit(running=3))
     for _ in range(6):

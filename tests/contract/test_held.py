@@ -227,6 +227,23 @@ def test_new_code_limits_another_thing(store: Store, worker: TestWorker, key: st
         assert [(each.max_running, each.rate) for each in limits.rows(store)] == [(running, rate)]
 
 
+def test_new_code_limits_the_calls_of_its_own_task(store: Store, worker: TestWorker) -> None:
+    def policies(running: int) -> Policies:
+        return Policies({"shop.pack": Limit(running=running, key="{id}"), "shop.mail": Limit(running=9, key="{id}")})
+
+    held(store, "pack-1")
+    held(store, "mail-1", task="shop.mail")
+    worker.claim_held(policies=policies(1))
+    limits.declare(store, policies(2))
+    assert {each.key: each.max_running for each in limits.rows(store)} == {"pack-1": 2, "mail-1": 9}
+
+
+def test_an_operators_limit_goes_before_that_of_calls(store: Store, worker: TestWorker) -> None:
+    limits.set_limit(store, "k", Limit(running=0))
+    held(store, "k")
+    assert worker.claim_held(policies=Policies({"shop.pack": Limit(running=5, key="{id}")})).claimed == []
+
+
 def test_a_key_of_calls_that_code_has_fixed_is_not_forgotten(store: Store, worker: TestWorker) -> None:
     """As those of calls are, while nothing uses them."""
     held(store, "k")
@@ -373,6 +390,12 @@ def test_a_workers_own_tokens_hold_a_task_back(store: Store, worker: TestWorker)
     assert {job.permit for job in some.claimed} == {None}
     # A worker without a rate for it takes the rest.
     assert sorted(job.id for job in worker.claim_held().claimed) == ["mail-1", "pack-3"]
+
+
+def test_a_task_without_tokens_holds_back_no_other_of_its_key(store: Store, worker: TestWorker) -> None:
+    held(store, "k", "pack")
+    held(store, "k", "mail", task="shop.mail")
+    assert [job.id for job in worker.claim_held(tokens={"shop.pack": 0}).claimed] == ["mail"]
 
 
 def test_a_job_may_be_made_to_wait(store: Store, worker: TestWorker) -> None:

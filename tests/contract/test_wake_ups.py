@@ -107,7 +107,11 @@ def a_cleared_limit(store: Store, worker: TestWorker) -> Call:
 
 def declared_anew(key: str | None) -> Callable[[Store, TestWorker], Call]:
     def prepare(store: Store, worker: TestWorker) -> Call:
-        slow, fast = (Policies({"shop.pack": Limit(rate=rate, key=key)}) for rate in ("1/h", "100/s"))
+        # One limit is another, and those after it are as they were.
+        slow, fast = (
+            Policies({"shop.pack": Limit(rate=rate, key=key), "shop.mail": Limit(running=1)})
+            for rate in ("1/h", "100/s")
+        )
         held(store, "shop.pack")
         limits.declare(store, slow)
         worker.claim_held(policies=slow)  # which makes the limit of a call

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from dbqueue.jobs import Failed
 from dbqueue.store.base import Store
 from dbqueue.workflows import ERRBACK, Edge, Workflow
 from tests.contract.workflows import ERROR, chain, chord, claimed_ids, done, error_of, failed, statuses
-from tests.stores import TestWorker, count, new_job, row
+from tests.stores import TestWorker, count, moment, new_job, row
 
 
 class TestFailure:
@@ -85,6 +87,15 @@ class TestFailure:
         job = worker.claim_one()
         assert worker.settle(failed(job._replace(lease="00000000-0000-0000-0000-000000000000"))).settled == frozenset()
         assert statuses(store, "a", "b") == ["STARTED", "PENDING"]
+
+    def test_all_that_it_moves_is_moved_at_its_own_time(self, store: Store, worker: TestWorker) -> None:
+        """What can never run after it, what is told of it, and what has waited for an end of any kind."""
+        links = [Edge("a", "body"), Edge("a", "errback", "error", ERRBACK), Edge("a", "last", "end")]
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "body", "errback", "last")], links))
+        at = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+        worker.settle(failed(worker.claim_one()), now=at)
+        assert [moment(row(store, name)["finished_at"]) for name in ("a", "body")] == [at, at]
+        assert [moment(row(store, name)["ready_at"]) for name in ("errback", "last")] == [at, at]
 
     def test_a_strange_error_ends_it_all_the_same(self, store: Store, worker: TestWorker) -> None:
         store.enqueue_workflow(chord(["a", "b"], "body"))

@@ -40,6 +40,14 @@ class TestPrune:
         assert [self.prune(worker, 2, limit=limit) for _ in portions] == portions
         assert edges(store) == 0
 
+    def test_other_jobs_count_in_a_portion(self, store: Store, worker: TestWorker) -> None:
+        for n in range(3):
+            store.enqueue_workflow(chain(f"a{n}", f"b{n}"))
+        store.enqueue([new_job() for _ in range(3)])
+        for _ in range(2):
+            worker.settle(*map(done, worker.claim()))
+        assert [self.prune(worker, 2, limit=4) for _ in range(3)] == [5, 4, 0]
+
     def test_wherever_in_a_large_table_it_was_seen(
         self, store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch
     ) -> None:

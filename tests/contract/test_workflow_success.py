@@ -226,6 +226,20 @@ class TestSuccess:
         second = worker.claim_one(max_input_bytes=1024)
         assert (second.id, len(second.inputs[0][2])) == ("b1", 1024)  # type: ignore[index, arg-type]
 
+    @pytest.mark.parametrize("limit_key", [None, "k"])
+    def test_what_a_batch_has_no_room_for_keeps_its_place(
+        self, store: Store, worker: TestWorker, limit_key: str | None
+    ) -> None:
+        """Before all that has become due since then."""
+        jobs = [new_job("a0"), new_job("a1"), new_job("b0", limit_key=limit_key), new_job("b1", limit_key=limit_key)]
+        store.enqueue_workflow(Workflow.of(jobs, [Edge(f"a{n}", f"b{n}", place="[]") for n in range(2)]))
+        due = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
+        worker.settle(*(done(job, json.dumps("x" * 600)) for job in worker.claim()), now=due)
+        claimed = worker.claim_held(max_input_bytes=1024).claimed if limit_key else worker.claim(max_input_bytes=1024)
+        assert [job.id for job in claimed] == ["b0"]
+        back = row(store, "b1")
+        assert (moment(back["ready_at"]), moment(back["held_at"])) == ((None, due) if limit_key else (due, None))
+
     def test_what_is_too_large_takes_no_room_in_a_batch(self, store: Store, worker: TestWorker) -> None:
         self.results_of(store, worker, 2000, 100)
         too_large, other = sorted(worker.claim(max_input_bytes=1024), key=lambda job: job.id)

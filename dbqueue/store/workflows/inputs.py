@@ -15,12 +15,12 @@ _FAILED_CALL: Final = """{object}('id', p.id, 'task', p.task, 'queue', p.queue, 
     'retries', p.retries, 'parent_id', p.parent_id, 'root_id', p.root_id,
     'group_id', p.group_id, 'error', {result}, 'traceback', p.traceback)"""
 
-# No more than `:limit` bytes for one job, nor for the batch, unless one job of it has as much: a
-# supervisor holds them all. Of others only the size is told.
+# No more than `:limit` bytes for one job, nor for the batch: a supervisor holds them all. Of others only the size is
+# told.
 INPUTS: Final = f"""
 SELECT successor, predecessor, place, CASE WHEN fits THEN input END, CASE WHEN fits THEN content END, total, fits, gone
 FROM (
-    SELECT *, total <= :limit AND (so_far <= :limit OR so_far = total) AS fits
+    SELECT *, total <= :limit AND so_far <= :limit AS fits
     FROM (
         SELECT *, sum(CASE WHEN total <= :limit THEN size ELSE 0 END) OVER (ORDER BY successor) AS so_far
         FROM (
