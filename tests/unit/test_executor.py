@@ -246,6 +246,14 @@ def test_a_retry_that_cannot_be(run: Run, kind: str) -> None:
     assert exc_type(run("retry_oddly", kind)) in {"ValueError", "TypeError", "EncodeError"}
 
 
+def test_an_automatic_retry_that_cannot_be_says_why(app: DBQueue, run: Run) -> None:
+    def body() -> None:
+        raise KeyError("tea")
+
+    app.task(name="sample.misconfigured", autoretry_for=(KeyError,), retry_kwargs={"countdown": "soon"})(body)
+    assert exc_type(run("misconfigured")) == "ValueError"
+
+
 @pytest.mark.parametrize("hook", ["before_start", "on_success", "on_failure", "on_retry", "after_return"])
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
 def test_a_hook_that_raises(
