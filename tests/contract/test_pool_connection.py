@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import signal
 import socket
 import threading
 from collections import deque
@@ -500,3 +501,38 @@ def test_threads_that_are_more_than_connections_get_their_turns(narrow: Postgres
         thread.join()
     assert done == [30] * 6
     assert backends(narrow) <= 2
+
+
+class Interrupted(Exception):
+    """What a signal's handler raises."""
+
+
+@pytest.mark.parametrize("way", ["by SQLAlchemy", "by the driver"])
+def test_an_exception_amid_a_statement_is_the_caller_s(
+    store: PostgresStore, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    """As a soft time limit in a task that revokes, or enqueues: nothing else comes in its place, nor in the log."""
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    def by_sqlalchemy() -> None:
+        with store.connect() as connection:
+            connection.exec_driver_sql("SELECT pg_sleep(60)")
+
+    def by_driver() -> None:
+        store._run(lambda driver: driver.execute("SELECT pg_sleep(60)"))
+
+    job_id = enqueued(store)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(Interrupted):
+            (by_sqlalchemy if way == "by SQLAlchemy" else by_driver)()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    with store.connect() as connection:  # the server goes on with it, and others here count its sessions
+        sleeping = "FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND pid <> pg_backend_pid()"
+        connection.exec_driver_sql(f"SELECT pg_terminate_backend(pid, 10000) {sleeping}")
+    assert store.fetch([job_id]).keys() == {job_id}
+    assert [record for record in caplog.records if record.name.startswith("sqlalchemy")] == []

@@ -43,6 +43,16 @@ class PoolConnection(psycopg.Connection[tuple[Any, ...]]):
         """Whether the next use needs no more than `settle`: it is in no transaction, and not broken."""
         return self.is_owed_an_answer or self.pgconn.transaction_status == pq.TransactionStatus.IDLE
 
+    def rollback(self) -> None:
+        """Also amid a statement, where an exception has come in between (a soft time limit, or a signal's handler).
+
+        No more can be sent over it then, and to say so would hide that exception. The server undoes what was begun.
+        """
+        if self.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
+            self.close()
+        else:
+            super().rollback()
+
     def insert_and_notify(self, insert: str, values: Sequence[Any], notify: str) -> int:
         """Run `insert` (with `$1` parameters), durably, and wake workers; returns the number of its rows."""
         encoding = self.info.encoding

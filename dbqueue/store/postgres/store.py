@@ -226,7 +226,13 @@ class PostgresStore(Store):
             with translated(), self.engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
                 if self._pooler:
                     connection.exec_driver_sql(LIMIT_WAITS_HERE)
-                yield connection
+                try:
+                    yield connection
+                except BaseException:
+                    # Amid a statement: nothing more can be asked of it, and to try would hide what has come in between.
+                    if not connection.invalidated and self.is_busy(connection.connection.driver_connection):
+                        connection.invalidate()
+                    raise
 
         return connected()
 
