@@ -39,6 +39,11 @@ class ClaimClock:
         return self._refusals < MOST_REFUSALS
 
     @property
+    def is_refused(self) -> bool:
+        """Whether the last claim in turn was."""
+        return self._refusals > 0
+
+    @property
     def due(self) -> bool:
         return self.at is not None and time.monotonic() >= self.at
 

@@ -86,7 +86,9 @@ class Claims:
         wanted = self._handover.room
         if wanted <= 0 or not (now or self.clock.due):
             return None
-        pause = 0.0 if now else self._neighbours.pause()
+        if now:
+            self._neighbours.join_in()
+        pause = self._neighbours.pause()
         if pause > 0:
             self.clock.at = time.monotonic() + pause
             return None
@@ -106,7 +108,7 @@ class Claims:
         """The database told all workers of new jobs."""
         if self._neighbours.holding_back:
             return
-        if not self._holding.leases:
+        if not self._holding.leases and not self.clock.is_refused:  # else it has waited for others already
             self._neighbours.woken()
         self.clock.at_once()
 

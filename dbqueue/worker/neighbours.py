@@ -3,9 +3,9 @@
 A wake-up reaches all workers at once. Where one machine has many more of them than processors, each that joins in takes
 the processors from those that work already, and with cold caches: 64 workers on two processors had half the rate of 4.
 So one that has no jobs, on a machine whose processors are taken, and beside enough others that were there before it,
-holds back: it looks again after a moment, and after a longer one, and joins in once a processor is free. The first ones
-never do, and of the others one after the other joins in however busy the machine is: what keeps it busy may be
-another program, and the first ones may have long jobs.
+holds back: it looks again after a moment, and after a longer one, and joins in once fewer than two threads for each
+processor want one. The first ones never do, and of the others one after the other joins in however busy the machine
+is: what keeps it busy may be another program, and the first ones may have long jobs.
 """
 
 from __future__ import annotations
@@ -51,11 +51,14 @@ class Neighbours:
         place = self.slots_before - self._enough + 1
         rest = self._since + min(place * JOIN_EVERY_SECONDS, LONGEST_SECONDS) - time.monotonic()
         if rest <= 0.0 or waiting_threads() < self._enough:
-            self._since = None
+            self.join_in()
             return 0.0
         pause = min(FIRST_PAUSE_SECONDS * 2.0**self._looks, LONGEST_PAUSE_SECONDS)
         self._looks += 1
         return min(rest, pause * random.uniform(0.7, 1.3))  # those that were woken together do not all look at once
+
+    def join_in(self) -> None:
+        self._since = None
 
     @property
     def _enough(self) -> int:

@@ -1,0 +1,58 @@
+"""A worker on a busy machine holds back once for a wake-up, and hears those that come later."""
+
+from __future__ import annotations
+
+import pytest
+
+from dbqueue.worker import neighbours
+from dbqueue.worker.claims import Claims
+from dbqueue.worker.config import WorkerConfig
+from dbqueue.worker.handover import Handover
+from dbqueue.worker.held_jobs import HeldJobs
+from dbqueue.worker.holding import Holding
+from dbqueue.worker.rates import TaskRates
+from tests.stores import TestWorker
+
+CONFIG = WorkerConfig("worker", ("celery",), "solo", 1)
+BUSY = 1_000_000
+
+
+@pytest.fixture
+def claims(worker: TestWorker, monkeypatch: pytest.MonkeyPatch) -> Claims:
+    """Of an idle worker that has just been woken, and holds back."""
+    monkeypatch.setattr(neighbours, "waiting_threads", lambda: BUSY)
+    for name in ("JOIN_EVERY_SECONDS", "LONGEST_SECONDS"):
+        monkeypatch.setattr(neighbours, name, 1e9)
+    holding = Holding()
+    handover = Handover(holding, lambda: None)
+    held = HeldJobs(CONFIG, TaskRates({}))
+    ask = worker.session
+    claims = Claims(CONFIG, holding, handover, held, must_poll=False, tried=lambda what, operation: operation(ask))
+    claims.allowed = True
+    claims._neighbours.slots_before = BUSY
+    handover.want(1)
+    claims.announced()
+    assert claims.next(now=False)[0] is None
+    return claims
+
+
+def test_what_a_round_has_released_is_claimed_at_once_and_the_next_wake_up_is_heard(claims: Claims) -> None:
+    claim, _ = claims.next(now=True)
+    assert claim is not None
+    claims.clock.claim_found(0, claim.limit)
+    assert not claims.clock.due
+    claims.announced()
+    assert claims.clock.due
+
+
+def test_one_whose_claim_was_refused_does_not_hold_back_as_well(
+    claims: Claims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would wait for others twice, at each of many tries."""
+    with monkeypatch.context() as patched:
+        patched.setattr(neighbours, "waiting_threads", lambda: 0)
+        claims.clock.at_once()
+        assert claims.next(now=False)[0] is not None
+    claims.clock.claim_refused()
+    claims.announced()
+    assert claims.next(now=False)[0] is not None
