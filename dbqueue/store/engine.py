@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.pool import StaticPool
 
 from dbqueue.errors import ImproperlyConfigured
-from dbqueue.store.trouble import LOCK_SECONDS
+from dbqueue.store.trouble import IDLE_SECONDS, LOCK_SECONDS
 
 if TYPE_CHECKING:
     import sqlite3
@@ -31,11 +31,6 @@ BUSY_TIMEOUT_SECONDS = 10.0
 
 MAX_CONNECT_SECONDS = 3600
 """The longest that a connection may take to be made; 0 in a URL is psycopg's own bound, 130 seconds."""
-
-IDLE_SECONDS = 60
-"""How long a transaction of dbqueue's own may do nothing. Its steps follow each other at once, unless the process was
-stopped, or cut off: the entry that a beat is firing, or a unique key, would then be locked for as long as the server
-knows nothing of that, which may be hours."""
 
 LIMIT_WAITS = f"""
 SELECT set_config(name, value, false)

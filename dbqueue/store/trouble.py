@@ -29,6 +29,10 @@ ROUND_LOCK_SECONDS: Final = 1
 """The same for a worker's rounds, which others wait behind: then they go on without what is locked."""
 BRIEF_LOCK_SECONDS: Final = 0.5
 """The same for an entry that a beat fires: others are due behind it."""
+IDLE_SECONDS: Final = 60
+"""How long a transaction of dbqueue's own may do nothing. Its steps follow each other at once, unless the process was
+stopped, or cut off: the entry that a beat is firing, or a unique key, would then be locked for as long as the server
+knows nothing of that, which may be hours."""
 FIRST_PAUSE_SECONDS: Final = 0.02
 LAST_PAUSE_SECONDS: Final = 0.5
 CONFLICT_TRIES: Final = 8

@@ -6,7 +6,7 @@ What somebody has locked is no such thing: it is left for another round (`aside`
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -171,7 +171,7 @@ def explain(session: WorkSession, outcomes: Iterable[Outcome], result: Round) ->
     if not missing:
         return
     recorded = session.recorded([outcome.job_id for outcome in missing])
-    session.astray.update(_started(recorded))
+    session.astray.update(job_id for job_id, (status, _) in recorded.items() if status == STARTED)
     for outcome in missing:
         status, lease = recorded.get(outcome.job_id, (None, None))
         rolled_back = isinstance(outcome, (Released, Failed)) and outcome.missed is not None
@@ -186,7 +186,3 @@ def explain(session: WorkSession, outcomes: Iterable[Outcome], result: Round) ->
             what = f"it is {status} by another hand now, or by an earlier try to write this, which had no answer"
         name = "success, with all that it wrote," if rolled_back else f"outcome ({type(outcome).__name__})"
         log.lease_lost(outcome.job_id, name, what)
-
-
-def _started(recorded: Mapping[str, tuple[str, str | None]]) -> set[str]:
-    return {job_id for job_id, (status, _) in recorded.items() if status == STARTED}

@@ -12,7 +12,7 @@ from typing import Final
 
 from dbqueue.jobs import BLOCKED_BY_LIMIT
 from dbqueue.limits import TASK_KEYS
-from dbqueue.store.trouble import BRIEF_LOCK_SECONDS, LOCK_SECONDS, ROUND_LOCK_SECONDS
+from dbqueue.store.trouble import BRIEF_LOCK_SECONDS, IDLE_SECONDS, LOCK_SECONDS, ROUND_LOCK_SECONDS
 
 MAX_COUNT: Final = 2**31 - 1
 """The largest of `retries` and `losses`, which are integers."""
@@ -55,7 +55,7 @@ SESSION: Final = {
     # No round may hang on an application's lock: it goes on without what is locked (`free_rows`), or is tried again.
     "lock_timeout": f"{ROUND_LOCK_SECONDS}s",
     "statement_timeout": "60s",
-    "idle_in_transaction_session_timeout": "60s",
+    "idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s",
 }
 """Settings of the connection for rounds."""
 
@@ -63,7 +63,7 @@ WATCH_SESSION: Final = {
     # A heartbeat that waits for somebody's lock says in time that it does; the next one may find it gone.
     "lock_timeout": "4s",
     "statement_timeout": "8s",
-    "idle_in_transaction_session_timeout": "60s",
+    "idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s",
 }
 """Settings of the connection for heartbeats and commands."""
 

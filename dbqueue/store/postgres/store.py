@@ -119,8 +119,8 @@ class PostgresStore(Store):
         return bool(driver.info.transaction_status == TransactionStatus.ACTIVE)
 
     def task_begin(self, idle_seconds: float | None) -> str:
-        if idle_seconds is None:  # as the role has it: the pool's own limit is for what waits for no task
-            return "SET LOCAL idle_in_transaction_session_timeout TO DEFAULT"
+        if idle_seconds is None:
+            return ""
         return f"SELECT set_config('idle_in_transaction_session_timeout', '{math.ceil(idle_seconds * 1000)}', true)"
 
     def perform(self, operation: Callable[[], operations.Steps[T]]) -> T:
