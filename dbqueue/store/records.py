@@ -97,6 +97,8 @@ class Round:
     """Whether another was claiming, so that this worker was to get nothing: it may try again soon."""
     locked: frozenset[str] = frozenset()
     """Of `settle_free`: the jobs whose outcomes were not written, for somebody has locked a row that they need."""
+    astray: frozenset[str] = frozenset()
+    """Jobs whose outcomes found them STARTED under another lease: maybe one that nobody holds (`Stray`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,7 @@ class Stray(NamedTuple):
     lease: str
     ready_at: str
     redeliver: bool
+    losses: int
     successors: bool
 
 

@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
 from typing import Any, Final, Protocol
 
 from dbqueue.errors import OperationalError
@@ -136,11 +135,6 @@ class WorkSession(Session):
     @abstractmethod
     def recorded(self, job_ids: Collection[str]) -> dict[str, tuple[str, str | None]]:
         """The status and the lease of each of these jobs that still has a row."""
-
-    @cached_property
-    def astray(self) -> set[str]:
-        """Jobs whose outcomes found them STARTED under another lease: maybe one that nobody holds (`strays`)."""
-        return set()
 
     @abstractmethod
     def strays(self, worker_id: str, job_ids: Collection[str]) -> list[Stray]:

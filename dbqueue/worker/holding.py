@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Final
 
 from dbqueue.jobs import ClaimedJob, Outcome
+from dbqueue.store.records import Round
 from dbqueue.worker.aside import Aside
 
 MAX_OUTCOMES: Final = 1000
@@ -25,6 +26,8 @@ class Holding:
         """More of them, for which somebody has to unlock a row first."""
         self.linked: set[str] = set()
         """Those that other jobs wait for, among the jobs that were noted and whose outcomes have not been written."""
+        self.astray: set[str] = set()
+        """Jobs that are not held here any more, and may be STARTED by this worker all the same; see `strays`."""
         self._leases: dict[str, str] = {}
         self._taken: list[Iterable[ClaimedJob]] = []
 
@@ -47,6 +50,11 @@ class Holding:
             self.note()
         return self._leases
 
+    @property
+    def known(self) -> Collection[str]:
+        """All jobs that were claimed here and may be STARTED: any other of this worker is of a claim without reply."""
+        return self.leases.keys() | self.astray
+
     def forget(self, job_ids: Iterable[str]) -> None:
         """The leases of these are void."""
         for job_id in job_ids:
@@ -62,21 +70,22 @@ class Holding:
         """All that the database has not answered for."""
         return chain(list(self.outcomes), self.aside)
 
-    def written(self, outcomes: Collection[Outcome], locked: Collection[str] = ()) -> None:
-        """The database has answered for these, the first that are here; those of the jobs `locked` are put aside."""
+    def written(self, outcomes: Collection[Outcome], answer: Round) -> None:
+        """The database has answered for these, the first that are here; those of jobs that are locked are put aside."""
         for _ in outcomes:
             self.outcomes.popleft()
-        if locked:
-            self.aside.put([outcome for outcome in outcomes if outcome.job_id in locked])
-        self._settled(outcomes, locked)
+        if answer.locked:
+            self.aside.put([outcome for outcome in outcomes if outcome.job_id in answer.locked])
+        self._settled(outcomes, answer)
 
-    def written_at_last(self, outcomes: Collection[Outcome], locked: Collection[str]) -> None:
+    def written_at_last(self, outcomes: Collection[Outcome], answer: Round) -> None:
         """The same of the first that were aside."""
-        self.aside.tried(outcomes, locked)
-        self._settled(outcomes, locked)
+        self.aside.tried(outcomes, answer.locked)
+        self._settled(outcomes, answer)
 
-    def _settled(self, outcomes: Iterable[Outcome], locked: Collection[str]) -> None:
-        leases = self.leases
+    def _settled(self, outcomes: Iterable[Outcome], answer: Round) -> None:
+        self.astray |= answer.astray
+        leases, locked = self.leases, answer.locked
         for outcome in outcomes:
             # It may have been claimed anew meanwhile.
             if leases.get(outcome.job_id) == outcome.lease and outcome.job_id not in locked:

@@ -4,9 +4,6 @@ A broken connection leaves three doubts. The reply to a claim may have been lost
 handed back. Such a claim may even commit after the new connection has been made: they are handed back again, for
 a while. And the server may have crashed and forgotten a claim: its jobs are another's to run.
 
-Nor is a job to be STARTED by a worker that knows nothing of it, where somebody has changed the lease in its row: its
-outcome finds that, and it is taken back as one whose run was lost.
-
 What has only met a conflict is tried again on the same connection. It leaves the first doubt too: a round may be
 several transactions, of which the claim was the first.
 
@@ -22,15 +19,13 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from dbqueue.codec import describe_exception
-from dbqueue.errors import AccessDenied, OperationalError, SchemaError, WorkerLostError
-from dbqueue.jobs import STARTED, SUCCESS, Failed, Outcome, Released
+from dbqueue.errors import AccessDenied, OperationalError, SchemaError
+from dbqueue.jobs import STARTED, SUCCESS
 from dbqueue.store.base import Store
-from dbqueue.store.records import Stray
 from dbqueue.store.sessions import WorkSession
 from dbqueue.worker import log
 from dbqueue.worker.holding import Holding
-from dbqueue.worker.settling import TROUBLE, settle_in_time
+from dbqueue.worker.settling import TROUBLE
 
 T = TypeVar("T")
 
@@ -119,31 +114,15 @@ class LastingSession:
             return None
 
     def hand_back_late_claims(self, session: WorkSession) -> None:
-        """Give back what a claim took that had reached the server before the connection broke, and committed later.
-
-        And what has gone astray.
-        """
-        if session.astray:
-            self._take_back(session)
+        """Give back what a claim took that had reached the server before the connection broke, and committed later."""
         began = time.monotonic()
         if self._look_again_at is None or began < self._look_again_at:
             return
         assert self._reconnected_at is not None
-        session.hand_back(self._holding.worker_id, self._holding.leases)
+        session.hand_back(self._holding.worker_id, self._holding.known)
         # Each look reads the whole table, and the more time has passed the less is to be expected of it.
         passed = began - self._reconnected_at
         self._look_again_at = time.monotonic() + passed if passed < LATE_COMMIT_SECONDS else None
-
-    def _take_back(self, session: WorkSession) -> None:
-        """End what is STARTED by this worker under a lease that it does not hold; each by its own `redeliver`."""
-        job_ids = set(session.astray)
-        session.astray.clear()
-        held = self._holding.leases
-        strays = [each for each in session.strays(self._holding.worker_id, job_ids) if each.job_id not in held]
-        if strays:
-            linked = {each.job_id for each in strays if each.successors}
-            result = settle_in_time(session, [_lost(each) for each in strays], None, linked)
-            session.astray.update(result.locked)
 
     def _reconnect(self) -> WorkSession:
         self.current = self._store.work_session(self._label)
@@ -154,7 +133,7 @@ class LastingSession:
         """See to what is in doubt; returns how many jobs were handed back."""
         holding = self._holding
         # A claim's reply may have been lost with the connection: those jobs are nobody's.
-        count = session.hand_back(holding.worker_id, holding.leases)
+        count = session.hand_back(holding.worker_id, holding.known)
         # The server may have crashed and forgotten a claim: such a job is another's to run. (One that is
         # SUCCESS under its lease has written that itself, and its child is about to say so.)
         recorded = session.recorded(holding.leases)
@@ -165,6 +144,7 @@ class LastingSession:
             if job_id not in done and recorded.get(job_id) not in ((STARTED, lease), (SUCCESS, lease))
         ]
         holding.forget(job_id for job_id, _ in lost)
+        holding.astray.update(job_id for job_id, _ in lost if recorded.get(job_id, ("",))[0] == STARTED)
         self._restored(lost)
         return count
 
@@ -172,12 +152,3 @@ class LastingSession:
         if self.current is not None:
             self.current.close()
             self.current = None
-
-
-def _lost(stray: Stray) -> Outcome:
-    log.astray(stray.job_id, again=stray.redeliver)
-    if stray.redeliver:
-        return Released(stray.job_id, stray.lease, stray.ready_at, lost=True)
-    error = WorkerLostError(f"the lease of job {stray.job_id} was changed while it ran, and it may not run again")
-    text, _ = describe_exception(error, max_bytes=4096)
-    return Failed(stray.job_id, stray.lease, text, None, 0.0)

@@ -171,9 +171,8 @@ def lease_lost(job_id: str, outcome: str, what: str) -> None:
     logger.warning("Job %s lost its lease while it ran here: its %s is dropped, %s", job_id, outcome, what)
 
 
-def astray(job_id: str, *, again: bool) -> None:
+def astray(job_id: str, next_step: str) -> None:
     """A job of which its worker knows nothing."""
-    next_step = "it runs again" if again else "it may not run again, and ends as FAILURE"
     logger.warning(
         "Job %s is STARTED here under a lease that nobody holds (was its row changed?): %s", job_id, next_step
     )

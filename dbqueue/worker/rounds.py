@@ -25,7 +25,7 @@ from dbqueue.limits import TASK_KEYS
 from dbqueue.store.base import Store
 from dbqueue.store.records import Claim, HeldClaim, Round, WorkerInfo
 from dbqueue.store.sessions import WorkSession
-from dbqueue.worker import log
+from dbqueue.worker import log, strays
 from dbqueue.worker.claims import Claims
 from dbqueue.worker.config import WorkerConfig
 from dbqueue.worker.doorbell import Doorbell
@@ -201,10 +201,11 @@ class Rounds:
                 session.round(unseen, None)
             for released in unseen:
                 self._holding.leases.pop(released.job_id, None)
-            if self._session.has_broken and not self._holding.leases:
+            strays.take_back(session, self._holding, max_losses=self._config.max_losses)
+            if self._session.has_broken and not self._holding.known:
                 session.hand_back(self._holding.worker_id, ())
             # With a lease left, the row stays open: the rescue looks only at open ones.
-            if not self._holding.leases:
+            if not self._holding.known:
                 session.close_worker(self._holding.worker_id)
 
     def _step(self) -> bool:
@@ -237,7 +238,7 @@ class Rounds:
         result = self._session.surely(lambda session: self._round(session, outcomes, claim and self._anew(claim)))
         self.handover.claim_ended()
         self._clock.round_ended()
-        self._holding.written(outcomes, result.locked)
+        self._holding.written(outcomes, result)
         if result.refused:
             self._clock.claim_refused()
         elif claim and claim.keys:
@@ -326,7 +327,7 @@ class Rounds:
             return
         outcomes = aside.next_try()
         result = self._surely(lambda session: settle_free(session, outcomes, None, self._holding.linked))
-        self._holding.written_at_last(outcomes, result.locked)
+        self._holding.written_at_last(outcomes, result)
         if any(each.job_id not in result.locked for each in outcomes):  # permits are free, what waited for them may run
             self.woken()
 
@@ -369,6 +370,8 @@ class Rounds:
 
     def _upkeep(self, session: WorkSession) -> None:
         if time.monotonic() >= self._upkeeper.rescue_at:
+            if strays.take_back(session, self._holding, max_losses=self._config.max_losses):
+                self.woken()
             self._session.hand_back_late_claims(session)
             self._claims.look_around(session)
         if self._upkeeper.run(session, self._holding.worker_id):

@@ -47,10 +47,8 @@ def settle(
             raise
         if claim is not None:
             return settle(session, outcomes, None, linked)
-        _bisect(session, outcomes, error, linked)
-        return Round(released=bool(linked))
-    explain(session, outcomes, result)
-    return result
+        return Round(released=bool(linked), astray=_bisect(session, outcomes, error, linked))
+    return explain(session, outcomes, result)
 
 
 def settle_in_time(
@@ -85,7 +83,8 @@ def settle_free(session: WorkSession, outcomes: list[Outcome], claim: Claim | No
         if not claim.keys:
             raise
         return done  # as above
-    return replace(found, settled=done.settled, released=done.released or found.released, locked=done.locked)
+    released = done.released or found.released
+    return replace(found, settled=done.settled, released=released, locked=done.locked, astray=done.astray)
 
 
 def _settle_free(session: WorkSession, outcomes: list[Outcome], linked: Collection[str]) -> Round:
@@ -109,14 +108,17 @@ def _settle_free(session: WorkSession, outcomes: list[Outcome], linked: Collecti
             if len(outcomes) == 1:
                 return _settle_one(session, outcomes, linked)
         else:
-            explain(session, outcomes, result)
-            return result
+            return explain(session, outcomes, result)
         half = len(outcomes) // 2
         halves = [outcomes[:half], outcomes[half:]]
         random.shuffle(halves)  # the one that comes last may not be tried, and is not always to be the same
         first, second = map(write, halves)
-        released = first.released or second.released
-        return Round(first.settled | second.settled, (), released, locked=first.locked | second.locked)
+        return Round(
+            first.settled | second.settled,
+            released=first.released or second.released,
+            locked=first.locked | second.locked,
+            astray=first.astray | second.astray,
+        )
 
     return write(outcomes)
 
@@ -136,13 +138,12 @@ def _to_write(outcomes: list[Outcome]) -> list[Outcome]:
     return outcomes
 
 
-def _bisect(session: WorkSession, outcomes: list[Outcome], error: Exception, linked: Collection[str]) -> None:
-    """Find the outcome that the database refuses; it ends as a FAILURE that says so."""
+def _bisect(session: WorkSession, outcomes: list[Outcome], error: Exception, linked: Collection[str]) -> frozenset[str]:
+    """Find the outcome that the database refuses; it ends as a FAILURE that says so. Returns what has gone astray."""
     if len(outcomes) > 1:
         half = len(outcomes) // 2
-        settle(session, outcomes[:half], None, linked)
-        settle(session, outcomes[half:], None, linked)
-        return
+        first = settle(session, outcomes[:half], None, linked)
+        return first.astray | settle(session, outcomes[half:], None, linked).astray
     (outcome,) = outcomes
     log.logger.error("The outcome of job %s cannot be stored and ends as FAILURE: %s", outcome.job_id, error)
     text, _ = describe_exception(EncodeError(f"the outcome cannot be stored: {error}"), max_bytes=4096)
@@ -156,10 +157,14 @@ def _bisect(session: WorkSession, outcomes: list[Outcome], error: Exception, lin
             raise
         log.logger.exception("What waits for job %s cannot be moved, and is left as it is", outcome.job_id)
         session.round(failed, None)
+    return frozenset()
 
 
-def explain(session: WorkSession, outcomes: Iterable[Outcome], result: Round) -> None:
-    """Say what became of outcomes that matched no row, never forced, and of leases that only a task missed."""
+def explain(session: WorkSession, outcomes: Iterable[Outcome], result: Round) -> Round:
+    """Say what became of outcomes that matched no row, never forced, and of leases that only a task missed.
+
+    Returns the result, with what has gone astray.
+    """
     missing = []
     for outcome in outcomes:
         if outcome.job_id in result.locked:
@@ -169,9 +174,8 @@ def explain(session: WorkSession, outcomes: Iterable[Outcome], result: Round) ->
         elif isinstance(outcome, (Released, Failed)) and outcome.missed:
             log.lease_missed(outcome.job_id, outcome.missed)
     if not missing:
-        return
+        return result
     recorded = session.recorded([outcome.job_id for outcome in missing])
-    session.astray.update(job_id for job_id, (status, _) in recorded.items() if status == STARTED)
     for outcome in missing:
         status, lease = recorded.get(outcome.job_id, (None, None))
         rolled_back = isinstance(outcome, (Released, Failed)) and outcome.missed is not None
@@ -186,3 +190,4 @@ def explain(session: WorkSession, outcomes: Iterable[Outcome], result: Round) ->
             what = f"it is {status} by another hand now, or by an earlier try to write this, which had no answer"
         name = "success, with all that it wrote," if rolled_back else f"outcome ({type(outcome).__name__})"
         log.lease_lost(outcome.job_id, name, what)
+    return replace(result, astray=frozenset(job_id for job_id, (status, _) in recorded.items() if status == STARTED))

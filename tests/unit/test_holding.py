@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dbqueue.jobs import Outcome, Succeeded
+from dbqueue.store.records import Round
 from dbqueue.worker.aside import Aside
 from dbqueue.worker.handover import MAX_CLAIM, Handover
 from dbqueue.worker.holding import MAX_OUTCOMES, Holding
@@ -38,18 +39,18 @@ def test_a_lease_is_held_until_its_outcome_is_written(holding: Holding) -> None:
     holding.outcomes.extend([end("a"), end("b")])
     outcomes = holding.next_outcomes()
     holding.outcomes.append(end("c"))  # while those are under way
-    holding.written(outcomes)
+    holding.written(outcomes, Round())
     assert (list(holding.outcomes), holding.leases, holding.linked) == ([end("c")], {"c": "lease"}, {"c"})
     holding.forget(["c"])
     assert (holding.leases, holding.linked) == ({}, set())
-    holding.written(holding.next_outcomes())
+    holding.written(holding.next_outcomes(), Round())
     assert not holding.outcomes
 
 
 def test_the_end_of_a_former_run_leaves_the_lease_of_a_new_one(holding: Holding) -> None:
     holding.take([claimed_job("a", lease="new", successors=True)])
     holding.outcomes.append(end("a", "old"))
-    holding.written(holding.next_outcomes())
+    holding.written(holding.next_outcomes(), Round())
     assert (holding.leases, holding.linked) == ({"a": "new"}, {"a"})
 
 
@@ -59,7 +60,7 @@ def test_rounds_of_outcomes_have_each_once(holding: Holding) -> None:
     first = holding.next_outcomes()
     second = holding.next_outcomes(after=len(first))
     assert (first, second) == (ends[:MAX_OUTCOMES], ends[MAX_OUTCOMES:])
-    holding.written(first)
+    holding.written(first, Round())
     assert holding.next_outcomes() == second
 
 
@@ -99,15 +100,15 @@ def test_no_more_is_claimed_than_the_supervisor_can_take(handover: Handover) -> 
 def test_what_is_locked_keeps_its_lease_until_it_is_written(holding: Holding) -> None:
     holding.take([claimed_job(name, successors=True) for name in "abc"])
     holding.outcomes.extend([end("a"), end("b"), end("c")])
-    holding.written(holding.next_outcomes(), locked={"a", "c"})
+    holding.written(holding.next_outcomes(), Round(locked=frozenset({"a", "c"})))
     assert not holding.outcomes
     assert list(holding.unwritten) == holding.aside.next_try() == [end("a"), end("c")]
     assert (holding.leases, holding.linked) == ({"a": "lease", "c": "lease"}, {"a", "c"})
     assert holding.aside.again_at is not None
     assert not holding.aside.due
-    holding.written_at_last(holding.aside.next_try(), locked={"a"})
+    holding.written_at_last(holding.aside.next_try(), Round(locked=frozenset({"a"})))
     assert (holding.aside.next_try(), holding.leases) == ([end("a")], {"a": "lease"})
-    holding.written_at_last(holding.aside.next_try(), locked=())
+    holding.written_at_last(holding.aside.next_try(), Round())
     assert (len(holding.aside), holding.leases, holding.linked) == (0, {}, set())
     assert holding.aside.again_at is None
 
@@ -115,7 +116,7 @@ def test_what_is_locked_keeps_its_lease_until_it_is_written(holding: Holding) ->
 def test_what_is_locked_later_waits_behind_what_is_aside_already(holding: Holding) -> None:
     for name in "abc":
         holding.outcomes.append(end(name))
-        holding.written(holding.next_outcomes(), locked={name})
+        holding.written(holding.next_outcomes(), Round(locked=frozenset({name})))
     assert holding.aside.next_try() == [end("a"), end("b"), end("c")]
     assert len(holding.aside) == 3
 

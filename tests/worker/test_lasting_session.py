@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from dbqueue.errors import AccessDenied, OperationalError, SchemaError
-from dbqueue.jobs import Outcome, Released, Succeeded
+from dbqueue.jobs import Released, Succeeded
 from dbqueue.store import open_store
 from dbqueue.store.base import Store
 from dbqueue.store.postgres.driver import translated
@@ -24,7 +24,6 @@ from dbqueue.store.sessions import WorkSession
 from dbqueue.worker import lasting_session
 from dbqueue.worker.holding import Holding
 from dbqueue.worker.lasting_session import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, LATE_COMMIT_SECONDS, LastingSession
-from dbqueue.worker.settling import settle
 from tests.servers import libpq_url
 from tests.stores import TestWorker, enqueued, opened, row, run_sql
 from tests.waiting import wait_until
@@ -335,32 +334,3 @@ def test_what_is_away_for_long_is_no_passing_trouble(
         session.surely(ask)
     assert len(tries) > 1
     session.close()
-
-
-@pytest.mark.parametrize("again", [True, False], ids=["it may run again", "it may not"])
-def test_a_job_whose_lease_somebody_has_changed_is_not_started_for_ever(store: Store, again: bool) -> None:
-    """Its outcome is dropped, as it must be; and no other worker takes jobs back from one that lives."""
-    worker, rival = TestWorker(store), TestWorker(store)
-    ids = [enqueued(store) for _ in range(4)]
-    changed, taken, held, fine = worker.claim(4)
-    holding = Holding()
-    holding.worker_id = worker.id
-    run_sql(store, "UPDATE dbqueue_jobs SET redeliver = :again", again=again)
-    for job in (changed, held):
-        run_sql(store, "UPDATE dbqueue_jobs SET lease = :lease WHERE id = :id", lease=str(uuid4()), id=job.id)
-    worker.settle(Released(taken.id, taken.lease, taken.ready_at))
-    rival.claim()
-    session = LastingSession(store, LABEL, holding, restored=lambda lost: None)
-    session.current = store.work_session(LABEL)
-    outcomes: list[Outcome] = [Succeeded(job.id, job.lease, "1", 0.0) for job in (changed, taken, held, fine)]
-    session.surely(lambda current: settle(current, outcomes, None, ()))
-    holding.take([held])  # it was claimed anew
-    for _ in range(2):
-        session.surely(session.hand_back_late_claims)
-    found = {job_id: row(store, job_id) for job_id in ids}
-    assert (found[changed.id]["status"], found[changed.id]["losses"]) == (("PENDING", 1) if again else ("FAILURE", 0))
-    assert [found[job.id]["status"] for job in (taken, held, fine)] == ["STARTED", "STARTED", "SUCCESS"]
-    assert found[taken.id]["worker"] == rival.id
-    session.close()
-    worker.close()
-    rival.close()

@@ -21,7 +21,7 @@ WHERE {ON_PAGES} AND status = 'STARTED'
 
 # Jobs of a worker that lives, of which it knows nothing: see `Stray`.
 STRAYS: Final = f"""
-SELECT id, lease::text, ({CREATED_AT})::text, redeliver, successors FROM {{jobs}} j
+SELECT id, lease::text, ({CREATED_AT})::text, redeliver, losses, successors FROM {{jobs}} j
 WHERE id = ANY(%(ids)s::text[] COLLATE "C") AND worker = %(worker)s AND status = 'STARTED'"""
 
 

@@ -205,7 +205,7 @@ WHERE source = 'call' AND julianday(updated_at) < julianday('now') - 1
 
 # As on PostgreSQL.
 STRAYS: Final = f"""
-SELECT id, lease, max(coalesce(eta, ''), min(created_at, {_CLOCK})), redeliver, successors FROM {{jobs}}
+SELECT id, lease, max(coalesce(eta, ''), min(created_at, {_CLOCK})), redeliver, losses, successors FROM {{jobs}}
 WHERE id IN (SELECT value FROM json_each(:ids)) AND worker = :worker AND status = 'STARTED'"""
 
 RECORDED: Final = "SELECT id, status, lease FROM {jobs} WHERE id IN (SELECT value FROM json_each(?))"

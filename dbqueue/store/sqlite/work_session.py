@@ -196,7 +196,10 @@ class SqliteWorkSession(WorkSession):
 
     def strays(self, worker_id: str, job_ids: Collection[str]) -> list[Stray]:
         rows = self._execute(sql.STRAYS, {"worker": worker_id, "ids": json.dumps(list(job_ids))}).fetchall()
-        return [Stray(*row[:3], *map(bool, row[3:])) for row in rows]
+        return [
+            Stray(job_id, lease, ready_at, bool(redeliver), losses, bool(successors))
+            for job_id, lease, ready_at, redeliver, losses, successors in rows
+        ]
 
     def hand_back(self, worker_id: str, held: Collection[str]) -> int:
         return self._execute(sql.HAND_BACK, {"worker": worker_id, "held": json.dumps(list(held))}).rowcount

@@ -1,0 +1,45 @@
+"""Jobs that are STARTED by a worker which knows nothing of them, for somebody has changed the lease in their rows.
+
+The outcome of such a job finds that, and is dropped. Nobody rescues jobs of a worker that beats, so its own worker
+takes it back: as one whose run was lost, which it was.
+"""
+
+from __future__ import annotations
+
+from dbqueue.codec import describe_exception
+from dbqueue.errors import WorkerLostError
+from dbqueue.jobs import Failed, Outcome, Released
+from dbqueue.store.records import Stray
+from dbqueue.store.sessions import WorkSession
+from dbqueue.worker import log
+from dbqueue.worker.holding import Holding
+from dbqueue.worker.settling import settle_in_time
+
+
+def take_back(session: WorkSession, holding: Holding, *, max_losses: int) -> bool:
+    """End what has gone astray, each by its own `redeliver` and losses; whether others may run now.
+
+    What somebody has locked is left for the next call, and all of it where an error is raised.
+    """
+    if not holding.astray:
+        return False
+    held = holding.leases
+    found = [each for each in session.strays(holding.worker_id, holding.astray) if each.job_id not in held]
+    left: frozenset[str] = frozenset()
+    if found:
+        linked = {each.job_id for each in found if each.successors}
+        result = settle_in_time(session, [_lost(each, max_losses) for each in found], None, linked)
+        left = result.locked | result.astray
+    holding.astray = set(left)
+    return len(left) < len(found)
+
+
+def _lost(stray: Stray, cap: int) -> Outcome:
+    runs = stray.losses + 1
+    again = stray.redeliver and runs <= cap
+    log.astray(stray.job_id, log.after_loss(runs=runs, cap=cap, again=again))
+    if again:
+        return Released(stray.job_id, stray.lease, stray.ready_at, lost=True)
+    error = WorkerLostError(f"the lease of job {stray.job_id} was changed while it ran, and it may not run again")
+    text, _ = describe_exception(error, max_bytes=4096)
+    return Failed(stray.job_id, stray.lease, text, None, 0.0)

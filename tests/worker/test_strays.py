@@ -1,0 +1,247 @@
+"""Jobs whose leases somebody has changed while they ran: each ends, and none runs again that may not.
+
+Their outcomes are dropped, as they must be; and no other worker takes jobs back from one that lives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from dbqueue.errors import OperationalError
+from dbqueue.jobs import ClaimedJob, Outcome, Released, Succeeded
+from dbqueue.store.base import Store
+from dbqueue.store.sessions import WorkSession
+from dbqueue.worker import settling, strays
+from dbqueue.worker.holding import Holding
+from dbqueue.worker.lasting_session import LastingSession
+from dbqueue.worker.settling import settle, settle_free
+from dbqueue.workflows import Edge, Workflow
+from tests.servers import libpq_url
+from tests.stores import TestWorker, enqueued, new_job, opened, row, run_sql
+from tests.waiting import wait_until
+from tests.worker.rounds import NAME, running_rounds
+
+MAX_LOSSES = 3
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[Store]:
+    with opened(database_url) as store:
+        yield store
+
+
+@pytest.fixture
+def worker(store: Store) -> Iterator[TestWorker]:
+    worker = TestWorker(store)
+    yield worker
+    worker.close()
+
+
+@pytest.fixture
+def holding(worker: TestWorker) -> Holding:
+    holding = Holding()
+    holding.worker_id = worker.id
+    return holding
+
+
+def change_lease(store: Store, job: ClaimedJob) -> None:
+    run_sql(store, "UPDATE dbqueue_jobs SET lease = :lease WHERE id = :id", lease=str(uuid4()), id=job.id)
+
+
+def succeeded(job: ClaimedJob) -> Outcome:
+    return Succeeded(job.id, job.lease, "1", 0.0)
+
+
+def gone_astray(store: Store, worker: TestWorker, holding: Holding, **fields: object) -> ClaimedJob:
+    """A job of which the round that was to end it has found that its lease is another."""
+    enqueued(store)
+    job = worker.claim_one()
+    for name, value in fields.items():
+        run_sql(store, f"UPDATE dbqueue_jobs SET {name} = :value WHERE id = :id", value=value, id=job.id)
+    change_lease(store, job)
+    ended(worker, holding, job)
+    return job
+
+
+def ended(worker: TestWorker, holding: Holding, *jobs: ClaimedJob) -> None:
+    outcomes = [succeeded(job) for job in jobs]
+    holding.take(jobs)
+    holding.outcomes.extend(outcomes)
+    holding.written(outcomes, settle(worker.session, outcomes, None, ()))
+
+
+def take_back(worker: TestWorker, holding: Holding) -> bool:
+    return strays.take_back(worker.session, holding, max_losses=MAX_LOSSES)
+
+
+def status(store: Store, job: ClaimedJob) -> str:
+    return str(row(store, job.id)["status"])
+
+
+@pytest.mark.parametrize(
+    ("redeliver", "losses", "after"),
+    [
+        (True, 0, ("PENDING", 1)),
+        (True, MAX_LOSSES - 1, ("PENDING", MAX_LOSSES)),
+        (True, MAX_LOSSES, ("FAILURE", MAX_LOSSES)),
+        (False, 0, ("FAILURE", 0)),
+    ],
+    ids=["it may run again", "once more", "no more", "it may not run again"],
+)
+def test_its_run_counts_as_lost(
+    store: Store, worker: TestWorker, holding: Holding, redeliver: bool, losses: int, after: tuple[str, int]
+) -> None:
+    job = gone_astray(store, worker, holding, redeliver=redeliver, losses=losses)
+    assert take_back(worker, holding)
+    found = row(store, job.id)
+    assert (found["status"], found["losses"]) == after
+    assert not holding.astray
+    assert not take_back(worker, holding)
+
+
+def test_what_is_anothers_or_held_is_left(store: Store, worker: TestWorker, holding: Holding) -> None:
+    rival = TestWorker(store)
+    for _ in range(3):
+        enqueued(store)
+    taken, held, fine = worker.claim(3)
+    worker.settle(Released(taken.id, taken.lease, taken.ready_at))
+    rival.claim()
+    change_lease(store, held)
+    ended(worker, holding, taken, held, fine)
+    assert holding.astray == {taken.id, held.id}
+    holding.take([held])  # it was claimed anew
+    assert not take_back(worker, holding)
+    assert [status(store, job) for job in (taken, held, fine)] == ["STARTED", "STARTED", "SUCCESS"]
+    assert row(store, taken.id)["worker"] == rival.id
+    assert not holding.astray
+    rival.close()
+
+
+def test_what_waits_for_it_moves_with_it(store: Store, worker: TestWorker, holding: Holding) -> None:
+    store.enqueue_workflow(Workflow.of([new_job("first"), new_job("second")], [Edge("first", "second")]))
+    job = worker.claim_one()
+    run_sql(store, "UPDATE dbqueue_jobs SET redeliver = :no", no=False)
+    change_lease(store, job)
+    ended(worker, holding, job)
+    take_back(worker, holding)
+    assert [row(store, job_id)["status"] for job_id in ("first", "second")] == ["FAILURE", "FAILURE"]
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["of one that works", "of one whose outcome is refused"])
+def test_each_way_to_write_an_outcome_finds_it(
+    store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    for _ in range(4):
+        enqueued(store)
+    jobs = worker.claim(4)
+    change_lease(store, jobs[1])
+    change_lease(store, jobs[2])
+    outcomes = [succeeded(job) for job in jobs]
+    if fails:  # the database has something against one of them: they are written in halves
+        outcomes[3] = Succeeded(jobs[3].id, jobs[3].lease, '"\\u0000', 0.0)
+    changed = {jobs[1].id, jobs[2].id}
+    assert settle(worker.session, outcomes, None, ()).astray == changed
+    assert settle_free(worker.session, outcomes, None, ()).astray == changed
+
+
+def test_an_error_forgets_nothing(
+    store: Store, worker: TestWorker, holding: Holding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = gone_astray(store, worker, holding)
+
+    def away(*_: object) -> None:
+        raise OperationalError("the database is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(strays, "settle_in_time", away)
+        with pytest.raises(OperationalError):
+            take_back(worker, holding)
+    assert holding.astray == {job.id}
+    assert take_back(worker, holding)
+
+
+def test_a_new_connection_hands_none_back_that_has_run(
+    store: Store, worker: TestWorker, holding: Holding, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a lost claim has taken never ran, and may run, whatever its task says; this one has."""
+    job = gone_astray(store, worker, holding, redeliver=False)
+    enqueued(store)
+    running = worker.claim_one()
+    holding.take([running])
+    change_lease(store, running)  # it has no outcome yet
+    run_sql(store, "UPDATE dbqueue_jobs SET redeliver = :no", no=False)
+    session = LastingSession(store, NAME, holding, restored=lambda lost: None)
+    with caplog.at_level("WARNING"):
+        session.surely(lambda current: current.anything_held())
+        session._look_again_at = 0.0
+        session.surely(session.hand_back_late_claims)
+    assert holding.astray == {job.id, running.id}
+    assert [status(store, each) for each in (job, running)] == ["STARTED", "STARTED"]
+    assert take_back(worker, holding)
+    assert [status(store, each) for each in (job, running)] == ["FAILURE", "FAILURE"]
+    session.close()
+
+
+def test_a_locked_one_is_left_for_the_next_time(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """(On SQLite a lock is the whole file's, and no call goes on beside it.)"""
+    monkeypatch.setattr(settling, "MAX_WAITS", 1)
+    with opened(postgres_url) as store, psycopg.connect(libpq_url(postgres_url)) as somebody:
+        worker, holding = TestWorker(store), Holding()
+        holding.worker_id = worker.id
+        jobs = [gone_astray(store, worker, holding) for _ in range(2)]
+        somebody.execute("SELECT FROM dbqueue_jobs WHERE id = %s FOR UPDATE", [jobs[0].id])
+        assert take_back(worker, holding)
+        assert [status(store, job) for job in jobs] == ["STARTED", "PENDING"]
+        assert holding.astray == {jobs[0].id}
+        assert not take_back(worker, holding)
+        somebody.rollback()
+        assert take_back(worker, holding)
+        assert status(store, jobs[0]) == "PENDING"
+        worker.close()
+
+
+def test_its_worker_takes_it_back_and_runs_it(store: Store) -> None:
+    with running_rounds(store, heartbeat_seconds=0.2) as running:
+        enqueued(store)
+        job = running.take()
+        change_lease(store, job)
+        running.rounds.complete(succeeded(job))
+        running.rounds.want(1)
+        wait_until(lambda: running.has_claimed, what="the job's next run")
+        (again,) = running.rounds.take_claimed()
+        assert (again.id, again.losses) == (job.id, 1)
+        running.rounds.complete(succeeded(again))
+
+
+@pytest.mark.parametrize("locked", [False, True], ids=["free", "locked"])
+def test_a_worker_that_stops_leaves_none(postgres_url: str, locked: bool) -> None:
+    """Where it cannot, its row stays open: whoever finds it dead takes its jobs back."""
+    with opened(postgres_url) as store, psycopg.connect(libpq_url(postgres_url)) as somebody:
+        with running_rounds(store) as running:  # which looks for nothing again in the next ten minutes
+            enqueued(store)
+            job = running.take()
+            change_lease(store, job)
+            running.rounds.complete(succeeded(job))
+            wait_until(lambda: running.rounds._holding.astray == {job.id}, what="what its outcome has found")
+            if locked:
+                somebody.execute("SELECT FROM dbqueue_jobs WHERE id = %s FOR UPDATE", [job.id])
+        closed = f"SELECT closed_at IS NOT NULL FROM dbqueue_workers WHERE id = '{running.worker_id}'"
+        assert somebody.execute(closed).fetchone() == (not locked,)
+        assert status(store, job) == ("STARTED" if locked else "PENDING")
+
+
+def test_the_sessions_of_both_databases_tell_the_same(store: Store, worker: TestWorker) -> None:
+    enqueued(store)
+    job = worker.claim_one()
+    run_sql(store, "UPDATE dbqueue_jobs SET losses = 2, redeliver = :no", no=False)
+    session: WorkSession = worker.session
+    (stray,) = session.strays(worker.id, [job.id])
+    assert stray[:2] == (job.id, job.lease)
+    assert (stray.redeliver, stray.losses, stray.successors) == (False, 2, False)
+    assert session.strays("another", [job.id]) == session.strays(worker.id, ["another"]) == []
