@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
 from dbqueue.errors import LeaseLost, NotCommitted, OperationalError
 from dbqueue.jobs import ClaimedJob, Outcome, Replaced, Settled, Succeeded
 from dbqueue.store.base import Store
+from dbqueue.store.statements import Statement
 from dbqueue.store.transactions.completing import recorded_at_last
 from dbqueue.store.transactions.tasks import RESOLVE_TRIES, AsyncTaskTransaction, TaskTransaction
 from dbqueue.workflows import Edge, Workflow
@@ -179,16 +182,96 @@ def test_the_database_does_not_answer_for_a_while(
             commit(store, job, sa.Connection.commit)
 
 
-def test_the_tables_are_away_when_the_task_has_returned(postgres_url: str) -> None:
-    """Somebody restores a backup: the run is lost, and has not failed. (On SQLite the transaction has the file.)"""
+@pytest.fixture
+def running(postgres_url: str) -> Iterator[tuple[Store, ClaimedJob]]:
+    """A transactional task's job, on PostgreSQL; on SQLite its transaction has the whole file."""
     with opened(postgres_url) as store:
         worker = TestWorker(store)
         enqueued(store)
-        job = worker.claim_one()
-        transaction = TaskTransaction(store, job, idle_seconds=None)
-        transaction.connection.execute(sa.text("SELECT 1"))
-        run_sql(store, "ALTER TABLE dbqueue_jobs RENAME TO away")
-        with pytest.raises(NotCommitted, match="its end could not be written"):
-            transaction.commit(success(job))
-        run_sql(store, "ALTER TABLE away RENAME TO dbqueue_jobs")
+        yield store, worker.claim_one()
         worker.close()
+
+
+def end(store: Store, job: ClaimedJob, kind: type[TaskTransaction], own: str, meanwhile: Callable[[], object]) -> None:
+    """Commit a run that has done this itself, after something else has been done."""
+    if kind is TaskTransaction:
+        transaction = kind(store, job, idle_seconds=None)
+        transaction.connection.execute(sa.text(own))
+        meanwhile()
+        transaction.commit(success(job))
+        return
+
+    async def run() -> None:
+        transaction = AsyncTaskTransaction(store, job, idle_seconds=None)
+        await transaction.open()
+        await transaction.connection.execute(sa.text(own))
+        meanwhile()
+        try:
+            await transaction.commit(success(job))
+        finally:
+            await store.task_engines.aclose()
+
+    asyncio.run(run())
+
+
+KINDS: Final = pytest.mark.parametrize("kind", [TaskTransaction, AsyncTaskTransaction], ids=["function", "coroutine"])
+
+
+@KINDS
+@pytest.mark.parametrize("losses", [0, 2])
+def test_the_tables_are_away_when_the_task_has_returned(
+    running: tuple[Store, ClaimedJob], kind: type[TaskTransaction], losses: int
+) -> None:
+    """Somebody restores a backup: the run is lost, and has not failed."""
+    store, job = running
+    take_away = partial(run_sql, store, "ALTER TABLE dbqueue_jobs RENAME TO away")
+    with pytest.raises(NotCommitted, match="its end could not be written"):
+        end(store, job._replace(losses=losses), kind, "SELECT 1", take_away)
+    run_sql(store, "ALTER TABLE away RENAME TO dbqueue_jobs")
+
+
+@KINDS
+@pytest.mark.parametrize(
+    ("own", "error"),
+    [
+        ("SET LOCAL search_path TO pg_catalog", psycopg.errors.UndefinedTable),
+        ("SET LOCAL ROLE pg_monitor", psycopg.errors.InsufficientPrivilege),
+    ],
+    ids=["search_path", "role"],
+)
+def test_a_task_that_leaves_itself_no_way_to_the_tables_fails_the_second_time(
+    running: tuple[Store, ClaimedJob], kind: type[TaskTransaction], own: str, error: type[Exception]
+) -> None:
+    """The first run may have met somebody's work on the tables; the next ones would end as it did."""
+    store, job = running
+    with pytest.raises(NotCommitted):
+        end(store, job, kind, own, lambda: None)
+    with pytest.raises(error):
+        end(store, job._replace(losses=1), kind, own, lambda: None)
+
+
+def test_a_plan_from_before_a_change_of_its_table_is_no_failure(running: tuple[Store, ClaimedJob]) -> None:
+    store, job = running
+    worker = TestWorker(store)
+    for _ in range(8):  # until the statement is one that the server has prepared
+        enqueued(store)
+        end(store, worker.claim_one(), TaskTransaction, "SELECT 1", lambda: None)
+    run_sql(store, 'ALTER TABLE dbqueue_jobs ALTER COLUMN id TYPE varchar(200) COLLATE "C"')
+    with pytest.raises(NotCommitted, match="cached plan"):
+        end(store, job, TaskTransaction, "SELECT 1", lambda: None)
+    run_sql(store, 'ALTER TABLE dbqueue_jobs ALTER COLUMN id TYPE text COLLATE "C"')
+    worker.close()
+
+
+def test_what_the_server_cannot_do_is_the_tasks_own_error(
+    running: tuple[Store, ClaimedJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the SQLSTATE of a plan that is stale."""
+    store, job = running
+
+    def refused(*_: object, **__: object) -> Iterator[Statement]:
+        yield Statement("DECLARE c SCROLL CURSOR WITH HOLD FOR SELECT id FROM dbqueue_jobs FOR UPDATE", {})
+
+    monkeypatch.setattr("dbqueue.store.transactions.tasks.complete", refused)
+    with pytest.raises(sa.exc.NotSupportedError):
+        end(store, job, TaskTransaction, "SELECT 1", lambda: None)

@@ -108,6 +108,9 @@ class TaskTransaction:
         """
         try:
             settled, known = self._commit(outcome)
+        except _Away as error:
+            self._undo()
+            raise self._whose(error.refusal) from None
         except BaseException:
             self._undo()
             raise
@@ -173,7 +176,7 @@ class TaskTransaction:
         self._begin_root()
         settles = bool(self._job.lease)
         if settles:
-            with self._missing("its end could not be written"):
+            with self._missing():
                 joined = JoinedConnection(connection)
                 added = run(self._headers.write(), joined.reply)
                 if run(complete(self.store, outcome, linked=self._job.successors), joined.reply):
@@ -209,16 +212,36 @@ class TaskTransaction:
             raise NotCommitted(f"the transaction of job {self._job.id} broke after its task: {_line(error)}") from error
 
     @contextlib.contextmanager
-    def _missing(self, what: str) -> Any:
+    def _missing(self) -> Any:
+        """While the end of the job is written."""
         try:
             yield
         except sa.exc.DBAPIError as error:
             state = getattr(error.orig, "sqlstate", None)
             if state == _ABORTED and error.orig is not None:
                 raise error.orig from None  # SQLAlchemy's shows the statement, and with it the task's result
-            if not (isinstance(error, _BROKEN) or state in _AWAY):
+            if state in _AWAY and error.orig is not None:
+                raise _Away(error.orig) from error
+            if not (isinstance(error, _BROKEN) or _is_stale(error.orig)):
                 raise
-            raise NotCommitted(f"the transaction of job {self._job.id} broke, {what}: {_line(error)}") from error
+            raise self._broke(error) from error
+
+    def _whose(self, refusal: BaseException) -> BaseException:
+        """What to raise where dbqueue's tables, or rights on them, were away for the end of the job.
+
+        That is a lost run, for somebody is at work on them: once. Where an earlier run was lost too, and the tables are
+        there, the task has taken a role or a search path that does not lead to them, and will in each of its runs.
+        """
+        if self._job.losses:
+            with contextlib.suppress(DBQueueError):
+                recorded_at_last(self.store, self._job.id)
+                return refusal
+        return self._broke(refusal)
+
+    def _broke(self, error: BaseException) -> NotCommitted:
+        return NotCommitted(
+            f"the transaction of job {self._job.id} broke, its end could not be written: {_line(error)}"
+        )
 
     def _found(self, outcome: Succeeded | Replaced, found: Recorded | None) -> None:
         """What the row says after a commit without an answer, which is over by now, however it ended."""
@@ -318,6 +341,9 @@ class AsyncTaskTransaction(TaskTransaction):
     async def commit(self, outcome: Succeeded | Replaced) -> Outcome:
         try:
             settled, known = await self._in_greenlet(lambda: self._commit(outcome))
+        except _Away as error:
+            await self.rollback()
+            raise await asyncio.to_thread(self._whose, error.refusal) from None
         except BaseException:
             await self.rollback()
             raise
@@ -350,9 +376,24 @@ _BROKEN: Final = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.Interna
 _ABORTED: Final = "25P02"
 """in_failed_sql_transaction: the task has caught what a statement raised, and would do so in each of its runs."""
 
-_AWAY: Final = ("42P01", "42501", "0A000")
-"""undefined_table, insufficient_privilege, feature_not_supported (a plan from before a column was altered): somebody is
-at work on dbqueue's own tables, and the worker waits for them as well. What the task itself has written is written."""
+_AWAY: Final = ("42P01", "42501")
+"""undefined_table, insufficient_privilege: of dbqueue's own tables. What the task itself has written is written."""
+
+
+class _Away(Exception):
+    """The end of the job met one of these."""
+
+    def __init__(self, refusal: BaseException) -> None:
+        self.refusal = refusal
+
+
+def _is_stale(error: BaseException | None) -> bool:
+    """Whether a prepared plan is from before a column was altered; a plan that is made anew works.
+
+    Its SQLSTATE, feature_not_supported, says many things, and its words are in the server's language.
+    """
+    diagnosis = getattr(error, "diag", None)
+    return getattr(diagnosis, "source_function", None) == "RevalidateCachedQuery"
 
 
 def _line(error: BaseException) -> str:
