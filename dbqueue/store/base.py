@@ -171,8 +171,8 @@ class Store(ABC):
         Does nothing where workers find out by polling.
         """
 
-    def wait_briefly(self, connection: Connection) -> None:  # noqa: B027 - SQLite has one lock, which nobody may keep
-        """Let no statement of this connection's transaction wait long for somebody's lock: LockTimeout comes soon."""
+    def wait_briefly(self, connection: Connection, seconds: float) -> None:  # noqa: B027 - see SQLite
+        """Let no statement of this connection's transaction wait longer for somebody's lock: LockTimeout comes then."""
 
     def announce_command(self, connection: Connection) -> None:  # noqa: B027 - where workers look by themselves
         """Wake the workers for a command when this connection's transaction commits."""

@@ -27,6 +27,7 @@ from dbqueue.store.reading import in_schema, reading
 from dbqueue.store.steps import run
 from dbqueue.store.tables import Json, database_now, schedules
 from dbqueue.store.transactions.joining import JoinedConnection
+from dbqueue.store.trouble import BRIEF_LOCK_SECONDS
 from dbqueue.store.values import moment, moment_or_none, sqlite_time
 from dbqueue.store.workflows.writing import write
 from dbqueue.workflows import Workflow
@@ -108,16 +109,21 @@ def find(store: Store, name: str) -> ScheduleRow | None:
 
 
 def advance(
-    store: Store, name: str, decide: Callable[[ScheduleRow, datetime], Step | None], *, now: datetime | None = None
+    store: Store,
+    name: str,
+    decide: Callable[[ScheduleRow, datetime], Step | None],
+    *,
+    lock_seconds: float = BRIEF_LOCK_SECONDS,
+    now: datetime | None = None,
 ) -> Step | None:
     """Lock the row, let `decide` say what to do with it, and do that, in one transaction.
 
     None if nothing was done: another beat has the row or has done it, or it is gone. `decide` gets
-    the row as it is under the lock, and the database's time (or `now`). Raises LockTimeout, soon, where
-    an enqueue waits for what somebody's transaction has locked: a unique key.
+    the row as it is under the lock, and the database's time (or `now`). Raises LockTimeout where
+    an enqueue waits longer than `lock_seconds` for what somebody's transaction has locked: a unique key.
     """
     with _changing(store) as connection:
-        store.wait_briefly(connection)
+        store.wait_briefly(connection, lock_seconds)
         row = connection.execute(
             _rows().where(schedules.c.name == name).with_for_update(skip_locked=True)
         ).one_or_none()

@@ -29,6 +29,8 @@ ROUND_LOCK_SECONDS: Final = 1
 """The same for a worker's rounds, which others wait behind: then they go on without what is locked."""
 BRIEF_LOCK_SECONDS: Final = 0.5
 """The same for an entry that a beat fires: others are due behind it."""
+BRIEFEST_LOCK_SECONDS: Final = 0.05
+"""The same while somebody is known to have locked what an entry needs: it may be what many of them need."""
 IDLE_SECONDS: Final = 60
 """How long a transaction of dbqueue's own may do nothing. Its steps follow each other at once, unless the process was
 stopped, or cut off: the entry that a beat is firing, or a unique key, would then be locked for as long as the server

@@ -6,7 +6,7 @@ edits of the table. Every beat that is awake tries every due row, and the first 
 so a beat that dies costs no delay, and there is nothing to elect or to time out.
 
 An entry whose firing waits for somebody's lock (a transaction that has its unique key, and is open) is put off, for
-others are due behind it.
+others are due behind it. So the turn ends with it: in the next one it comes last.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from dbqueue.shown import clean
 from dbqueue.store import schedules
 from dbqueue.store.base import Store
 from dbqueue.store.schedules import ScheduleRow, Step
+from dbqueue.store.trouble import BRIEF_LOCK_SECONDS, BRIEFEST_LOCK_SECONDS
 from dbqueue.worker.schedule_steps import SKIP_GRACE_SECONDS, Steps, wanted
 from dbqueue.workflows import Workflow
 
@@ -116,44 +117,54 @@ class Beat:
             self._prepared = True
         began = time.monotonic()
         clock, rows = schedules.read(store, now=now)
-        rows = [row for row in rows if self._put_off.get(row.name, began) <= began]
         due = [row for row in rows if wanted(row, clock)]
+        self._put_off = {row.name: self._put_off[row.name] for row in due if row.name in self._put_off}
+        rows = [row for row in rows if self._put_off.get(row.name, began) <= began]
+        due = [row for row in due if self._put_off.get(row.name, began) <= began]
         # In any order: beats that wake together share the rows, and one that always fails delays no other for ever.
         random.shuffle(due)
-        steps = [self._advance(store, row, now) for row in due]
+        due.sort(key=lambda row: row.name in self._put_off)
+        fired = False
+        for row in due:
+            try:
+                fired |= self._advance(store, row, now)
+            except LockTimeout as error:
+                self._put_it_off(row, error)
+                return 0.0  # others may be due by now
         if due:
-            return 0.0 if any(steps) else BUSY_SECONDS
+            return 0.0 if fired else BUSY_SECONDS
         waits = [(row.next_due_at - clock).total_seconds() for row in rows if row.enabled and row.next_due_at]
         again = [at - began for at in self._put_off.values() if at > began]
         return max(0.0, min([self.max_interval, *waits, *again]) - (time.monotonic() - began))
 
     def _advance(self, store: Store, row: ScheduleRow, now: datetime | None) -> bool:
-        """Take the row's step, unless another beat has it; whether there was one."""
+        """Take the row's step, unless another beat has it; whether there was one. Raises LockTimeout."""
         seen: list[tuple[ScheduleRow, datetime]] = []
 
         def decide(locked: ScheduleRow, clock: datetime) -> Step | None:
             seen.append((locked, clock))
             return self._steps.step(locked, clock)
 
-        try:
-            step = schedules.advance(store, row.name, decide, now=now)
-        except LockTimeout as error:
-            if row.name not in self._put_off:
-                logger.warning(
-                    "Scheduler: Entry %s waits for what somebody's transaction has locked (%s); it is tried again each "
-                    "%g s, and all others go on",
-                    row.name,
-                    error,
-                    PUT_OFF_SECONDS,
-                )
-            self._put_off[row.name] = time.monotonic() + PUT_OFF_SECONDS
-            return False
+        patience = BRIEFEST_LOCK_SECONDS if self._put_off else BRIEF_LOCK_SECONDS
+        step = schedules.advance(store, row.name, decide, lock_seconds=patience, now=now)
         self._put_off.pop(row.name, None)
         if step is not None:
             _tell(*seen[-1], step)
             if step.jobs:
                 self._published([job for each in step.jobs for job in _jobs_of(each)])
         return step is not None
+
+    def _put_it_off(self, row: ScheduleRow, error: LockTimeout) -> None:
+        """Put the row off."""
+        if row.name not in self._put_off:
+            logger.warning(
+                "Scheduler: Entry %s waits for what somebody's transaction has locked (%s); it is tried again each "
+                "%g s, and all others go on",
+                row.name,
+                error,
+                PUT_OFF_SECONDS,
+            )
+        self._put_off[row.name] = time.monotonic() + PUT_OFF_SECONDS
 
 
 def _tell(row: ScheduleRow, now: datetime, step: Step) -> None:

@@ -19,6 +19,7 @@ from dbqueue.jobs import NewJob
 from dbqueue.store import schedules
 from dbqueue.store.base import Store
 from dbqueue.store.schedules import NewSchedule, ScheduleRow, Step
+from dbqueue.store.trouble import BRIEF_LOCK_SECONDS, BRIEFEST_LOCK_SECONDS
 from dbqueue.worker.beat import BUSY_SECONDS, FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, Beat
 from dbqueue.worker.schedule_steps import SKIP_GRACE_SECONDS, Steps, job_id
 from tests.stores import count, moment, opened, run_sql
@@ -480,6 +481,49 @@ def test_an_entry_that_waits_for_somebody_s_lock_keeps_no_other_waiting(
         connection.rollback()
         wait_until(lambda: (beat.turn(now=later), row(store, "a").total_run_count)[1] == 1, what="its firing")
     assert caplog.text.count("Entry a waits for what somebody's transaction has locked") == 1
+
+
+def test_many_entries_that_wait_for_somebody_s_lock_keep_no_other_waiting(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each turn ends with the first of them, and they come last: what else has become due is at most a try late."""
+    if store.dialect == "sqlite":
+        pytest.skip("there is one lock, and nothing else can be written meanwhile")
+    patience: list[float] = []
+    advance = schedules.advance
+
+    def counted(store: Store, name: str, *arguments: Any, lock_seconds: float, **options: Any) -> Step | None:
+        if name != "free":
+            patience.append(lock_seconds)
+        return advance(store, name, *arguments, lock_seconds=lock_seconds, **options)
+
+    def make_keyed(row: ScheduleRow, due: datetime, id: str) -> NewJob:
+        return make_job(row, due, id)._replace(unique_key=None if row.name == "free" else "k")
+
+    monkeypatch.setattr(schedules, "advance", counted)
+    monkeypatch.setattr("dbqueue.worker.beat.PUT_OFF_SECONDS", 0.0)  # so that all are always due
+    names = [f"locked{number}" for number in range(6)]
+    for name in [*names, "free"]:
+        add(store, name)
+    beat = Beat(lambda: store, Steps(make_keyed))
+    settle(beat, NOON)
+    patience.clear()
+    with store.connect() as connection:
+        connection.exec_driver_sql("INSERT INTO dbqueue_unique_keys (key, job_id) VALUES ('k', 'rival')")
+        for number in range(1, 31):
+            before = len(patience)
+            assert beat.turn(now=NOON + timedelta(minutes=1)) == 0.0
+            assert len(patience) <= before + 1
+            if number == 20:  # by now all have been met
+                assert row(store, "free").total_run_count == 1
+        for minute in (2, 3):
+            beat.turn(now=NOON + timedelta(minutes=minute))
+            assert row(store, "free").total_run_count == minute
+    assert patience == [BRIEF_LOCK_SECONDS, *[BRIEFEST_LOCK_SECONDS] * (len(patience) - 1)]
+    for name in names:  # what waits no more is not counted as waiting
+        run_sql(store, "DELETE FROM dbqueue_schedules WHERE name = :name", name=name)
+    beat.turn(now=NOON + timedelta(minutes=3))
+    assert not beat._put_off
 
 
 @pytest.mark.parametrize("misfire", schedules.MISFIRES)

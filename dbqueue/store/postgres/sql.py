@@ -12,7 +12,7 @@ from typing import Final
 
 from dbqueue.jobs import BLOCKED_BY_LIMIT
 from dbqueue.limits import TASK_KEYS
-from dbqueue.store.trouble import BRIEF_LOCK_SECONDS, IDLE_SECONDS, LOCK_SECONDS, ROUND_LOCK_SECONDS
+from dbqueue.store.trouble import IDLE_SECONDS, LOCK_SECONDS, ROUND_LOCK_SECONDS
 
 MAX_COUNT: Final = 2**31 - 1
 """The largest of `retries` and `losses`, which are integers."""
@@ -78,7 +78,7 @@ SELECT set_config('enable_seqscan', 'on', true), set_config('statement_timeout',
 WAIT_FOR_ROWS: Final = f"SELECT set_config('lock_timeout', '{ROUND_LOCK_SECONDS}s', true)"
 
 # For what others of the same thread wait behind, and is tried again: what a beat fires.
-WAIT_BRIEFLY: Final = f"SELECT set_config('lock_timeout', '{BRIEF_LOCK_SECONDS}s', true)"
+WAIT_BRIEFLY: Final = "SELECT set_config('lock_timeout', %(seconds)s || 's', true)"
 
 # `me` locks this worker's own live row: a worker that was declared dead finds no row and claims
 # nothing, and a rescue (FOR UPDATE) waits for a claim in flight. KEY SHARE lets heartbeats pass.

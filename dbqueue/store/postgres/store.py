@@ -191,8 +191,8 @@ class PostgresStore(Store):
         except DBQueueError as error:
             logger.debug(NOT_WOKEN, error)
 
-    def wait_briefly(self, connection: sa.Connection) -> None:
-        connection.exec_driver_sql(sql.WAIT_BRIEFLY)
+    def wait_briefly(self, connection: sa.Connection, seconds: float) -> None:
+        connection.exec_driver_sql(sql.WAIT_BRIEFLY, {"seconds": str(seconds)})
 
     def announce_command(self, connection: sa.Connection) -> None:
         connection.execute(sa.text(sql.NOTIFY_CONTROL))
