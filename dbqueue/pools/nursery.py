@@ -88,6 +88,7 @@ class Nursery:
 
         A nursery that is gone is told of by `events`.
         """
+        self.go_on()
         with contextlib.suppress(ConnectionError):
             socket.send_fds(self.socket, [_REQUEST.pack(number)], [connection.fileno()])
 
@@ -107,9 +108,12 @@ class Nursery:
         return events
 
     def go_on(self) -> None:
-        """Wake the nursery, which somebody may have stopped: it would tell of no death, nor see that it is to end."""
+        """Wake the nursery, which somebody may have stopped: it would bear no child, tell of no death, nor see
+        that it is to end.
+        """
         if self.socket.fileno() != -1:  # else its pid may be another's
-            with contextlib.suppress(ProcessLookupError):
+            # PermissionError: where the worker has changed its user, it can wake it no more.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(self.pid, signal.SIGCONT)
 
     def close(self) -> None:

@@ -30,6 +30,7 @@ import sqlalchemy as sa
 
 from dbqueue.errors import ImproperlyConfigured, OperationalError, SchemaError
 from dbqueue.store.compatibility import VERSION_TABLE, SchemaState, read_marks
+from dbqueue.store.engine import LIMIT_WAITS_HERE
 from dbqueue.store.tables import PREFIX
 from dbqueue.urls import normalise_url
 
@@ -274,6 +275,8 @@ def transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
             if engine.dialect.name == "sqlite" and _driver(connection).in_transaction:
                 # The engine's own "begin" listener; ours must be IMMEDIATE, and nothing happened in it.
                 connection.exec_driver_sql("ROLLBACK")
+            if engine.dialect.name == "postgresql":  # here, for through a pooler no connection keeps it
+                connection.exec_driver_sql(LIMIT_WAITS_HERE)
             yield connection
 
 

@@ -247,6 +247,12 @@ def test_another_migration_is_waited_for_longer_than_a_table(postgres: sa.Engine
     assert migrate.DDL_LOCK_SECONDS < migrate.MIGRATION_WAIT_SECONDS
 
 
+def test_a_migration_that_stands_still_keeps_its_locks_for_a_minute(postgres: sa.Engine) -> None:
+    with migrate.transaction(postgres) as connection:
+        shown = connection.exec_driver_sql("SELECT current_setting('idle_in_transaction_session_timeout')")
+        assert shown.scalar() == "1min"
+
+
 def test_sqlite_file_in_use_says_so(sqlite: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(migrate, "MIGRATION_WAIT_SECONDS", 0)
     with sqlite.connect() as user:

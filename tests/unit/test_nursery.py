@@ -145,6 +145,27 @@ def test_a_child_has_nothing_of_the_nursery_s_signals() -> None:
     nursery.close()
 
 
+def test_one_that_somebody_has_stopped_bears_all_the_same() -> None:
+    nursery = Nursery(lambda connection, number: None)
+    os.kill(nursery.pid, signal.SIGSTOP)
+    bear(nursery, 7)
+    assert isinstance(next_events(nursery)[0], Born)
+    nursery.close()
+
+
+def test_one_that_the_worker_may_not_wake_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the worker has changed its user."""
+
+    def kill(pid: int, signum: int) -> None:
+        raise PermissionError(errno.EPERM, "not yours")
+
+    nursery = Nursery(lambda connection, number: None)
+    monkeypatch.setattr(nurseries, "os", SimpleNamespace(**{**vars(os), "kill": kill}))
+    bear(nursery, 7)
+    assert isinstance(next_events(nursery)[0], Born)
+    nursery.close()
+
+
 def test_more_births_than_the_nursery_takes_at_once(caplog: pytest.LogCaptureFixture) -> None:
     """The rest is asked for later; nothing is amiss."""
     count = 400
