@@ -21,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeGuard, TypeVar
 
 from dbqueue.codec.plain import json_object
 
@@ -43,6 +43,8 @@ TERMINAL: Final = frozenset({SUCCESS, FAILURE, REVOKED})
 
 MAX_NAME_LENGTH: Final = 255
 """Longest id, task or queue name, in characters: Celery's own limit for ids in its database."""
+A_NAME: Final = f"a text of 1 to {MAX_NAME_LENGTH} printable characters"
+"""What `is_name` asks for, in words."""
 MIN_PRIORITY: Final = -32768
 MAX_PRIORITY: Final = 32767
 
@@ -63,6 +65,11 @@ NOT_ENQUEUED: Final = ""
 
 
 _HALVES: Final = re.compile("[\ud800-\udfff]")
+
+
+def is_name(value: object) -> TypeGuard[str]:
+    """Whether this may name a job, a task, a queue, a state or a worker: every database and log line can carry it."""
+    return isinstance(value, str) and 0 < len(value) <= MAX_NAME_LENGTH and value.isprintable()
 
 
 def storable(names: Iterable[str]) -> list[str]:

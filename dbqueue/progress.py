@@ -15,7 +15,8 @@ from typing import Any, Final, TypeVar
 
 from dbqueue import codec
 from dbqueue.context import Context, current_request
-from dbqueue.jobs import MAX_NAME_LENGTH, TERMINAL, Progress
+from dbqueue.jobs import A_NAME, TERMINAL, Progress, is_name
+from dbqueue.shown import shown
 
 T = TypeVar("T")
 
@@ -31,8 +32,8 @@ def checked_state(state: object) -> str | None:
     """A state that a running job may show: any name but those of a job's end. None is STARTED."""
     if state is None:
         return None
-    if not isinstance(state, str) or not state or len(state) > MAX_NAME_LENGTH or not state.isprintable():
-        raise ValueError(f"a state must be a text of 1 to {MAX_NAME_LENGTH} printable characters, not {state!r}")
+    if not is_name(state):
+        raise ValueError(f"a state must be {A_NAME}, not {shown(state)}")
     if state in TERMINAL:
         raise ValueError(
             f"{state} is the end of a job, which update_state cannot bring about: return a value, raise an "

@@ -13,12 +13,13 @@ from dbqueue.calls import keys, routes
 from dbqueue.codec import payloads
 from dbqueue.context import current_request
 from dbqueue.jobs import (
+    A_NAME,
     BLOCKED_BY_LIMIT,
-    MAX_NAME_LENGTH,
     MAX_PRIORITY,
     MIN_PRIORITY,
     UNIQUE_OPTION,
     NewJob,
+    is_name,
     new_job_id,
 )
 from dbqueue.shown import shown
@@ -200,12 +201,9 @@ def announce_published(jobs: Iterable[NewJob]) -> None:
 
 
 def _checked(value: Any, what: str) -> str:
-    """A name that every database and every log line can carry."""
     text = routes.queue_name(value)
-    if not isinstance(text, str) or not text or len(text) > MAX_NAME_LENGTH:
-        raise ValueError(f"{what} must be a text of 1 to {MAX_NAME_LENGTH} characters, not {shown(value)}")
-    if not text.isprintable():
-        raise ValueError(f"{what} must be printable, without control characters: {text!r}")
+    if not is_name(text):
+        raise ValueError(f"{what} must be {A_NAME}, not {shown(value)}")
     return text
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from dbqueue.jobs import MAX_NAME_LENGTH
+from dbqueue.jobs import A_NAME, is_name
 
 
 class Seconds(click.FloatRange):
@@ -24,8 +24,8 @@ class Seconds(click.FloatRange):
 def queue_names(ctx: click.Context, param: click.Parameter, names: Sequence[str]) -> Sequence[str]:
     """Names of queues as a call may have them; the bytes of an argument may be no text."""
     for name in names:
-        if not (0 < len(name) <= MAX_NAME_LENGTH and name.isprintable()):
-            raise click.BadParameter(f"a queue has 1 to {MAX_NAME_LENGTH} printable characters, not {name[:100]!a}")
+        if not is_name(name):
+            raise click.BadParameter(f"the name of a queue is {A_NAME}, not {name[:100]!a}")
     return names
 
 

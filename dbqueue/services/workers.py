@@ -13,7 +13,7 @@ from dbqueue import codec, signals
 from dbqueue.bootsteps import Steps
 from dbqueue.calls import routes
 from dbqueue.errors import ImproperlyConfigured
-from dbqueue.jobs import MAX_NAME_LENGTH
+from dbqueue.jobs import A_NAME, is_name
 from dbqueue.limits import Policies, Rate, parse_rate
 from dbqueue.pools.child import import_modules
 from dbqueue.queue_patterns import matches
@@ -334,10 +334,8 @@ def worker_name(given: str | None) -> str:
     name = given or "celery@%h"
     for placeholder, value in (("%h", host), ("%n", short), ("%d", domain), ("%%", "%")):
         name = name.replace(placeholder, value)
-    if not name.isprintable() or len(name) > MAX_NAME_LENGTH:
-        raise ImproperlyConfigured(
-            f"the name of a worker has at most {MAX_NAME_LENGTH} printable characters: {name[:100]!a} has not"
-        )
+    if not is_name(name):
+        raise ImproperlyConfigured(f"the name of a worker is {A_NAME}, not {name[:100]!a}")
     return name if "@" in name else f"{name}@{host}"
 
 

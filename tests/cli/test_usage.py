@@ -88,7 +88,7 @@ def test_version(dbqueue_sqlite: Commands) -> None:
         (["-A", "cele", "queues", "pause", "\udcff"], "not '\\udcff'"),
         (["-A", "cele", "queues", "pause", ""], "1 to 255 printable characters"),
         (["-A", "cele", "queues", "pause", "q" * 256], "1 to 255 printable characters"),
-        (["-A", "cele", "worker", "-n", "\udcff"], "printable characters: '\\udcff' has not"),
+        (["-A", "cele", "worker", "-n", "\udcff"], "printable characters, not '\\udcff'"),
         (["-A", "cele", "worker", "--time-limit", "nan"], "nan is no length of time"),
         (["-A", "cele", "beat", "--max-interval", "inf"], "inf is no length of time"),
         (["-A", "cele", "call", "cele.add", "-a", "[1]"], "missing 1 required positional argument: 'y'"),
