@@ -133,8 +133,8 @@ class Beat:
                 return 0.0  # others may be due by now
         if due:
             return 0.0 if fired else BUSY_SECONDS
-        waits = [(row.next_due_at - clock).total_seconds() for row in rows if row.enabled and row.next_due_at]
-        again = [at - began for at in self._put_off.values() if at > began]
+        waits = [(row.next_due_at - clock).total_seconds() for row in rows if row.next_due_at]
+        again = [at - began for at in self._put_off.values()]
         return max(0.0, min([self.max_interval, *waits, *again]) - (time.monotonic() - began))
 
     def _advance(self, store: Store, row: ScheduleRow, now: datetime | None) -> bool:

@@ -476,7 +476,7 @@ def test_an_entry_that_waits_for_somebody_s_lock_keeps_no_other_waiting(
     with store.connect() as connection:
         connection.exec_driver_sql("INSERT INTO dbqueue_unique_keys (key, job_id) VALUES ('k', 'rival')")
         for _ in range(2):
-            settle(beat, later)
+            assert settle(beat, later) <= 0.1, "it sleeps no longer than until the next try"
         assert (row(store, "a").total_run_count, row(store, "b").total_run_count) == (0, 1)
         connection.rollback()
         wait_until(lambda: (beat.turn(now=later), row(store, "a").total_run_count)[1] == 1, what="its firing")
