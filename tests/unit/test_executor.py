@@ -112,6 +112,32 @@ def test_a_row_that_is_no_call(run: Run, fields: dict[str, Any], error: str) -> 
     assert exc_type(run("add", **fields)) == error
 
 
+@pytest.mark.parametrize(
+    ("signal", "fields", "named"),
+    [
+        (signals.task_unknown, {"task": "sample.absent"}, {"name": "sample.absent", "id": "j"}),
+        (signals.task_rejected, {"args": "["}, {}),
+    ],
+    ids=["unknown", "rejected"],
+)
+def test_a_row_that_is_no_call_is_told(
+    run: Run, signal: signals.Signal, fields: dict[str, Any], named: dict[str, Any]
+) -> None:
+    told: list[tuple[Any, dict[str, Any]]] = []
+
+    def tell(sender: Any, signal: signals.Signal, **named: Any) -> None:
+        told.append((sender, named))
+
+    signal.connect(tell)
+    try:
+        kind = exc_type(run("add", **fields))
+    finally:
+        signal.disconnect(tell)
+    ((sender, heard),) = told
+    assert isinstance(sender, str), "the worker's name: there is no task"
+    assert (heard.pop("message").id, type(heard.pop("exc")).__name__, heard) == ("j", kind, named)
+
+
 @pytest.mark.parametrize("moment", ["infinity", "-infinity", "0044-03-15 00:00:00+00 BC", "12345-01-01 00:00:00+00"])
 def test_times_that_python_does_not_have(run: Run, moment: str) -> None:
     assert isinstance(run("add", 1, 2, eta=moment, expires_at=moment), Succeeded)
@@ -244,6 +270,29 @@ def test_a_retry(run: Run, tmp_path: Any) -> None:
 )  # fmt: skip
 def test_a_retry_that_cannot_be(run: Run, kind: str) -> None:
     assert exc_type(run("retry_oddly", kind)) in {"ValueError", "TypeError", "EncodeError"}
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "error"), [("hooked", [], ValueError), ("retry_oddly", ["args"], EncodeError)]
+)
+def test_what_fails_beside_the_task_s_own_body_is_told(
+    app: DBQueue, run: Run, name: str, args: list[str], error: type[Exception]
+) -> None:
+    told: list[tuple[Any, ...]] = []
+
+    def tell(sender: Any, **named: Any) -> None:
+        told.append((sender.name, named["task_id"], named["request"].id, type(named["exception"])))
+
+    def on_success(self: Any, *args: Any) -> None:
+        raise ValueError("hook")
+
+    app.task(name="sample.hooked", base=type("Hooked", (Task,), {"on_success": on_success}))(lambda: None)
+    signals.task_internal_error.connect(tell)
+    try:
+        run(name, *args)
+    finally:
+        signals.task_internal_error.disconnect(tell)
+    assert told == [(f"sample.{name}", "j", "j", error)]
 
 
 def test_an_automatic_retry_that_cannot_be_says_why(app: DBQueue, run: Run) -> None:
