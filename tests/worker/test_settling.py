@@ -172,6 +172,8 @@ def test_a_claim_of_permits_waits_for_nobody(
     somebody.execute("SELECT FROM dbqueue_workers FOR UPDATE")
     with pytest.raises(LockTimeout):
         settle_in_time(worker.session, [], claim_of(worker), ())
+    with pytest.raises(LockTimeout):
+        settle_free(worker.session, outcomes, claim_of(worker), ())
 
 
 def test_a_bad_row_among_locked_ones(store: Store, worker: TestWorker, somebody: psycopg.Connection[Any]) -> None:

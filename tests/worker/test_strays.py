@@ -6,6 +6,7 @@ Their outcomes are dropped, as they must be; and no other worker takes jobs back
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -14,6 +15,7 @@ import pytest
 from dbqueue.errors import OperationalError
 from dbqueue.jobs import ClaimedJob, Outcome, Released, Succeeded
 from dbqueue.store.base import Store
+from dbqueue.store.records import Claim, Stray
 from dbqueue.store.sessions import WorkSession
 from dbqueue.worker import settling, strays
 from dbqueue.worker.holding import Holding
@@ -145,7 +147,9 @@ def test_each_way_to_write_an_outcome_finds_it(
         outcomes[3] = Succeeded(jobs[3].id, jobs[3].lease, '"\\u0000', 0.0)
     changed = {jobs[1].id, jobs[2].id}
     assert settle(worker.session, outcomes, None, ()).astray == changed
-    assert settle_free(worker.session, outcomes, None, ()).astray == changed
+    claim = Claim(worker.id, str(uuid4()), ["celery"], 1)
+    for each in (None, claim):
+        assert settle_free(worker.session, outcomes, each, ()).astray == changed
 
 
 def test_an_error_forgets_nothing(
@@ -204,6 +208,24 @@ def test_a_locked_one_is_left_for_the_next_time(
         assert take_back(worker, holding)
         assert status(store, jobs[0]) == "PENDING"
         worker.close()
+
+
+def test_one_whose_lease_is_changed_again_is_left_for_the_next_time(
+    store: Store, worker: TestWorker, holding: Holding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, look = gone_astray(store, worker, holding), worker.session.strays
+
+    def then_changed(*arguments: Any) -> list[Stray]:
+        found = look(*arguments)
+        change_lease(store, job)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.session, "strays", then_changed)
+        assert not take_back(worker, holding)
+    assert holding.astray == {job.id}
+    assert take_back(worker, holding)
+    assert status(store, job) == "PENDING"
 
 
 def test_its_worker_takes_it_back_and_runs_it(store: Store) -> None:
