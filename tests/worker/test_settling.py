@@ -111,6 +111,15 @@ def test_what_waits_for_those_of_a_batch_that_was_taken_apart_is_looked_for(
     assert not way(worker.session, ends(worker, "cd", bad="c"), None, ()).released
 
 
+@WAYS
+def test_what_waits_for_a_job_whose_outcome_is_refused_ends_with_it(
+    store: Store, worker: TestWorker, way: Settle
+) -> None:
+    store.enqueue_workflow(Workflow.of([new_job("bad"), new_job("next")], [Edge("bad", "next")]))
+    way(worker.session, ends(worker, "", bad="bad"), None, {"bad"})
+    assert [row(store, name)["status"] for name in ("bad", "next")] == ["FAILURE", "FAILURE"]
+
+
 @pytest.mark.parametrize("locked", ["a", "d", "ad", "bcd", "abcd"])
 @pytest.mark.parametrize("found", [True, False])
 def test_what_is_locked_is_put_aside_and_nothing_else(
