@@ -22,7 +22,8 @@ from dbqueue.store.schedules import NewSchedule, ScheduleRow, Step
 from dbqueue.store.trouble import BRIEF_LOCK_SECONDS, BRIEFEST_LOCK_SECONDS
 from dbqueue.worker.beat import BUSY_SECONDS, FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, Beat
 from dbqueue.worker.schedule_steps import SKIP_GRACE_SECONDS, Steps, job_id
-from tests.stores import count, moment, opened, run_sql
+from dbqueue.workflows import Edge, Workflow
+from tests.stores import count, moment, new_job, opened, run_sql
 from tests.waiting import wait_until
 
 NOON = datetime(2031, 5, 5, 12, tzinfo=UTC)
@@ -151,6 +152,18 @@ def test_it_tells_of_the_jobs_that_are_written(store: Store) -> None:
     settle(beat, NOON + timedelta(minutes=2))
     settle(beat, NOON + timedelta(minutes=3))
     assert told == [job_id("tick", due) for due in minutes(1, 2, 3)]
+
+
+def test_it_tells_of_each_job_of_a_workflow(store: Store) -> None:
+    def make(row: ScheduleRow, due: datetime, id: str) -> Workflow:
+        return Workflow.of([new_job(id), new_job("next")], [Edge(id, "next")])
+
+    told: list[str] = []
+    add(store)
+    beat = Beat(lambda: store, Steps(make), published=lambda jobs: told.extend(job.id for job in jobs))
+    settle(beat, NOON)
+    settle(beat, NOON + timedelta(minutes=1))
+    assert told == [job_id("tick", minutes(1)[0]), "next"]
 
 
 @pytest.mark.parametrize("trouble", [OperationalError, RuntimeError])
