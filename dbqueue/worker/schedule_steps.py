@@ -148,8 +148,6 @@ def _plan(row: ScheduleRow, rule: BaseSchedule, zone: tzinfo, now: datetime) -> 
     due = rule.next_after(row.last_due_at or now, zone)
     if due is not None and due <= now:
         due = rule.next_after(now, zone)
-    if due is not None and _was_put_back(row, now):
-        due = _counted(rule, now) or due
     return Step(due, origin(row), problem=None if due else f"{row.schedule!r} is never due")
 
 

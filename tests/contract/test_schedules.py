@@ -314,6 +314,22 @@ def test_an_interval_that_is_edited_counts_from_its_last_due_time(store: Store) 
     assert fired(store) == minutes(1)
 
 
+@pytest.mark.parametrize(
+    ("edited", "due"),
+    [("every 30 seconds", NOON - timedelta(minutes=59.5)), ("* * * * *", NOON + timedelta(minutes=2))],
+)
+def test_an_edit_while_the_clock_is_put_back(store: Store, edited: str, due: datetime) -> None:
+    """An interval does not wait for the clock to catch up, and what has a time of the clock does."""
+    add(store)
+    beat = new_beat(store)
+    settle(beat, NOON)
+    settle(beat, NOON + timedelta(minutes=1))
+    run_sql(store, "UPDATE dbqueue_schedules SET schedule = :schedule", schedule=edited)
+    settle(beat, NOON - timedelta(hours=1))
+    assert (row(store).next_due_at, row(store).problem) == (due, None)
+    assert fired(store) == minutes(1)
+
+
 def test_pause_and_resume(store: Store) -> None:
     add(store)
     add(store, "other")
