@@ -5,7 +5,7 @@ Their outcomes are dropped, as they must be; and no other worker takes jobs back
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -15,7 +15,7 @@ import pytest
 from dbqueue.errors import OperationalError
 from dbqueue.jobs import ClaimedJob, Outcome, Released, Succeeded
 from dbqueue.store.base import Store
-from dbqueue.store.records import Claim, Stray
+from dbqueue.store.records import Claim, Round, Stray
 from dbqueue.store.sessions import WorkSession
 from dbqueue.worker import settling, strays
 from dbqueue.worker.holding import Holding
@@ -134,8 +134,9 @@ def test_what_waits_for_it_moves_with_it(store: Store, worker: TestWorker, holdi
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["of one that works", "of one whose outcome is refused"])
+@pytest.mark.parametrize("way", [settle, settle_free])
 def test_each_way_to_write_an_outcome_finds_it(
-    store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch, fails: bool
+    store: Store, worker: TestWorker, way: Callable[..., Round], fails: bool
 ) -> None:
     for _ in range(4):
         enqueued(store)
@@ -146,10 +147,9 @@ def test_each_way_to_write_an_outcome_finds_it(
     if fails:  # the database has something against one of them: they are written in halves
         outcomes[3] = Succeeded(jobs[3].id, jobs[3].lease, '"\\u0000', 0.0)
     changed = {jobs[1].id, jobs[2].id}
-    assert settle(worker.session, outcomes, None, ()).astray == changed
     claim = Claim(worker.id, str(uuid4()), ["celery"], 1)
     for each in (None, claim):
-        assert settle_free(worker.session, outcomes, each, ()).astray == changed
+        assert way(worker.session, outcomes, each, ()).astray == changed
 
 
 def test_an_error_forgets_nothing(
