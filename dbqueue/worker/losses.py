@@ -41,18 +41,22 @@ class Losses:
         again = job.redeliver and runs <= self._config.max_losses
         next_step = log.after_loss(runs=runs, cap=self._config.max_losses, again=again)
         log.lost(job, child.pid or 0, how, next_step)
-        return Released(job.id, job.lease, job.ready_at, lost=True) if again else _failed(job, f"Worker {how}")
+        if again:
+            return Released(job.id, job.lease, job.ready_at, lost=True)
+        return _failed(job, f"Worker {how} while it ran task {job.task}[{job.id}]")
 
 
 def killed(job: ClaimedJob) -> Outcome:
     """A run that this worker ended itself does not count against the job, if it may run again at all."""
     if job.redeliver:
         return Released(job.id, job.lease, job.ready_at)
-    return _failed(job, "the worker was shut down while the task ran, and it may not run again")
+    # Which of the two it was, the worker's log says.
+    ended = f"the worker ended its run of task {job.task}[{job.id}], because it was shut down or its lease was over"
+    return _failed(job, f"{ended}, and the job may not run again")
 
 
 def _failed(job: ClaimedJob, why: str) -> Failed:
-    error, _ = describe_exception(WorkerLostError(f"{why} while it ran task {job.task}[{job.id}]"), max_bytes=4096)
+    error, _ = describe_exception(WorkerLostError(why), max_bytes=4096)
     return Failed(job.id, job.lease, error, None, 0.0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections import deque
@@ -233,6 +234,20 @@ def test_each_event_is_told_once_and_truly(start: Any, killed: list[int], caplog
     worker.turn()
     assert said() == ["Registered anew"]
     assert worker.ending.state is State.RUNNING
+
+
+def test_what_is_said_of_a_run_that_ended_with_the_lease_and_may_not_be_repeated(start: Any, killed: list[int]) -> None:
+    worker = start()
+    worker.child.send_jobs([job(0, redeliver=False)])
+    worker.clock = 2.0
+    worker.turn()
+    worker.bury()
+    (outcome,) = worker.ended
+    (said,) = json.loads(outcome.error)["exc_message"]
+    assert said == (
+        "the worker ended its run of task pack[job-0], because it was shut down or its lease was over, and the job may "
+        "not run again"
+    )
 
 
 def test_a_heartbeat_that_is_back_in_time(start: Any, killed: list[int], caplog: Any) -> None:
