@@ -135,7 +135,7 @@ def rebuild_exception(error: str | None, traceback: str | None) -> BaseException
     """
     try:
         name, module, arguments = _parse_error(error)
-    except (DecodeError, TypeError):
+    except DecodeError:
         return RemoteError("Exception", "the failure was recorded in a form that cannot be read", traceback)
     cls = _loaded_class(module, name)
     if cls is not None and (made := _make_exception(cls, arguments)) is not None:
@@ -148,7 +148,7 @@ def shown_exception(error: str | None) -> str:
     """The exception that `describe_exception` wrote, as Python shows one: `ValueError('bad', 3)`."""
     try:
         name, _, arguments = _parse_error(error)
-    except (DecodeError, TypeError):
+    except DecodeError:
         return "Exception()"
     return f"{name.rpartition('.')[2]}({', '.join(map(shown, arguments))})"
 
@@ -184,7 +184,7 @@ def _loaded_class(module_name: str, dotted: str) -> type[Exception] | None:
         for part in dotted.split("."):
             found = namespace[part]
             namespace = type.__dict__["__dict__"].__get__(found) if isinstance(found, type) else {}
-    except (KeyError, AttributeError):
+    except KeyError:
         return None
     return found if isinstance(found, type) and issubclass(found, Exception) else None
 

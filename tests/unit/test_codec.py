@@ -102,14 +102,34 @@ def test_a_lookalike_inside_a_lookalike() -> None:
     assert there_and_back(value) == value
 
 
-def test_a_lookalike_inside_an_object() -> None:
-    lookalike = {"__type__": "decimal", "__value__": "1"}
+LOOKALIKE = {"__type__": "decimal", "__value__": "1"}
 
-    @dataclass
-    class Holder:
-        held: Any
 
-    assert there_and_back(Holder([lookalike])) == {"held": [lookalike]}
+@dataclass
+class Holder:
+    held: Any
+
+
+class Held(enum.Enum):
+    LOOKALIKE = (LOOKALIKE,)
+
+
+class Own:
+    def __json__(self) -> Any:
+        return [LOOKALIKE]
+
+
+@pytest.mark.parametrize(
+    ("value", "returned"),
+    [(Holder([LOOKALIKE]), {"held": [LOOKALIKE]}), (Held.LOOKALIKE, [LOOKALIKE]), (Own(), [LOOKALIKE])],
+)
+def test_a_lookalike_inside_an_object(value: Any, returned: Any) -> None:
+    assert there_and_back(value) == returned
+
+
+def test_a_lookalike_inside_an_object_of_a_registered_type() -> None:
+    codec.register_type(Holder)
+    assert there_and_back(Holder([LOOKALIKE])) == Holder([LOOKALIKE])
 
 
 def test_the_text_is_compact_and_readable() -> None:
@@ -267,6 +287,12 @@ def test_lookalikes_are_unharmed_beside_registered_natives() -> None:
     codec.register_type(Mode)
     value = {"__type__": Mode.FAST, "__value__": {"__type__": 1, "__value__": 2}}
     assert there_and_back(value) == value
+    assert there_and_back((Mode.FAST, LOOKALIKE)) == [Mode.FAST, LOOKALIKE]
+
+
+def test_a_row_of_before_a_field_was_added_is_read() -> None:
+    codec.register_type(Frozen, "frozen")
+    assert codec.loads('{"__type__": "frozen", "__value__": {"x": 3}}') == Frozen(3)
 
 
 def test_a_given_form_serves_subclasses_and_a_derived_one_does_not() -> None:
@@ -291,14 +317,20 @@ def test_refused_registrations() -> None:
     class Opaque:
         pass
 
-    with pytest.raises(errors.ImproperlyConfigured, match="both encode and decode"):
-        codec.register_type(Opaque)
+    functions: list[dict[str, Any]] = [{}, {"encode": str}, {"decode": str}]
+    for given_functions in functions:
+        with pytest.raises(errors.ImproperlyConfigured, match="both encode and decode"):
+            codec.register_type(Opaque, **given_functions)
     with pytest.raises(errors.ImproperlyConfigured, match="dbqueue's own"):
         codec.register_type(Point, "datetime")
     codec.register_type(Point, "p")
-    codec.register_type(Point, "p")  # a module that is loaded again
-    with pytest.raises(errors.ImproperlyConfigured, match="already"):
-        codec.register_type(Frozen, "p")
+    again: Any
+    elsewhere: Any
+    again, elsewhere = (dataclass(type("Point", (), {"__module__": module})) for module in (__name__, "elsewhere"))
+    assert codec.register_type(again, "p") is again  # a module that is loaded again
+    for other in (Frozen, elsewhere):
+        with pytest.raises(errors.ImproperlyConfigured, match="already"):
+            codec.register_type(other, "p")
 
 
 def test_objects_with_a_json_method() -> None:

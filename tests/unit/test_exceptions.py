@@ -36,15 +36,38 @@ class Decorated(Exception):
         super().__init__(f"failed with {code}")
 
 
+class OnlyText:
+    def __repr__(self) -> NoReturn:
+        raise ValueError("no repr")
+
+    def __str__(self) -> str:
+        return "text"
+
+
 class Outer:
     class Inner(Exception):
         pass
 
 
 class Explodes(Exception):
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
         raise SystemExit
+
+
+class Unprintable(Exception):
+    """Takes other arguments than it keeps, and its text needs what its constructor would have set."""
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"{first} and {second}")
+
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+
+class Childless(Unprintable):
+    def __init_subclass__(cls) -> None:
+        raise RuntimeError("no subclasses")
 
 
 class Impostor(Exception):
@@ -93,13 +116,14 @@ def test_an_exception_that_was_never_raised_has_no_traceback() -> None:
 
 
 def test_arguments_that_json_cannot_carry_are_shown() -> None:
-    error, _ = describe(MyError(object, {1, 2}, "a\0b\ud800", float("nan"), Hostile(), Decimal(1)))
+    error, _ = describe(MyError(object, {1, 2}, "a\0b\ud800\udfff", float("nan"), Hostile(), OnlyText(), Decimal(1)))
     assert error["exc_message"] == [
         "<class 'object'>",
         {1, 2},
-        "a\\x00b\\ud800",
+        "a\\x00b\\ud800\\udfff",
         "nan",
         "<Hostile>",
+        "text",
         Decimal(1),
     ]
 
@@ -222,9 +246,10 @@ def test_a_long_chain_of_causes_keeps_head_and_tail() -> None:
     assert 0 < len(head) < len(tail), "the exception that counts is at the end"
 
 
-def test_one_that_was_never_raised_tells_of_its_cause() -> None:
+@pytest.mark.parametrize("link", ["__cause__", "__context__"])
+def test_one_that_was_never_raised_tells_of_its_cause(link: str) -> None:
     exc = MyError("result")
-    exc.__cause__ = raised(MyError("reason"))
+    setattr(exc, link, raised(MyError("reason")))
     traceback = describe(exc)[1]
     assert traceback is not None
     assert "MyError: reason" in traceback
@@ -301,11 +326,12 @@ def test_what_is_shown_where_the_constructor_cannot_be_used() -> None:
     )
 
 
-@pytest.mark.parametrize("cls", [Explodes, Impostor, MakesLiars])
+@pytest.mark.parametrize("cls", [Explodes, Impostor, MakesLiars, Unprintable, Childless])
 def test_a_constructor_that_cannot_be_used(cls: type[Exception]) -> None:
     error = json.dumps({"exc_type": cls.__name__, "exc_message": ["x"], "exc_module": __name__})
     returned = codec.rebuild_exception(error, None)
     assert issubclass(type(returned), (cls, errors.RemoteError))  # `isinstance` would believe an impostor
+    assert "x" in str(returned)
 
 
 @pytest.mark.parametrize(
@@ -332,12 +358,21 @@ def test_only_loaded_subclasses_of_exception_are_made(module: str, name: str) ->
     assert returned.type_name == (name if module == "builtins" else f"{module}.{name}")
 
 
+class AsksNobody:
+    """What a program may put in the place of a module."""
+
+    @property
+    def __dict__(self) -> Any:  # type: ignore[override]
+        pytest.fail("asked for its names")
+
+
 def test_rebuilding_imports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     lazy = types.ModuleType("lazy_for_test")
     lazy.__getattr__ = lambda name: pytest.fail("asked for an attribute")  # type: ignore[method-assign]
     monkeypatch.setitem(sys.modules, "lazy_for_test", lazy)
     monkeypatch.setitem(sys.modules, "none_for_test", None)
-    for module in ("lazy_for_test", "none_for_test", "antigravity"):
+    monkeypatch.setitem(sys.modules, "no_module_for_test", AsksNobody())
+    for module in ("lazy_for_test", "none_for_test", "no_module_for_test", "antigravity"):
         error = json.dumps({"exc_type": "Error", "exc_message": [], "exc_module": module})
         assert isinstance(codec.rebuild_exception(error, None), errors.RemoteError)
     assert "antigravity" not in sys.modules
@@ -362,11 +397,19 @@ def test_malformed_errors_are_remote_errors(error: str | None) -> None:
     returned = codec.rebuild_exception(error, "tb")
     assert isinstance(returned, errors.RemoteError)
     assert returned.traceback == "tb"
+    assert codec.shown_exception(error) == "Exception()"
+
+
+def test_it_is_shown_without_being_made() -> None:
+    error, _ = codec.describe_exception(Outer.Inner("x", 3), max_bytes=LIMIT)
+    assert codec.shown_exception(error) == "Inner('x', 3)"
 
 
 def test_older_shapes_of_celery() -> None:
-    returned = codec.rebuild_exception('{"exc_type": "ValueError", "exc_message": "x", "exc_module": "builtins"}', None)
+    returned = codec.rebuild_exception(
+        '{"exc_type": "ValueError", "exc_message": "why", "exc_module": "builtins"}', None
+    )
     assert isinstance(returned, ValueError)
-    assert returned.args == ("x",)
+    assert returned.args == ("why",)
     unknown = codec.rebuild_exception('{"exc_type": "Lost", "exc_message": [1, "b"]}', None)
     assert str(unknown) == "Lost: (1, 'b')"

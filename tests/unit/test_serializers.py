@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import pickle
 import zlib
 from collections.abc import Iterator
@@ -12,7 +13,16 @@ import pytest
 
 from dbqueue import DBQueue, codec
 from dbqueue.codec import payloads, serializers
-from dbqueue.errors import ContentDisallowed, DecodeError, EncodeError, ImproperlyConfigured, PayloadTooLarge
+from dbqueue.codec.nesting import DEEPEST_KEPT
+from dbqueue.errors import (
+    ContentDisallowed,
+    DecodeError,
+    EncodeError,
+    ImproperlyConfigured,
+    InvalidTaskError,
+    PayloadTooLarge,
+    SoftTimeLimitExceeded,
+)
 from dbqueue.jobs import NewJob
 
 LIMIT = 10_000
@@ -141,9 +151,31 @@ def test_a_serializer_of_ones_own() -> None:
     app = DBQueue("a", set_as_current=False, task_serializer="reversed", accept_content=["reversed"])
     assert app.conf.task_serializer == "reversed"
     codec.register_serializer("reversed", repr, str, "text/reversed")  # a module that is imported twice
-    for name, content_type in (("json", "x/y"), ("mine", "application/json"), ("mine", "text/reversed"), ("", "x/y")):
+    for name, content_type in (
+        ("json", "x/y"), ("mine", "application/json"), ("mine", "text/reversed"), ("", "x/y"),
+        ("yaml", "application/x-yaml"), ("mine", "x/y; compression=zlib"),
+    ):  # fmt: skip
         with pytest.raises(ImproperlyConfigured):
             codec.register_serializer(name, repr, str, content_type)
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, SoftTimeLimitExceeded])
+def test_interrupts_pass_through_a_serializer(error: type[BaseException]) -> None:
+    def interrupted(_: Any) -> Any:
+        raise error
+
+    codec.register_serializer("slow", interrupted, interrupted, "application/slow")
+    with pytest.raises(error):
+        round_trip("slow", 1)
+    with pytest.raises(error):
+        codec.decode("application/slow", b"1", ["slow"])
+
+
+@pytest.mark.parametrize("name", ["xml", ["json"], None])
+def test_a_serializer_that_there_is_not(name: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match="known: json, msgpack, pickle, yaml"):
+        codec.serializer(name)
 
 
 def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,6 +184,8 @@ def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
         codec.serializer("msgpack")
     with pytest.raises(ImproperlyConfigured, match="needs the package yaml"):
         DBQueue("a", set_as_current=False, task_serializer="yaml")
+    with pytest.raises(ImproperlyConfigured, match="needs the package yaml"):
+        codec.decode("application/x-yaml", b"1", ["yaml"])
     codec.serializer("pickle")
 
 
@@ -164,8 +198,41 @@ def test_a_call_in_its_columns() -> None:
     assert (columns["args"], columns["kwargs"]) == ("[]", "{}")
     assert columns["content_type"] == "application/x-msgpack; compression=zlib"
     assert payloads.read_call(job(**columns), ["msgpack"]) == ([1], {"b": 2})
-    changed = payloads.rewritten(job(**columns), [3], {}, max_bytes=LIMIT)
-    assert payloads.read_call(job(**{**columns, **changed}), ["msgpack"]) == ([3], {})
+    changed = payloads.rewritten(job(**columns), [3], {"c": 4}, max_bytes=LIMIT)
+    assert payloads.read_call(job(**{**columns, **changed}), ["msgpack"]) == ([3], {"c": 4})
     plain = payloads.written("x", [1], {}, serializer="json", max_bytes=LIMIT, compression="zlib")
     assert plain == {"args": "[1]", "kwargs": "{}"}
     assert payloads.rewritten(job(**plain), [2], {"c": 3}, max_bytes=LIMIT) == {"args": "[2]", "kwargs": '{"c":3}'}
+
+
+@pytest.mark.parametrize("content_type", [None, "application/x-msgpack"])
+@pytest.mark.parametrize("value", [[[1]], [[1], {}, {}], {"a": 1}, [1, {}], [[1], [2]]])
+def test_content_that_is_no_call(content_type: str | None, value: Any) -> None:
+    _, content = codec.encode(value, codec.serializer("msgpack"), what="it", max_bytes=LIMIT)
+    with pytest.raises(InvalidTaskError):
+        payloads.read_call(job(content_type=content_type, content=content), ["json", "msgpack"])
+
+
+def test_a_call_may_be_of_tuples() -> None:
+    content = pickle.dumps(((1,), {"b": 2}))
+    found = payloads.read_call(job(content_type="application/x-python-serialize", content=content), ["pickle"])
+    assert found == ([1], {"b": 2})
+
+
+@pytest.mark.parametrize("text", [None, "5", "{}", '{"content_type": 5}'])
+def test_the_content_of_a_result_without_its_type(text: str | None) -> None:
+    with pytest.raises(DecodeError, match="without a content_type"):
+        payloads.read_result(text, b"x", ["json", "yaml"])
+
+
+def test_what_is_made_of_results_may_be_nested_more_deeply_than_what_is_sent() -> None:
+    """A retry's arguments, and a result: so what a task was given, it may return, and be retried with."""
+    value = json.loads("[" * DEEPEST_KEPT + "]" * DEEPEST_KEPT)
+    with pytest.raises(EncodeError, match="nested too deeply"):
+        payloads.written("x", value, {}, serializer="json", max_bytes=LIMIT)
+    text, _ = payloads.written_result(value, codec.serializer("json"), what="it", max_bytes=LIMIT)
+    assert payloads.read_result(text, None, ["json"]) == value
+    changed = payloads.rewritten(job(), value, {"a": value[0]}, max_bytes=LIMIT)
+    assert payloads.read_call(job(**changed), ["json"]) == (value, {"a": value[0]})
+    with pytest.raises(EncodeError, match="nested too deeply"):
+        payloads.rewritten(job(), [value], {}, max_bytes=LIMIT)
