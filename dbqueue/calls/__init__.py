@@ -294,8 +294,6 @@ def retry_terms(
     if text := row_options(options, max_bytes=conf.max_payload_bytes):
         changes["options"] = json.loads(text)
     if headers := _stamped(options):
-        if not isinstance(headers, Mapping):
-            raise TypeError(f"headers must be a mapping, not {headers!r}")
         changes["headers"] = dict(headers)
     return aware(conf, eta, "eta") if eta is not None else _seconds(countdown, "countdown"), changes
 

@@ -277,6 +277,7 @@ class TestRequest:
             ({"headers": "text"}, TypeError),
             ({"headers": {"x": object()}}, EncodeError),
             ({"queue": "new"}, QueueNotFound),
+            ({"priority": 40_000}, ValueError),
         ],
     )
     def test_a_retry_with_options_that_cannot_be(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from dbqueue import DBQueue, Limit, group
 from dbqueue.bulk import AlikeJobs
 from dbqueue.calls import new_job
-from dbqueue.calls.batches import FEW, new_jobs
+from dbqueue.calls.batches import FEW, arguments_of, new_jobs
 from dbqueue.canvas import flat_groups
 from dbqueue.errors import EncodeError, PayloadTooLarge
 from dbqueue.jobs import NewJob
@@ -47,6 +48,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "options of the row": {"time_limit": 5, "shadow": "name", "ignore_result": True},
     "a limit": {"limit_key": "one"},
     "a unique key": {"unique": True},
+    "a window": {"unique_for": 60},
     "another serializer": {"serializer": "pickle"},
 }
 
@@ -64,12 +66,21 @@ def test_they_are_as_each_by_itself(app: DBQueue, options: dict[str, Any], many:
 
 
 @pytest.mark.parametrize(
-    "options", [{"limit": Limit(1, key="{x}")}, {"unique": True}, {"unique": "key-{x}"}], ids=["limit", "all", "key"]
+    "options",
+    [{"limit": Limit(1, key="{x}")}, {"unique": True}, {"unique": "key-{x}"}, {"unique_for": 60}],
+    ids=["limit", "all", "key", "window"],
 )
 def test_keys_are_made_of_each_call(app: DBQueue, options: dict[str, Any]) -> None:
     task = add(app, **options)
     jobs = list(new_jobs(app.conf, "add", task, CALLS, {}))
     assert len({(job.limit_key, job.unique_key) for job in jobs}) == MANY
+
+
+def test_arguments_of_any_kind(app: DBQueue) -> None:
+    by_name = MappingProxyType({"x": 1})
+    calls: list[Any] = [((1,), None), (iter([1]), None), (range(1, 2), {}), ((), by_name), arguments_of(by_name)]
+    jobs = new_jobs(app.conf, "add", add(app), calls, {})
+    assert [(job.args, job.kwargs) for job in jobs] == [("[1]", "{}")] * 3 + [("[]", '{"x":1}')] * 2
 
 
 def test_a_router_sees_each_call(app: DBQueue) -> None:

@@ -51,6 +51,8 @@ def queue(app: DBQueue, name: str, *args: Any, **options: Any) -> str:
         ([{"web.*": "web"}, {"*": "rest"}], ["rest", "rest", "web"]),
         (lambda name, args, kwargs, options, task=None, **kw: "f" if "v" in name else None, ["f", "f", "celery"]),
         ([OldRouter(), {"web.*": "web"}], ["celery", "celery", "web"]),
+        ([{"video.cut": {}}, {"video.*": "next"}], ["next", "next", "celery"]),  # what is empty says nothing
+        ([(re.compile("video"), "begins")], ["begins", "begins", "celery"]),
         (f"{__name__}.route_by_amount", ["celery", "celery", "celery"]),
         ({"video.encode": Queue("object")}, ["object", "celery", "celery"]),
         ({}, ["celery", "celery", "celery"]),
@@ -67,6 +69,8 @@ def test_functions_see_the_call_and_may_give_any_option() -> None:
     large, small = job(app, "pay", 500), job(app, "pay", 5)
     assert (large.queue, large.priority, large.expires_seconds) == ("large", 9, None)
     assert (small.queue, small.priority, small.expires_seconds) == ("small", 0, 60.0)
+    app.conf.task_routes = lambda name, args, kwargs, options, **kw: options.pop("countdown") and "later"
+    assert (job(app, "pay", countdown=5).queue, job(app, "pay", countdown=5).delay_seconds) == ("later", 5.0)
     for path in ("old_router", "OldRouter"):  # an object, or the class of one, as in Celery's guide
         old = make_app(task_routes=(f"{__name__}.{path}",))
         assert [queue(old, "old.x"), queue(old, "new.x")] == ["old", "celery"]
@@ -103,6 +107,9 @@ def test_routing_keys_lead_to_the_queue_that_is_bound_to_them() -> None:
             Queue("default", routing_key="task.#"),
             Queue("feeds", feeds, routing_key="feed.*.import"),
             SimpleNamespace(name="video", routing_key="video"),
+            SimpleNamespace(name="bound", routing_key="bound", bindings=[SimpleNamespace(routing_key="other")]),
+            Queue("logs", routing_key="log.#"),
+            Queue("dots", routing_key="a.b"),
         ),
         task_default_queue="default",
         task_routes={"feeds.tasks.*": {"queue": None, "routing_key": "feed.news.import"}},
@@ -115,6 +122,19 @@ def test_routing_keys_lead_to_the_queue_that_is_bound_to_them() -> None:
         "default",
         "default",
     ]
+    assert [queue(app, "x", routing_key=key) for key in ("log", "log.a.b", "logs", "a.b", "aXb", "bound", "other")] == [
+        "logs",
+        "logs",
+        "default",
+        "dots",
+        "default",
+        "bound",
+        "default",  # where a queue has a key of its own, its bindings are kombu's affair
+    ]
+    app.task(name="keyed", routing_key="video")(lambda: None)
+    assert [queue(app, "keyed"), queue(app, "keyed", queue="asked")] == ["video", "asked"]
+    app.conf.task_queues = {"a": {"binding_key": "x"}, "b": {"routing_key": "y", "binding_key": "x"}}
+    assert [queue(app, "x", routing_key=key) for key in "xy"] == ["a", "b"]
 
 
 @pytest.mark.parametrize("queues", [["a", "b"], (Queue("a"), Queue("b")), {"a": {"routing_key": "x"}, "b": {}}])
@@ -129,7 +149,7 @@ def test_a_worker_takes_jobs_from_task_queues(queues: Any) -> None:
 
 def test_unknown_queues_may_be_refused() -> None:
     app = make_app(task_queues=["a"], task_create_missing_queues=False)
-    assert [queue(app, "t"), queue(app, "t", queue="a")] == ["celery", "a"]
+    assert [queue(app, "t"), queue(app, "t", queue="a"), queue(app, "t", queue=Queue("a"))] == ["celery", "a", "a"]
     with pytest.raises(QueueNotFound, match="does not name the queue 'b'"):
         queue(app, "t", queue="b")
     with pytest.raises(QueueNotFound):
@@ -167,13 +187,16 @@ def test_annotations_by_objects_and_lists() -> None:
         def annotate(self, task: Any) -> Any:
             return {"time_limit": 5} if task.name.startswith("slow.") else None
 
-    app = make_app(task_annotations=(Slow(), {"*": {"priority": 4}}))
+        def annotate_any(self) -> Any:
+            return {"time_limit": 3, "max_retries": 8}
+
+    app = make_app(task_annotations=(Slow, {"*": {"priority": 4}}))
 
     @app.task(name="slow.one")
     def one() -> None: ...
 
     app.finalize()
-    assert (one.time_limit, one.priority) == (5, 4)
+    assert (one.time_limit, one.max_retries, one.priority) == (5, 8, 4)
 
 
 def test_annotations_of_a_task_whose_class_extends_another_tasks() -> None:
