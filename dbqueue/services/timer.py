@@ -65,9 +65,10 @@ class Timer:
         kwargs: Any = None,
         priority: int = 0,
     ) -> Entry:
-        """Call once, at a time: a datetime, or seconds as of `time.monotonic`."""
+        """Call once, at a time: a datetime, in UTC where it has no zone, or seconds as of `time.monotonic`."""
         if isinstance(eta, datetime):
-            return self.call_after((eta - datetime.now(eta.tzinfo or UTC)).total_seconds(), fun, args, kwargs)
+            at = eta if eta.tzinfo is not None else eta.replace(tzinfo=UTC)
+            return self.call_after((at - datetime.now(UTC)).total_seconds(), fun, args, kwargs)
         return self._enter(Entry(fun, args, kwargs, None), eta)
 
     def cancel(self, entry: Entry) -> None:

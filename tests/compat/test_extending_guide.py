@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -269,6 +269,36 @@ class TestTimer:
         timer.stop()
         assert set(called) == {1100.0}
         assert len(called) <= 2, "once for those that were missed, and at most one that is due now"
+
+    def test_one_that_is_late_once_keeps_its_pace(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = [1000.0]
+        monkeypatch.setattr("dbqueue.services.timer.time", SimpleNamespace(monotonic=lambda: now[0]))
+        called: list[float] = []
+        timer = Timer()
+        timer.call_repeatedly(10, lambda: called.append(now[0]))
+        for now[0] in (1011.0, 1020.0):
+            timer.call_after(0, lambda: None)  # it looks at the time
+            wait_until(lambda: now[0] in called)
+        timer.stop()
+        assert called == [1011.0, 1020.0]
+
+    def test_calls_of_one_time_come_in_the_order_in_which_they_were_asked_for(self) -> None:
+        called: list[int] = []
+        timer, soon = Timer(), time.monotonic() + 0.01
+        for number in range(5):
+            timer.call_at(soon, lambda *, number: called.append(number), kwargs={"number": number})
+        wait_until(lambda: len(called) == 5)
+        timer.stop()
+        assert called == [0, 1, 2, 3, 4]
+
+    @pytest.mark.parametrize("zone", [None, UTC, timezone(timedelta(hours=5))])
+    def test_a_time_without_a_zone_is_in_utc_as_in_celery(self, zone: tzinfo | None) -> None:
+        called = threading.Event()
+        timer = Timer()
+        soon = datetime.now(zone or UTC) + timedelta(seconds=0.01)
+        timer.call_at(soon.replace(tzinfo=zone), called.set)
+        assert called.wait(30)
+        timer.stop()
 
     def test_one_that_fails_comes_again_until_it_is_cancelled(self, caplog: pytest.LogCaptureFixture) -> None:
         calls: list[int] = []

@@ -345,6 +345,8 @@ def test_a_due_time_comes_strictly_after() -> None:
     assert every_hour.next_after(noon) == noon + timedelta(hours=1)
     assert every_hour.next_after(noon - timedelta(microseconds=1)) == noon
     assert every_hour.next_after(noon + timedelta(microseconds=1)) == noon + timedelta(hours=1)
+    # Rounded down to the second, this one would be due where it is.
+    assert schedule(0.5, relative=True).next_after(noon) == noon + timedelta(seconds=0.5)
 
 
 # Oslo: 2026-03-29 02:00 becomes 03:00, 2026-10-25 03:00 becomes 02:00. New York: 03-08 and 11-01, at 02:00.
@@ -381,6 +383,10 @@ def test_every_hour_is_every_hour() -> None:
     assert shown(spring) == ["03-29 01:00+0100", "03-29 03:00+0200", "03-29 04:00+0200", "03-29 05:00+0200"]
     autumn = due_times(crontab(0), datetime(2026, 10, 25, 1, tzinfo=OSLO), 3)
     assert shown(autumn) == ["10-25 02:00+0200", "10-25 02:00+0100", "10-25 03:00+0100"]
+    spaced = due_times(crontab(0, " *"), datetime(2026, 10, 25, 1, tzinfo=OSLO), 3)
+    assert spaced == autumn
+    minutes = due_times(crontab("*/30", [2]), datetime(2026, 10, 25, 1, tzinfo=OSLO), 4)
+    assert shown(minutes) == ["10-25 02:00+0200", "10-25 02:30+0200", "10-25 02:00+0100", "10-25 02:30+0100"]
 
 
 def test_a_star_and_a_range_over_the_end() -> None:
