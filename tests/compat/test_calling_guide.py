@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +17,8 @@ from dbqueue import DBQueue
 from dbqueue.calls import routes
 from dbqueue.contrib.testing.worker import start_worker
 from dbqueue.exceptions import TimeoutError  # noqa: A004 - Celery's name
-from dbqueue.result import ResultSet
+from dbqueue.result import AsyncResult, GroupResult, ResultSet, result_from_tuple
+from dbqueue.testing import drain
 
 TIMEOUT = 30
 
@@ -22,6 +26,12 @@ TIMEOUT = 30
 @pytest.fixture
 def app(database_url: str) -> Iterator[DBQueue]:
     with DBQueue("tasks", broker=database_url, set_as_current=False) as app:
+        yield app
+
+
+@pytest.fixture
+def memory_app() -> Iterator[DBQueue]:
+    with DBQueue("tasks", broker="sqlite://", set_as_current=False) as app:
         yield app
 
 
@@ -102,6 +112,101 @@ def test_nobody_waits_for_what_is_ignored(app: DBQueue) -> None:
     assert asyncio.run(result.aget(timeout=60)) is None
     result = app.task(name="telling")(lambda: 1).apply_async(ignore_result=True)
     assert result.get(timeout=60) is None
+
+
+def test_what_a_revoke_asks_for(memory_app: DBQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    for name in ("revoke", "revoke_by_stamped_headers"):
+        monkeypatch.setattr(memory_app.control, name, lambda what, **options: asked.append((what, options)))
+    result = memory_app.AsyncResult("id")
+    calls: tuple[tuple[Callable[..., None], Any], ...] = (
+        (result.revoke, "id"),
+        (ResultSet([result]).revoke, ["id"]),
+        (lambda **options: result.revoke_by_stamped_headers({"a": 1}, **options), {"a": 1}),
+    )
+    for call, what in calls:
+        call(terminate=True, signal="KILL", wait=True, timeout=0)
+        call()
+        given = {"terminate": True, "signal": "KILL", "reply": True, "timeout": 0}
+        default = {"terminate": False, "signal": "SIGTERM", "reply": False, "timeout": 1.0}
+        assert asked == [(what, given), (what, default)]
+        asked.clear()
+    GroupResult("empty", []).revoke()
+    assert asked == []
+
+
+def test_a_result_goes_on_as_what_it_is(memory_app: DBQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = memory_app.AsyncResult("parent")
+    with DBQueue("other", broker="sqlite://"):  # the current one
+        result: AsyncResult[Any] = AsyncResult("id", memory_app.backend, parent=parent, ignored=True)
+        assert result.app is memory_app
+    copied = copy.copy(result)
+    assert (copied, copied.app, copied.parent, copied.ignored) == (result, memory_app, parent, True)
+    memory_app.set_current()
+    members = GroupResult("group", [result], parent=parent)
+    assert members != GroupResult("group", [result])
+    for each in (result, members):
+        pickled = pickle.loads(pickle.dumps(each))
+        assert (pickled, pickled.parent) == (each, parent)
+
+
+def test_groups_without_members_and_with_many_parents(memory_app: DBQueue) -> None:
+    memory_app.set_current()
+    group = GroupResult("empty", [], app=memory_app)
+    assert (bool(group), bool(GroupResult(None, []))) == (True, False)
+    assert result_from_tuple(group.as_tuple(), memory_app) == group
+    for number in range(205):
+        group.parent = AsyncResult[Any](f"{number}", parent=group.parent, app=memory_app)
+    restored = GroupResult.restore(str(group.save().id), app=memory_app)
+    assert restored is not None
+    assert restored.as_list() == group.as_list()
+
+
+def test_failures_that_are_not_raised(memory_app: DBQueue) -> None:
+    """What a set is asked for without `propagate` stands among the values."""
+
+    @memory_app.task(name="divide")
+    def divide(x: int) -> float:
+        return 1 / x
+
+    results = ResultSet([divide.delay(1), divide.delay(0)])
+    drain(memory_app)
+    results.maybe_throw(propagate=False)
+    with pytest.raises(ZeroDivisionError):
+        results.maybe_throw()
+    assert [told["status"] for _, told in results.iter_native(timeout=TIMEOUT)] == ["SUCCESS", "FAILURE"]
+    ((_, error),) = results[1].collect(propagate=False)
+    assert isinstance(error, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(("enable_utc", "hours"), [(True, 0), (False, 9)])
+def test_the_zone_of_the_time_of_an_end(memory_app: DBQueue, enable_utc: bool, hours: int) -> None:
+    memory_app.conf.update(enable_utc=enable_utc, timezone="Asia/Tokyo")
+    result = memory_app.task(name="task")(lambda: None).delay()
+    drain(memory_app)
+    assert result.date_done is not None
+    assert result.date_done.utcoffset() == timedelta(hours=hours)
+
+
+def test_who_waits_says_when_this_process_has_sent_the_job(
+    memory_app: DBQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From which its first look is reckoned: see `result.waiting.HeadStart`."""
+    given: list[Any] = []
+    waiter = memory_app.database.waiter
+    wait = waiter.wait
+
+    def told(job_id: str, **options: Any) -> Any:
+        given.append(options)
+        return wait(job_id, **options)
+
+    monkeypatch.setattr(waiter, "wait", told)
+    own = memory_app.task(name="task")(lambda: None).delay()
+    drain(memory_app)
+    for result in (own, memory_app.AsyncResult(own.id)):
+        result.get(timeout=TIMEOUT, interval=0.25)
+    assert own.sent_at is not None
+    assert given == [{"timeout": TIMEOUT, "interval": 0.25, "sent_at": at} for at in (own.sent_at, None)]
 
 
 def test_bindings_and_broadcasts_of_kombu(app: DBQueue) -> None:

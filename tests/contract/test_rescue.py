@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -689,6 +690,49 @@ def test_who_lives_is_not_dead_by_a_new_lock_file(sqlite_url: str, monkeypatch: 
         first.worker_locks.drop("first")
         assert second.worker_locks.released("first")
         second.worker_locks.drop("second")
+
+
+def test_a_lock_file_of_the_future_settles_as_soon_as_one_that_is_new(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine's clock may have been put back since it was made."""
+    steady = time.monotonic()
+    monkeypatch.setattr(sqlite_liveness, "monotonic", lambda: steady)
+    old_lock_file(sqlite_url)
+    os.utime(lock_file(sqlite_url), (time.time() + 3600, time.time() + 3600))
+    with opened(sqlite_url) as store:
+        assert isinstance(store, SqliteStore)
+        if store.worker_locks._descriptor is None:
+            pytest.skip("this system has no locks of open files")
+        assert not store.worker_locks.released("nobody")
+        steady += sqlite_liveness.SETTLE_SECONDS
+        assert store.worker_locks.released("nobody")
+
+
+def test_a_lock_file_is_for_the_workers_of_other_users_too(sqlite_url: str) -> None:
+    """As far as the mask of who makes it lets it be, as the database's own file."""
+    before = os.umask(0)
+    try:
+        with opened(sqlite_url) as store:
+            assert isinstance(store, SqliteStore)
+            if store.worker_locks._descriptor is None:
+                pytest.skip("this system has no locks of open files")
+            assert lock_file(sqlite_url).stat().st_mode & 0o777 == 0o666
+    finally:
+        os.umask(before)
+
+
+def test_a_lock_file_whose_folder_is_gone_ends_no_worker(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    locks = sqlite_liveness.WorkerLocks(tmp_path / "folder" / "jobs.db")
+    locks.hold("one")
+    shutil.rmtree(tmp_path / "folder")
+    locks.hold("two")
+    assert not locks.released("one")
+    for worker_id in ("one", "two"):
+        locks.drop(worker_id)
+    locks.close()
+    assert locks.closed
 
 
 def test_a_worker_that_starts_holds_its_lock_where_others_look_for_it(sqlite_url: str) -> None:
