@@ -113,13 +113,15 @@ def test_only_its_own_and_only_what_is_started(store: Store, dead: TestWorker, r
 
 def test_a_job_that_may_not_run_again_fails(store: Store, dead: TestWorker, rescuer: TestWorker) -> None:
     job_id = enqueued(store, task="shop.charge")
-    dead.claim(once=["shop.charge"])
+    job = dead.claim_one(once=["shop.charge"])
     (rescued,) = rescuer.session.rescue(max_losses=3, now=later())
     assert (rescued.requeued, rescued.failed) == (0, 1)
     record = store.finished([job_id])[job_id]
     assert record.status == "FAILURE"
     assert json.loads(record.result or "")["exc_type"] == "WorkerLostError"
     assert record.finished_at is not None
+    stored = row(store, job_id)
+    assert (stored["started_at"] is not None, str(stored["lease"])) == (True, job.lease), "it tells of its last run"
 
 
 @pytest.mark.parametrize("max_losses", [0, 1, 3])
