@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import threading
@@ -328,15 +329,16 @@ def make_executor(
 
 
 def worker_name(given: str | None) -> str:
-    """`celery@host` by default; `%h`, `%n` and `%d` stand for parts of the host's name, as in Celery."""
+    """`celery@host` by default; `%h`, `%n` and `%d` stand for parts of the host's name, `%%` for `%`, as in Celery."""
     host = socket.gethostname()
     short, _, domain = host.partition(".")
-    name = given or "celery@%h"
-    for placeholder, value in (("%h", host), ("%n", short), ("%d", domain), ("%%", "%")):
-        name = name.replace(placeholder, value)
+    parts = {"%h": host, "%n": short, "%d": domain, "%%": "%"}
+    name = re.sub("%[hnd%]", lambda found: parts[found[0]], given or "celery@%h")
+    if "@" not in name:
+        name = f"{name}@{host}"
     if not is_name(name):
-        raise ImproperlyConfigured(f"the name of a worker is {A_NAME}, not {name[:100]!a}")
-    return name if "@" in name else f"{name}@{host}"
+        raise ImproperlyConfigured(f"the name of a worker, with its host, is {A_NAME}, not {(given or name)[:100]!a}")
+    return name
 
 
 def _heartbeat_seconds(conf: Any) -> float:

@@ -10,7 +10,7 @@ import pytest
 
 from dbqueue import DBQueue
 from dbqueue.errors import ImproperlyConfigured
-from dbqueue.services.workers import Worker
+from dbqueue.services.workers import Worker, worker_name
 from dbqueue.worker.config import WorkerConfig
 
 NewConfig = Callable[..., WorkerConfig]
@@ -105,3 +105,35 @@ def test_a_concurrency_that_no_machine_bears_is_refused(config: NewConfig, pool:
         config({}, pool=pool, concurrency=10**9)
     with pytest.raises(ImproperlyConfigured, match=r"the maximum \(1000000000\) is more than a worker may have"):
         config({}, pool="prefork", autoscale=(10**9, 1), concurrency=None)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        (None, "celery@box.example.com"),
+        ("", "celery@box.example.com"),
+        ("mail", "mail@box.example.com"),
+        ("mail@%n", "mail@box"),
+        ("%n@%d", "box@example.com"),
+        ("100%%@%h", "100%@box.example.com"),
+        ("%%h@x", "%h@x"),
+        ("%x@y", "%x@y"),
+        ("n" * 253 + "@h", "n" * 253 + "@h"),
+        ("n" * 239, "n" * 239 + "@box.example.com"),
+    ],
+)
+def test_the_name_of_a_worker(monkeypatch: pytest.MonkeyPatch, given: str | None, name: str) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "box.example.com")
+    assert worker_name(given) == name
+
+
+@pytest.mark.parametrize("given", ["n" * 254 + "@h", "n" * 240, "a\nb"])
+def test_names_that_no_worker_may_have(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "box.example.com")
+    with pytest.raises(ImproperlyConfigured, match="1 to 255 printable characters"):
+        worker_name(given)
+
+
+def test_names_of_queues_may_stand_in_one_text(config: NewConfig) -> None:
+    found = config({}, queues=" a, b,,c ", exclude_queues=" b ")
+    assert (found.queues, found.excluded) == (("a", "c"), ("b",))
