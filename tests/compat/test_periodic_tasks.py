@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from dbqueue import DBQueue, group, signals
-from dbqueue.errors import ImproperlyConfigured
+from dbqueue.errors import ImproperlyConfigured, PayloadTooLarge
 from dbqueue.schedules import crontab, schedule, solar
 from dbqueue.services.beats import entries, make_beat
 from dbqueue.store import queries, schedules
@@ -27,7 +27,7 @@ from dbqueue.store.events import Reader
 from dbqueue.store.schedules import NewSchedule, ScheduleRow
 from dbqueue.testing import drain
 from dbqueue.worker.beat import MAX_INTERVAL_SECONDS
-from tests.stores import run_sql
+from tests.stores import row, run_sql
 from tests.waiting import wait_until
 
 MIDNIGHT = datetime(2026, 6, 1, tzinfo=UTC)
@@ -279,16 +279,26 @@ def test_solar_schedules(app: DBQueue) -> None:
     assert due.hour == 7  # five in the afternoon there, in winter
 
 
-def test_a_schedule_class_of_ones_own_is_refused_with_the_reason(app: DBQueue) -> None:
+@pytest.mark.parametrize("name", ["is_due", "remaining_estimate"])
+def test_a_schedule_class_of_ones_own_is_refused_with_the_reason(app: DBQueue, name: str) -> None:
     """Different on purpose: a schedule is a text in the database, which any beat reads."""
-
-    class MySchedule(schedule):
-        def is_due(self, last_run_at: datetime) -> Any:
-            return True, 1.0
-
-    app.conf.beat_schedule = {"mine": {"task": "tasks.add", "schedule": MySchedule(30)}}
+    own = type("MySchedule", (schedule,), {name: lambda self, last_run_at: (True, 1.0)})
+    app.conf.beat_schedule = {"mine": {"task": "tasks.add", "schedule": own(30)}}
     with pytest.raises(ImproperlyConfigured, match=r"beat_schedule\['mine'\]: MySchedule has its own is_due"):
         make_beat(app)
+
+
+def test_the_headers_of_a_firing_are_its_own_beside_those_of_its_entry(app: DBQueue) -> None:
+    options = {"headers": {"tenant": 7, "periodic_task_name": "another's"}}
+    app.conf.beat_schedule = {"add": {"task": "tasks.add", "schedule": 30.0, "args": (1, 1), "options": options}}
+    beat = make_beat(app)
+    for seconds in (0, 30):
+        beat.turn(now=MIDNIGHT + timedelta(seconds=seconds))
+    (job,) = queries.find_jobs(app.database.store)
+    headers = row(app.database.store, job.id)["headers"]
+    headers = json.loads(headers) if isinstance(headers, str) else headers
+    due_at = (MIDNIGHT + timedelta(seconds=30)).isoformat()
+    assert headers == {"tenant": 7, "periodic_task_name": "add", "due_at": due_at}
 
 
 def test_starting_needs_no_single_scheduler(app: DBQueue) -> None:
@@ -447,11 +457,15 @@ class TestSchedulesInPython:
             (30, {"misfire": "never"}, ValueError),
             (30, {"args": "text"}, TypeError),
             (30, {"args": {"x": 1}}, TypeError),
+            (30, {"args": ["x" * app.conf.max_payload_bytes]}, PayloadTooLarge),
             (object(), {}, TypeError),
         ):
             with pytest.raises(error):
                 app.schedules.set("wrong", "tasks.add", schedule_, **options)
+        with pytest.raises(ValueError, match="'task' is missing"):
+            app.schedules.set("wrong", "", 30)
         assert list(app.schedules) == []
+        assert 5 not in app.schedules
 
     def test_what_cannot_be_read_here_is_shown_and_planned_elsewhere(
         self, app: DBQueue, monkeypatch: pytest.MonkeyPatch
