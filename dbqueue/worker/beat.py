@@ -145,9 +145,10 @@ class Beat:
             seen.append((locked, clock))
             return self._steps.step(locked, clock)
 
-        patience = BRIEFEST_LOCK_SECONDS if self._put_off else BRIEF_LOCK_SECONDS
+        patience = BRIEFEST_LOCK_SECONDS if self._put_off.keys() - {row.name} else BRIEF_LOCK_SECONDS
         step = schedules.advance(store, row.name, decide, lock_seconds=patience, now=now)
-        self._put_off.pop(row.name, None)
+        if seen:  # else another beat has it, which may be waiting as well
+            self._put_off.pop(row.name, None)
         if step is not None:
             _tell(*seen[-1], step)
             if step.jobs:

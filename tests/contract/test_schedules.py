@@ -512,6 +512,35 @@ def test_an_entry_that_waits_for_somebody_s_lock_keeps_no_other_waiting(
     assert caplog.text.count("Entry a waits for what somebody's transaction has locked") == 1
 
 
+def test_an_entry_that_waits_is_known_to_while_another_beat_has_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The other one may be waiting for the same lock. A single one that waits is given its time again and again."""
+    if store.dialect == "sqlite":
+        pytest.skip("there is one lock, and nothing else can be written meanwhile")
+    patience: list[float] = []
+    advance = schedules.advance
+
+    def counted(*arguments: Any, lock_seconds: float, **options: Any) -> Step | None:
+        patience.append(lock_seconds)
+        return advance(*arguments, lock_seconds=lock_seconds, **options)
+
+    monkeypatch.setattr(schedules, "advance", counted)
+    monkeypatch.setattr("dbqueue.worker.beat.PUT_OFF_SECONDS", 0.0)
+    add(store)
+    beat = Beat(lambda: store, Steps(lambda *call: make_job(*call)._replace(unique_key="k")))
+    settle(beat, NOON)
+    for taken in (False, True, False):
+        with store.connect() as connection:
+            connection.exec_driver_sql("INSERT INTO dbqueue_unique_keys (key, job_id) VALUES ('k', 'rival')")
+            if taken:
+                connection.exec_driver_sql("SELECT FROM dbqueue_schedules FOR UPDATE")
+            assert beat.turn(now=NOON + timedelta(minutes=1)) == (BUSY_SECONDS if taken else 0.0)
+            connection.rollback()
+    assert caplog.text.count("waits for what somebody's transaction has locked") == 1
+    assert set(patience) == {BRIEF_LOCK_SECONDS}
+
+
 def test_many_entries_that_wait_for_somebody_s_lock_keep_no_other_waiting(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
