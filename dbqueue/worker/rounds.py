@@ -35,7 +35,7 @@ from dbqueue.worker.holding import MAX_OUTCOMES, Holding
 from dbqueue.worker.lasting_session import LastingSession
 from dbqueue.worker.rates import TaskRates
 from dbqueue.worker.reports import ProgressBoard
-from dbqueue.worker.settling import settle_free, settle_in_time
+from dbqueue.worker.settling import explain, settle_free, settle_in_time
 from dbqueue.worker.upkeep import Upkeep
 from dbqueue.worker.watch import boot_clock
 
@@ -198,10 +198,11 @@ class Rounds:
             # A claim was under way when the supervisor stopped: it never saw these jobs.
             unseen = [Released(job.id, job.lease, job.ready_at) for job in self.take_claimed()]
             if unseen:
-                session.round(unseen, None)
+                self._holding.astray |= explain(session, unseen, session.round(unseen, None)).astray
             for released in unseen:
                 self._holding.leases.pop(released.job_id, None)
-            strays.take_back(session, self._holding, max_losses=self._config.max_losses)
+            if strays.take_back(session, self._holding, max_losses=self._config.max_losses):
+                self._store.wake()
             if self._session.has_broken and not self._holding.known:
                 session.hand_back(self._holding.worker_id, ())
             # With a lease left, the row stays open: the rescue looks only at open ones.

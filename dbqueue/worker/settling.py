@@ -149,15 +149,15 @@ def _bisect(session: WorkSession, outcomes: list[Outcome], error: Exception, lin
     text, _ = describe_exception(EncodeError(f"the outcome cannot be stored: {error}"), max_bytes=4096)
     failed = [Failed(outcome.job_id, outcome.lease, text, None, 0.0)]
     try:
-        session.round(failed, None, linked=linked)
+        result = session.round(failed, None, linked=linked)
     except TROUBLE:
         raise
     except Exception:
         if not linked:
             raise
         log.logger.exception("What waits for job %s cannot be moved, and is left as it is", outcome.job_id)
-        session.round(failed, None)
-    return frozenset()
+        result = session.round(failed, None)
+    return explain(session, failed, result).astray
 
 
 def explain(session: WorkSession, outcomes: Iterable[Outcome], result: Round) -> Round:

@@ -13,13 +13,14 @@ from dbqueue.store.records import Stray
 from dbqueue.store.sessions import WorkSession
 from dbqueue.worker import log
 from dbqueue.worker.holding import Holding
-from dbqueue.worker.settling import settle_in_time
+from dbqueue.worker.settling import TROUBLE, settle_in_time
 
 
 def take_back(session: WorkSession, holding: Holding, *, max_losses: int) -> bool:
     """End what has gone astray, each by its own `redeliver` and losses; whether others may run now.
 
-    What somebody has locked is left for the next call, and all of it where an error is raised.
+    What somebody has locked is left for the next call; so is all of it where an error is raised, or where the database
+    refuses one: that keeps nothing else from being done.
     """
     if not holding.astray:
         return False
@@ -28,7 +29,13 @@ def take_back(session: WorkSession, holding: Holding, *, max_losses: int) -> boo
     left: frozenset[str] = frozenset()
     if found:
         linked = {each.job_id for each in found if each.successors}
-        result = settle_in_time(session, [_lost(each, max_losses) for each in found], None, linked)
+        try:
+            result = settle_in_time(session, [_lost(each, max_losses) for each in found], None, linked)
+        except TROUBLE:
+            raise
+        except Exception as error:  # noqa: BLE001 - a trigger of the user's, say
+            log.logger.error("What has gone astray cannot be ended, and is tried again: %s", error)
+            return False
         left = result.locked | result.astray
     holding.astray = set(left)
     return len(left) < len(found)

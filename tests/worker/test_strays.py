@@ -168,6 +168,52 @@ def test_an_error_forgets_nothing(
     assert take_back(worker, holding)
 
 
+def test_one_that_the_database_refuses_keeps_nothing_else_from_being_done(
+    postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A trigger of the user's does. Dead workers are looked for all the same, and the rounds go on."""
+    with opened(postgres_url) as store, running_rounds(store, heartbeat_seconds=0.2) as running:
+        enqueued(store)
+        job = running.take()
+        change_lease(store, job)
+        run_sql(store, REFUSES)
+        run_sql(store, TRIGGER)
+        running.rounds.complete(succeeded(job))
+        wait_until(lambda: caplog.text.count("cannot be ended, and is tried again") > 1, what="the next try")
+        dead = TestWorker(store, lease_seconds=0.1)
+        enqueued(store, "another")
+        assert dead.claim_one().id == "another"
+        running.rounds.want(1)
+        wait_until(lambda: running.has_claimed, what="what the dead worker held")
+        (again,) = running.rounds.take_claimed()
+        assert again.id == "another"
+        run_sql(store, "DROP TRIGGER refuses ON dbqueue_jobs")
+        run_sql(store, "DROP FUNCTION refuses")
+        running.rounds.complete(succeeded(again))
+        wait_until(lambda: status(store, job) == "PENDING", what="its end")
+        dead.close()
+
+
+REFUSES = """
+CREATE FUNCTION refuses() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION 'no'; END $$"""
+TRIGGER = """
+CREATE TRIGGER refuses BEFORE UPDATE ON dbqueue_jobs FOR EACH ROW
+WHEN (old.id <> 'another' AND new.status <> 'STARTED') EXECUTE FUNCTION refuses()"""
+
+
+def test_one_whose_outcome_no_row_could_take_is_found_as_well(postgres_url: str) -> None:
+    """The failure in its place has the lease of the run, too."""
+    with opened(postgres_url) as store:
+        worker = TestWorker(store)
+        enqueued(store)
+        job = worker.claim_one()
+        change_lease(store, job)
+        outcomes: list[Outcome] = [Succeeded(job.id, job.lease, '"no\0text"', 0.0)]
+        assert settle(worker.session, outcomes, None, ()).astray == {job.id}
+        worker.close()
+
+
 def test_a_new_connection_hands_none_back_that_has_run(
     store: Store, worker: TestWorker, holding: Holding, caplog: pytest.LogCaptureFixture
 ) -> None:
