@@ -1040,7 +1040,8 @@ def test_a_reset_that_loses_nothing_is_no_failure(postgres_app: App) -> None:
 
 def test_a_lost_lease_takes_back_what_was_added(postgres_app: App) -> None:
     app = postgres_app
-    steal = "UPDATE dbqueue_jobs SET lease = '11111111-1111-1111-1111-111111111111' WHERE task = 't.adds'"
+    lease = "11111111-1111-1111-1111-111111111111"
+    steal = f"UPDATE dbqueue_jobs SET lease = '{lease}', worker = 'rival' WHERE task = 't.adds'"
 
     def adds(self: Any) -> None:
         added(self, "new")
