@@ -53,6 +53,9 @@ class Store(ABC):
     sees_deaths: bool = False
     """Whether the kernel tells at once that a worker has died, so that it pays to look often."""
 
+    pool_limit: int = 0
+    """How many connections of the pool may turn out to be broken, one after the other."""
+
     in_memory: bool = False
     """Whether the database lives in this process alone, and ends with it."""
 

@@ -28,7 +28,7 @@ from dbqueue.jobs import (
     storable,
 )
 from dbqueue.store.base import Store
-from dbqueue.store.changing import Ask, among, changed, changing
+from dbqueue.store.changing import Ask, among, changed
 from dbqueue.store.queries import is_orphan
 from dbqueue.store.reading import reading
 from dbqueue.store.revoking import Revoked, revoke
@@ -69,7 +69,7 @@ def retry(store: Store, job_ids: Collection[str]) -> set[str]:
         run(operators.recount(store, done), ask)
         return done
 
-    if done := changed(store, change):
+    if done := changed(store, change, repeatable=False):  # it may have run, and ended, in between
         store.wake()
     return done
 
@@ -230,8 +230,7 @@ def set_state(store: Store, job_id: str, *, state: str | None, meta: str | None)
         .where(jobs.c.id.in_(storable([job_id])), jobs.c.status == STARTED)
         .values(state=state, meta=sa.null() if meta is None else _json(meta))
     )
-    with changing(store) as connection:
-        return connection.execute(change).rowcount > 0
+    return changed(store, lambda connection, _: connection.execute(change).rowcount > 0)
 
 
 def purge(store: Store, *, queues: Collection[str] = (), excluded: Collection[str] = ()) -> int:
@@ -259,7 +258,7 @@ def purge(store: Store, *, queues: Collection[str] = (), excluded: Collection[st
         run(removing.unlink(store, gone), ask)
         return len(gone) + connection.execute(sa.delete(jobs).where(*waiting, ~member)).rowcount
 
-    return changed(store, change)
+    return changed(store, change, repeatable=False)  # it would delete what was enqueued in between
 
 
 def record(
@@ -279,16 +278,19 @@ def record(
     """
     now = database_now()
     json_fields = {"args": job.args, "kwargs": job.kwargs, "headers": job.headers, "options": job.options}
-    values: dict[str, Any] = {name: text and _json(text) for name, text in json_fields.items()}
+    values: dict[str, Any] = {name: sa.null() if text is None else _json(text) for name, text in json_fields.items()}
     plain = ("id", "task", "queue", "priority", "parent_id", "root_id", "group_id", "content_type", "content")
     values |= {name: getattr(job, name) for name in plain}
     values |= {"status": status, "retries": retries, "worker": worker, "traceback": traceback}
     values |= {"result": sa.null() if result is None else _json(result), "ready_at": sa.null()}
     values["result_content"] = result_content
-    with changing(store) as connection:
+
+    def change(connection: sa.Connection, ask: Ask) -> None:
         if connection.execute(sa.delete(jobs).where(jobs.c.id == job.id, jobs.c.finished_at.is_not(None))).rowcount:
-            run(removing.unlink(store, [job.id]), JoinedConnection(connection).reply)
+            run(removing.unlink(store, [job.id]), ask)
         connection.execute(sa.insert(jobs).values(**values, started_at=now, finished_at=now))
+
+    changed(store, change)
 
 
 def _counted(options: str | None) -> str:

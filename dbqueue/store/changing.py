@@ -1,4 +1,4 @@
-"""Changes that people make to jobs: each in a transaction of its own, on a connection of the pool."""
+"""Changes of the tables: each in a transaction of its own, on a connection of the pool."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dbqueue.store.reading import in_schema
 from dbqueue.store.statements import Statement
 from dbqueue.store.steps import Reply
 from dbqueue.store.transactions.joining import JoinedConnection
-from dbqueue.store.trouble import Tries, trouble_of
+from dbqueue.store.trouble import Tries, Trouble, trouble_of
 
 T = TypeVar("T")
 Ask: TypeAlias = Callable[[Statement], Reply]
@@ -23,19 +23,31 @@ Ask: TypeAlias = Callable[[Statement], Reply]
 
 @contextlib.contextmanager
 def changing(store: Store) -> Iterator[sa.Connection]:
+    """For what is run again by others, or not at all; else `changed`."""
     with store.connect() as connection:
         yield in_schema(connection, store)
 
 
-def changed(store: Store, change: Callable[[sa.Connection, Ask], T]) -> T:
-    """Run it in a transaction of its own; again from its start where the locks of others were in its way."""
-    tries = Tries(connections=0)
+def changed(store: Store, change: Callable[[sa.Connection, Ask], T], *, repeatable: bool = True) -> T:
+    """Run it in a transaction of its own; again from its start where locks of others were in its way, or its connection
+    broke.
+
+    Where that was in the commit, nobody knows whether it stands. Then it runs again only if it is `repeatable`: one
+    that does no harm where it has been done. What it returns lacks what it finds done.
+    """
+    tries = Tries(store.pool_limit)
     while True:
+        commits = False
         try:
             with changing(store) as connection:
-                return change(connection, JoinedConnection(connection).reply)
+                result = change(connection, JoinedConnection(connection).reply)
+                commits = True
+            return result
         except OperationalError as error:
-            if not tries.again(trouble_of(error.__cause__)):
+            trouble = trouble_of(error.__cause__)
+            if commits and trouble is Trouble.LOST and not repeatable:
+                raise OperationalError(f"{error}: it broke in the commit, look whether the change was made") from error
+            if not tries.again(trouble):
                 raise
 
 

@@ -26,7 +26,8 @@ import sqlalchemy as sa
 from dbqueue.codec.plain import json_object
 from dbqueue.jobs import new_job_id
 from dbqueue.store.base import Store
-from dbqueue.store.reading import database_time, in_schema, reading
+from dbqueue.store.changing import Ask, changed
+from dbqueue.store.reading import reading, time_on
 from dbqueue.store.sessions import WatchSession
 from dbqueue.store.tables import Json, control, database_now
 from dbqueue.store.values import sqlite_time
@@ -76,21 +77,22 @@ def addressed(destination: str | None, worker: str) -> bool:
 def send(store: Store, method: str, arguments: str, destination: str | None = None) -> str:
     """Write a command and wake the workers; its id. Deletes what has expired."""
     command_id = new_job_id()
-    expires_at: Any = database_time(store) + timedelta(seconds=COMMAND_SECONDS)
-    if store.dialect == "sqlite":
-        expires_at = sqlite_time(expires_at)
-    with store.connect() as plain:
-        connection = in_schema(plain, store)
+    row = {
+        "id": command_id,
+        "method": method,
+        "body": _json(arguments),
+        "destination": sa.null() if destination is None else _json(destination),
+    }
+
+    def change(connection: sa.Connection, ask: Ask) -> None:
         connection.execute(sa.delete(control).where(control.c.expires_at < database_now()))
-        row = {
-            "id": command_id,
-            "method": method,
-            "body": _json(arguments),
-            "destination": sa.null() if destination is None else _json(destination),
-            "expires_at": expires_at,
-        }
-        connection.execute(sa.insert(control).values(row))
+        expires_at: Any = time_on(connection) + timedelta(seconds=COMMAND_SECONDS)
+        if store.dialect == "sqlite":
+            expires_at = sqlite_time(expires_at)
+        connection.execute(store.insert(control).values(row | {"expires_at": expires_at}).on_conflict_do_nothing())
         store.announce_command(connection)
+
+    changed(store, change)
     return command_id
 
 

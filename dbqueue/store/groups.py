@@ -6,7 +6,8 @@ import sqlalchemy as sa
 
 from dbqueue.jobs import storable
 from dbqueue.store.base import Store
-from dbqueue.store.reading import in_schema, reading
+from dbqueue.store.changing import changed
+from dbqueue.store.reading import reading
 from dbqueue.store.tables import Json, groups
 
 
@@ -17,8 +18,7 @@ def save(store: Store, group_id: str, text: str) -> None:
     statement = insert.values(id=group_id, result=value).on_conflict_do_update(
         index_elements=[groups.c.id], set_={"result": insert.excluded.result}
     )
-    with store.connect() as connection:
-        in_schema(connection, store).execute(statement)
+    changed(store, lambda connection, _: connection.execute(statement))
 
 
 def restore(store: Store, group_id: str) -> str | None:
@@ -31,6 +31,5 @@ def restore(store: Store, group_id: str) -> str | None:
 
 def delete(store: Store, group_id: str) -> bool:
     """Forget the group; False where there is none."""
-    with store.connect() as connection:
-        result = in_schema(connection, store).execute(sa.delete(groups).where(groups.c.id.in_(storable([group_id]))))
-        return result.rowcount > 0
+    change = sa.delete(groups).where(groups.c.id.in_(storable([group_id])))
+    return changed(store, lambda connection, _: connection.execute(change).rowcount > 0)

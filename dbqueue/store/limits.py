@@ -9,8 +9,6 @@ A row's `source` says whose it is:
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,7 +17,8 @@ import sqlalchemy as sa
 from dbqueue.jobs import storable
 from dbqueue.limits import Limit, Policies, check_key
 from dbqueue.store.base import Store
-from dbqueue.store.reading import in_schema, reading
+from dbqueue.store.changing import changed
+from dbqueue.store.reading import reading
 from dbqueue.store.tables import database_now, jobs, limits
 from dbqueue.store.values import text_or_none
 
@@ -67,16 +66,16 @@ def set_limit(store: Store, key: str, limit: Limit) -> None:
     Jobs that run go on, also where they are more than may. Raises ValueError for a key that cannot be.
     """
     values = {**_numbers(limit), "source": USER, "full_at": sa.null(), "updated_at": database_now()}
-    with _changing(store) as connection:
-        insert = store.insert(limits).values(key=check_key(key), **values)
-        connection.execute(insert.on_conflict_do_update(index_elements=["key"], set_=values))
+    insert = store.insert(limits).values(key=check_key(key), **values)
+    change = insert.on_conflict_do_update(index_elements=["key"], set_=values)
+    changed(store, lambda connection, _: connection.execute(change))
     store.wake()
 
 
 def clear_limit(store: Store, key: str) -> bool:
     """Forget what was set for the key: it is what code says again, or no limit; False where it has no row."""
-    with _changing(store) as connection:
-        cleared = connection.execute(sa.delete(limits).where(limits.c.key.in_(storable([key])))).rowcount > 0
+    change = sa.delete(limits).where(limits.c.key.in_(storable([key])))
+    cleared = changed(store, lambda connection, _: connection.execute(change).rowcount > 0)
     store.wake()
     return cleared
 
@@ -93,13 +92,16 @@ def declare(store: Store, policies: Policies) -> None:
     for task, limit in policies.by_task.items():
         ours = sa.and_(limits.c.task == task, limits.c.source == CALL, _differs(limit))
         changes.append(sa.update(limits).where(ours).values(**_numbers(limit), full_at=sa.null()))
-    changed = False
+    differed = False
     for change in changes:
         # Each alone: a worker that admits jobs has locked one row, and may wait for the insert of another.
-        with _changing(store) as connection:
-            changed |= connection.execute(change.returning(limits.c.key)).first() is not None
-    if changed:  # a worker may sleep until the next token of a rate that was slower
+        differed |= _changes_something(store, change.returning(limits.c.key))
+    if differed:  # a worker may sleep until the next token of a rate that was slower
         store.wake()
+
+
+def _changes_something(store: Store, change: Any) -> bool:
+    return changed(store, lambda connection, _: connection.execute(change).first() is not None)
 
 
 def _numbers(limit: Limit) -> dict[str, Any]:
@@ -109,9 +111,3 @@ def _numbers(limit: Limit) -> dict[str, Any]:
 def _differs(limit: Limit) -> sa.ColumnElement[bool]:
     numbers = _numbers(limit)
     return sa.or_(*(limits.c[name].is_distinct_from(value) for name, value in numbers.items()))
-
-
-@contextlib.contextmanager
-def _changing(store: Store) -> Iterator[sa.Connection]:
-    with store.connect() as connection:
-        yield in_schema(connection, store)

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 
 from dbqueue.jobs import storable
 from dbqueue.store.base import Store
-from dbqueue.store.reading import in_schema, reading
+from dbqueue.store.changing import changed
+from dbqueue.store.reading import reading
 from dbqueue.store.tables import paused_queues
 from dbqueue.store.values import moment
 
@@ -18,15 +19,14 @@ def pause(store: Store, names: Collection[str]) -> None:
     """Let no worker claim from these queues; jobs that run go on, and enqueues are taken. May be done twice."""
     rows = [{"queue": name} for name in sorted(set(names))]
     if rows:
-        with store.connect() as connection:
-            in_schema(connection, store).execute(store.insert(paused_queues).on_conflict_do_nothing(), rows)
+        change = store.insert(paused_queues).on_conflict_do_nothing()
+        changed(store, lambda connection, _: connection.execute(change, rows))
 
 
 def resume(store: Store, names: Collection[str]) -> set[str]:
     """Let workers claim from these queues again, and wake them; the names of those that were paused."""
     change = sa.delete(paused_queues).where(paused_queues.c.queue.in_(storable(names))).returning(paused_queues.c.queue)
-    with store.connect() as connection:
-        resumed = set(in_schema(connection, store).scalars(change))
+    resumed = changed(store, lambda connection, _: set(connection.scalars(change)))
     if resumed:
         store.wake()
     return resumed

@@ -28,4 +28,8 @@ def in_schema(connection: sa.Connection, store: Store) -> sa.Connection:
 def database_time(store: Store) -> datetime:
     """The time by the database's clock, which decides."""
     with reading(store) as connection:
-        return moment(connection.scalar(sa.select(database_now())))
+        return time_on(connection)
+
+
+def time_on(connection: sa.Connection) -> datetime:
+    return moment(connection.scalar(sa.select(database_now())))

@@ -121,7 +121,7 @@ class Stray(NamedTuple):
     `ready_at` is its old place in its queue.
     """
 
-    job_id: str
+    id: str
     lease: str
     ready_at: str
     redeliver: bool

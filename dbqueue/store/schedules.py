@@ -12,8 +12,7 @@ reckoned from, and a beat that finds it different reckons anew.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -23,12 +22,13 @@ import sqlalchemy as sa
 from dbqueue import failpoints
 from dbqueue.jobs import NewJob, storable
 from dbqueue.store.base import Store
-from dbqueue.store.reading import in_schema, reading
+from dbqueue.store.changing import Ask, changed, changing
+from dbqueue.store.reading import reading, time_on
 from dbqueue.store.steps import run
 from dbqueue.store.tables import Json, database_now, schedules
 from dbqueue.store.transactions.joining import JoinedConnection
 from dbqueue.store.trouble import BRIEF_LOCK_SECONDS
-from dbqueue.store.values import moment, moment_or_none, sqlite_time
+from dbqueue.store.values import moment_or_none, sqlite_time
 from dbqueue.store.workflows.writing import write
 from dbqueue.workflows import Workflow
 
@@ -98,7 +98,7 @@ def read(store: Store, *, now: datetime | None = None) -> tuple[datetime, list[S
     """All rows by name, and the database's time (or `now`); takes no lock."""
     with reading(store) as connection:
         rows = connection.execute(_rows().order_by(schedules.c.name)).all()
-        return now or _clock(connection), [_row(row) for row in rows]
+        return now or time_on(connection), [_row(row) for row in rows]
 
 
 def find(store: Store, name: str) -> ScheduleRow | None:
@@ -122,12 +122,12 @@ def advance(
     the row as it is under the lock, and the database's time (or `now`). Raises LockTimeout where
     an enqueue waits longer than `lock_seconds` for what somebody's transaction has locked: a unique key.
     """
-    with _changing(store) as connection:
+    with changing(store) as connection:
         store.wait_briefly(connection, lock_seconds)
         row = connection.execute(
             _rows().where(schedules.c.name == name).with_for_update(skip_locked=True)
         ).one_or_none()
-        step = None if row is None else decide(_row(row), now or _clock(connection))
+        step = None if row is None else decide(_row(row), now or time_on(connection))
         if step is not None:
             _write(store, JoinedConnection(connection), step.jobs)
             failpoints.hit("beat.between")
@@ -144,8 +144,9 @@ def synchronise(store: Store, app: str, entries: Collection[NewSchedule]) -> lis
     of entries whose name such a row has: they are not in the table.
     """
     ours = sa.and_(schedules.c.source == SETTINGS, schedules.c.app == app)
-    refused = []
-    with _changing(store) as connection:
+
+    def change(connection: sa.Connection, ask: Ask) -> list[str]:
+        refused = []
         # Two applications that start at once meet in the order of names, so that none waits for the other in turn.
         for entry in sorted(entries, key=lambda each: each.name):
             values = {name: _value(name, getattr(entry, name)) for name in _FOLLOWED}
@@ -158,18 +159,19 @@ def synchronise(store: Store, app: str, entries: Collection[NewSchedule]) -> lis
             if found is None:
                 refused.append(entry.name)
             elif any(getattr(_row(found), name) != getattr(entry, name) for name in _FOLLOWED):
-                change = sa.update(schedules).where(schedules.c.name == entry.name, ours)
-                connection.execute(change.values(**values, updated_at=database_now()))
+                update = sa.update(schedules).where(schedules.c.name == entry.name, ours)
+                connection.execute(update.values(**values, updated_at=database_now()))
         gone = schedules.c.name.not_in([entry.name for entry in entries])
         connection.execute(sa.delete(schedules).where(ours, gone))
-    return refused
+        return refused
+
+    return changed(store, change)
 
 
 def reconsider(store: Store) -> None:
     """Have the rows that could not be planned planned anew: what a beat's machine lacked may be there now."""
     unplanned = sa.update(schedules).where(schedules.c.next_due_at.is_(None), schedules.c.problem.is_not(None))
-    with _changing(store) as connection:
-        connection.execute(unplanned.values(planned_from=sa.null()))
+    changed(store, lambda connection, _: connection.execute(unplanned.values(planned_from=sa.null())))
 
 
 def put(store: Store, entry: NewSchedule, *, enabled: bool) -> bool:
@@ -179,20 +181,22 @@ def put(store: Store, entry: NewSchedule, *, enabled: bool) -> bool:
     """
     values = {name: _value(name, getattr(entry, name)) for name in _FOLLOWED} | {"enabled": enabled}
     theirs = sa.and_(schedules.c.name == entry.name, schedules.c.source != SETTINGS)
-    with _changing(store) as connection:
-        insert = store.insert(schedules).values(name=entry.name, **values).on_conflict_do_nothing()
+    insert = store.insert(schedules).values(name=entry.name, **values).on_conflict_do_nothing()
+    update = sa.update(schedules).where(theirs).values(**values, updated_at=database_now())
+
+    def change(connection: sa.Connection, ask: Ask) -> bool:
         # Not by `rowcount`, which SQLAlchemy does not tell of an INSERT on PostgreSQL.
         if connection.execute(insert.returning(schedules.c.name)).first() is not None:
             return True
-        change = sa.update(schedules).where(theirs).values(**values, updated_at=database_now())
-        return connection.execute(change).rowcount > 0
+        return connection.execute(update).rowcount > 0
+
+    return changed(store, change)
 
 
 def remove(store: Store, name: str) -> bool:
     """Delete a user's row; False where there is none of this name."""
-    with _changing(store) as connection:
-        gone = sa.delete(schedules).where(schedules.c.name == name, schedules.c.source != SETTINGS)
-        return connection.execute(gone).rowcount > 0
+    gone = sa.delete(schedules).where(schedules.c.name == name, schedules.c.source != SETTINGS)
+    return changed(store, lambda connection, _: connection.execute(gone).rowcount > 0)
 
 
 def set_enabled(store: Store, names: Collection[str], *, enabled: bool) -> set[str]:
@@ -211,8 +215,7 @@ def set_enabled(store: Store, names: Collection[str], *, enabled: bool) -> set[s
         )
         .returning(schedules.c.name)
     )
-    with _changing(store) as connection:
-        return set(connection.scalars(change))
+    return changed(store, lambda connection, _: set(connection.scalars(change)))
 
 
 def _write(store: Store, joined: JoinedConnection, jobs: Sequence[NewJob | Workflow]) -> None:
@@ -222,12 +225,6 @@ def _write(store: Store, joined: JoinedConnection, jobs: Sequence[NewJob | Workf
     for each in jobs:
         if isinstance(each, Workflow):
             run(write(store, each, check=False), joined.reply)
-
-
-@contextlib.contextmanager
-def _changing(store: Store) -> Iterator[sa.Connection]:
-    with store.connect() as connection:
-        yield in_schema(connection, store)
 
 
 def _changes(store: Store, step: Step) -> dict[str, Any]:
@@ -250,10 +247,6 @@ def _value(name: str, value: str) -> Any:
 def _stored(store: Store, moment: datetime | None) -> datetime | str | None:
     """A time in the form in which this database keeps it."""
     return sqlite_time(moment) if store.dialect == "sqlite" else moment
-
-
-def _clock(connection: sa.Connection) -> datetime:
-    return moment(connection.scalar(sa.select(sa.type_coerce(database_now(), schedules.c.next_due_at.type))))
 
 
 def _rows() -> sa.Select[Any]:

@@ -76,6 +76,8 @@ _CROWDED: Final = (
 def trouble_of(error: BaseException | None) -> Trouble | None:
     """What kind of expected trouble the driver's error is; None: none that another try would mend."""
     if isinstance(error, sa.exc.DBAPIError):
+        if error.connection_invalidated:
+            return Trouble.LOST
         error = error.orig
     if not isinstance(error, psycopg.Error):
         return None

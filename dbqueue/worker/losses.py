@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from dbqueue import signals
-from dbqueue.codec import describe_exception, rebuild_exception
-from dbqueue.errors import WorkerLostError
+from dbqueue.codec import rebuild_exception
 from dbqueue.exception_info import ExceptionInfo
 from dbqueue.jobs import ClaimedJob, Failed, Outcome, Released
 from dbqueue.worker import log
 from dbqueue.worker.children import Child
 from dbqueue.worker.config import WorkerConfig
 from dbqueue.worker.dispatch import Dispatcher
+from dbqueue.worker.lost_runs import LostRun, failed
 from dbqueue.worker.revoker import request_of
 
 
@@ -37,13 +37,9 @@ class Losses:
         child.held.clear()
 
     def _lost(self, child: Child, job: ClaimedJob, how: str) -> Outcome:
-        runs = job.losses + 1
-        again = job.redeliver and runs <= self._config.max_losses
-        next_step = log.after_loss(runs=runs, cap=self._config.max_losses, again=again)
-        log.lost(job, child.pid or 0, how, next_step)
-        if again:
-            return Released(job.id, job.lease, job.ready_at, lost=True)
-        return _failed(job, f"Worker {how} while it ran task {job.task}[{job.id}]")
+        loss = LostRun(job, self._config.max_losses)
+        log.lost(job, child.pid or 0, how, loss.next_step)
+        return loss.outcome(f"Worker {how} while it ran task {job.task}[{job.id}]")
 
 
 def killed(job: ClaimedJob) -> Outcome:
@@ -52,12 +48,7 @@ def killed(job: ClaimedJob) -> Outcome:
         return Released(job.id, job.lease, job.ready_at)
     # Which of the two it was, the worker's log says.
     ended = f"the worker ended its run of task {job.task}[{job.id}], because it was shut down or its lease was over"
-    return _failed(job, f"{ended}, and the job may not run again")
-
-
-def _failed(job: ClaimedJob, why: str) -> Failed:
-    error, _ = describe_exception(WorkerLostError(why), max_bytes=4096)
-    return Failed(job.id, job.lease, error, None, 0.0)
+    return failed(job, f"{ended}, and the job may not run again")
 
 
 def tell_failure(app: Any, job: ClaimedJob, outcome: Failed) -> None:

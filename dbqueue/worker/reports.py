@@ -32,13 +32,17 @@ class ProgressBoard:
         """When there is something to write, on the monotonic clock; None where there is nothing."""
         return self._next_at if self._latest else None
 
+    def is_due(self, now: float) -> bool:
+        """Whether there is something to write now."""
+        return bool(self._latest) and now >= self._next_at
+
     def take_due(self, now: float, leases: Mapping[str, str]) -> list[Progress]:
         """The reports to write now, in the order of ids.
 
         Those of jobs that are held no more under the lease of the report are dropped: their rows
         would not match.
         """
-        if not self._latest or now < self._next_at:
+        if not self.is_due(now):
             return []
         self._next_at = now + WRITE_SECONDS
         with self._lock:

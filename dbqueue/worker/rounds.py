@@ -312,7 +312,10 @@ class Rounds:
 
     def _write_reports(self) -> None:
         """The progress of running jobs, in a transaction of its own: what is wrong with it harms no outcome."""
-        reports = self._board.take_due(time.monotonic(), self._holding.leases)
+        now = time.monotonic()
+        if not self._board.is_due(now):  # else the jobs just claimed would be read now, and not while the server works
+            return
+        reports = self._board.take_due(now, self._holding.leases)
         if reports:
             try:
                 self._surely(lambda session: session.report(reports))

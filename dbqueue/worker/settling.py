@@ -6,13 +6,13 @@ What somebody has locked is no such thing: it is left for another round (`aside`
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Final
 
 from dbqueue.codec import describe_exception
 from dbqueue.errors import AccessDenied, EncodeError, LockTimeout, OperationalError, SchemaError
-from dbqueue.jobs import STARTED, TERMINAL, Failed, Outcome, Released, Replaced, Retried, Settled
+from dbqueue.jobs import STARTED, TERMINAL, Failed, Outcome, Released, Replaced, Retried, Settled, Succeeded
 from dbqueue.store.records import Claim, Round
 from dbqueue.store.sessions import WorkSession
 from dbqueue.worker import log
@@ -160,19 +160,18 @@ def _bisect(session: WorkSession, outcomes: list[Outcome], error: Exception, lin
     return explain(session, failed, result).astray
 
 
-def explain(session: WorkSession, outcomes: Iterable[Outcome], result: Round) -> Round:
+def explain(session: WorkSession, outcomes: Collection[Outcome], result: Round) -> Round:
     """Say what became of outcomes that matched no row, never forced, and of leases that only a task missed.
 
     Returns the result, with what has gone astray.
     """
-    missing = []
+    settled, locked = result.settled, result.locked
     for outcome in outcomes:
-        if outcome.job_id in result.locked:
+        if type(outcome) is Succeeded:  # nearly all are
             continue
-        if outcome.job_id not in result.settled:
-            missing.append(outcome)
-        elif isinstance(outcome, (Released, Failed)) and outcome.missed:
+        if isinstance(outcome, (Released, Failed)) and outcome.missed and outcome.job_id in settled:
             log.lease_missed(outcome.job_id, outcome.missed)
+    missing = [each for each in outcomes if each.job_id not in settled and each.job_id not in locked]
     if not missing:
         return result
     recorded = session.recorded([outcome.job_id for outcome in missing])

@@ -6,13 +6,12 @@ takes it back: as one whose run was lost, which it was.
 
 from __future__ import annotations
 
-from dbqueue.codec import describe_exception
-from dbqueue.errors import WorkerLostError
-from dbqueue.jobs import Failed, Outcome, Released
+from dbqueue.jobs import Outcome
 from dbqueue.store.records import Stray
 from dbqueue.store.sessions import WorkSession
 from dbqueue.worker import log
 from dbqueue.worker.holding import Holding
+from dbqueue.worker.lost_runs import LostRun
 from dbqueue.worker.settling import TROUBLE, settle_in_time
 
 
@@ -25,10 +24,10 @@ def take_back(session: WorkSession, holding: Holding, *, max_losses: int) -> boo
     if not holding.astray:
         return False
     held = holding.leases
-    found = [each for each in session.strays(holding.worker_id, holding.astray) if each.job_id not in held]
+    found = [each for each in session.strays(holding.worker_id, holding.astray) if each.id not in held]
     left: frozenset[str] = frozenset()
     if found:
-        linked = {each.job_id for each in found if each.successors}
+        linked = {each.id for each in found if each.successors}
         try:
             result = settle_in_time(session, [_lost(each, max_losses) for each in found], None, linked)
         except TROUBLE:
@@ -41,12 +40,7 @@ def take_back(session: WorkSession, holding: Holding, *, max_losses: int) -> boo
     return len(left) < len(found)
 
 
-def _lost(stray: Stray, cap: int) -> Outcome:
-    runs = stray.losses + 1
-    again = stray.redeliver and runs <= cap
-    log.astray(stray.job_id, log.after_loss(runs=runs, cap=cap, again=again))
-    if again:
-        return Released(stray.job_id, stray.lease, stray.ready_at, lost=True)
-    error = WorkerLostError(f"the lease of job {stray.job_id} was changed while it ran, and it may not run again")
-    text, _ = describe_exception(error, max_bytes=4096)
-    return Failed(stray.job_id, stray.lease, text, None, 0.0)
+def _lost(stray: Stray, max_losses: int) -> Outcome:
+    loss = LostRun(stray, max_losses)
+    log.astray(stray.id, loss.next_step)
+    return loss.outcome(f"the lease of job {stray.id} was changed while it ran, and it may not run again")

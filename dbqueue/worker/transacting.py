@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from dbqueue.codec import describe_exception
-from dbqueue.errors import EncodeError, Ignore, LeaseLost, NotBegun, NotCommitted, WorkerLostError
-from dbqueue.jobs import ClaimedJob, Failed, Outcome, Released, Replaced, Settled, Succeeded
+from dbqueue.errors import EncodeError, Ignore, LeaseLost, NotBegun, NotCommitted
+from dbqueue.jobs import ClaimedJob, Outcome, Released, Replaced, Settled, Succeeded
 from dbqueue.worker import log
 from dbqueue.worker.ended import Ended
+from dbqueue.worker.lost_runs import LostRun
 
 if TYPE_CHECKING:
     from dbqueue.worker.executor import Executor
@@ -158,20 +158,16 @@ def _dropped(executor: Executor, call: Call, error: LeaseLost | NotCommitted) ->
         return Released(job.id, job.lease, job.ready_at)
     with contextlib.suppress(Exception):  # receivers that free what they took at task_prerun
         executor.after(call, "IGNORED", error, None)
-    runs, cap = job.losses + 1, 0 if executor.transactions is None else executor.transactions.max_losses
-    again = job.redeliver and runs <= cap
+    loss = LostRun(job, 0 if executor.transactions is None else executor.transactions.max_losses)
     # Said over the task's own connection, which may lead elsewhere than the worker's: to a primary of old that has come
     # back, among several hosts. The rounds write an outcome under its lease, where it has one there, and else nothing;
     # without one the row would stay STARTED for as long as this worker lives. Which of both it is, they alone can say.
     missed = None
     if isinstance(error, LeaseLost):
-        missed = log.after_loss(runs=runs, cap=cap, again=again)
+        missed = loss.next_step
         log.logger.debug(
             "Job %s: its transaction is rolled back (%s); its worker looks what becomes of it", job.id, error
         )
     else:
-        log.not_committed(job, error, again=again)
-    if again:  # as one that was lost with its process
-        return Released(job.id, job.lease, job.ready_at, lost=True, missed=missed)
-    text, _ = describe_exception(WorkerLostError(f"{error}, and it may not run again"), max_bytes=4096)
-    return Failed(job.id, job.lease, text, None, 0.0, missed=missed)
+        log.not_committed(job, error, again=loss.again)
+    return loss.outcome(f"{error}, and it may not run again", missed=missed)

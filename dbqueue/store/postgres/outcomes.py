@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import psycopg
 
 from dbqueue import failpoints
 from dbqueue.jobs import Outcome, Replaced
 from dbqueue.store.postgres import sql
-from dbqueue.store.postgres.arrays import array
+from dbqueue.store.postgres.arrays import array, times
 from dbqueue.store.postgres.driver import Driver, translated
 from dbqueue.store.postgres.floors import Floors
 from dbqueue.store.rows import Content, Finish, Requeue, contents, replacements, split
@@ -129,5 +129,12 @@ def columns(
     row: type[Finish | Requeue | Content], rows: Sequence[Finish | Requeue | Content], now: datetime | None = None
 ) -> dict[str, Any]:
     """Rows as one array for each column, which `unnest` turns into rows again."""
-    by_name = dict(zip(row._fields, map(array, zip(*rows, strict=True)), strict=True))
+    by_name = {
+        name: times(values) if name in _TIMES else array(values)
+        for name, values in zip(row._fields, zip(*rows, strict=True), strict=True)
+    }
     return by_name | {"now": now}
+
+
+_TIMES: Final = ("seconds", "delay_seconds")
+"""Columns that hold seconds."""

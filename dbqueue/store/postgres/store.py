@@ -76,7 +76,7 @@ class PostgresStore(Store):
         self.schema, self.url = schema, shown_url
         self.supports_listen = not pooler or listen_url is not None
         self.must_poll = not self.supports_listen
-        self._pool_limit = 2 * pool_size  # every connection of the pool may be broken, its overflow included
+        self.pool_limit = 2 * pool_size  # every connection of the pool may be broken, its overflow included
         quote = self.engine.dialect.identifier_preparer.quote
         prefix = f"{quote(schema)}." if schema else ""
         self.names = {
@@ -228,13 +228,20 @@ class PostgresStore(Store):
                     connection.exec_driver_sql(LIMIT_WAITS_HERE)
                 try:
                     yield connection
-                except BaseException:
-                    # Amid a statement: nothing more can be asked of it, and to try would hide what has come in between.
-                    if not connection.invalidated and self.is_busy(connection.connection.driver_connection):
+                except BaseException as error:
+                    if not connection.invalidated and self._is_spent(connection, error):
                         connection.invalidate()
                     raise
 
         return connected()
+
+    def _is_spent(self, connection: sa.Connection, error: BaseException) -> bool:
+        """Whether nothing more can be asked of the connection after this error.
+
+        It leads to a server that takes no writes any more, or was left amid a statement: to try would hide what has
+        come in between.
+        """
+        return trouble_of(error) is Trouble.LOST or self.is_busy(connection.connection.driver_connection)
 
     def same_database(self, ask: Callable[[str], Sequence[Any]]) -> bool:
         ours = self._run(lambda driver: driver.execute(self.identity).fetchone())
@@ -242,7 +249,7 @@ class PostgresStore(Store):
 
     def _run(self, operation: Callable[[PoolConnection], T]) -> T:
         """Run an operation that is safe to repeat on a pooled connection, anew where that was broken."""
-        tries = Tries(self._pool_limit)
+        tries = Tries(self.pool_limit)
         with translated():
             while True:
                 pool = cast(QuickPool, self.engine.pool)
