@@ -142,9 +142,10 @@ class Graph(Rows):
 
     def _has_nothing_to_be_told(self, job_id: str, repeated: set[str]) -> bool:
         """Whether it is an errback that was called off before any failure, and that there can be none for now."""
-        if self.rows[job_id].worker is not None:
-            return False  # it has run, and so was told
-        told_of = self.rows[job_id].told_of
+        row = self.rows.get(job_id)
+        if row is None or row.worker is not None:
+            return False  # it was forgotten; or it has run, and so was told
+        told_of = row.told_of
         before = [edge.predecessor for edge in self.edges if edge.on == "error" and edge.successor == job_id]
         return bool(before) and not any(
             each in repeated
