@@ -22,9 +22,11 @@ _POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSIT
 
 
 def refuse_unread(job: ClaimedJob) -> None:
-    """Raise InvalidTaskError where the inputs are larger than `max_input_bytes`, or one of them was deleted."""
+    """Raise InvalidTaskError where the inputs are larger than `max_input_bytes`, or one of them is not there."""
     if isinstance(job.inputs, str):
-        raise InvalidTaskError(f"it takes the result of the job {job.inputs}, which was deleted")
+        raise InvalidTaskError(
+            f"it takes the result of the job {job.inputs}, which has none: it was deleted, or has not succeeded"
+        )
     if not isinstance(job.inputs, tuple):
         raise InvalidTaskError(
             f"the results that it takes from other jobs are {job.inputs} bytes long in all, more than max_input_bytes: "

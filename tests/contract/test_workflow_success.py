@@ -35,6 +35,15 @@ class TestSuccess:
         run_sql(store, "DELETE FROM dbqueue_jobs WHERE id = 'a'")
         assert worker.claim_one().inputs == "a"
 
+    def test_a_result_that_is_not_there_yet_is_not_passed_as_none(self, store: Store, worker: TestWorker) -> None:
+        """Of a job that another one's end releases before its time, by an edge that somebody has inserted."""
+        store.enqueue_workflow(chain("a", "b"))
+        store.enqueue([new_job("other", successors=True, priority=1)])
+        run_sql(store, "INSERT INTO dbqueue_edges (predecessor, successor, event) VALUES ('other', 'b', 'end')")
+        (other,) = worker.claim(1)
+        worker.settle(done(other))
+        assert {job.id: job.inputs for job in worker.claim()} == {"a": False, "b": "a"}
+
     def test_one_round_ends_a_step_and_claims_the_next(self, store: Store, worker: TestWorker) -> None:
         store.enqueue_workflow(chain("a", "b"))
         result = worker.settle_and_claim([done(worker.claim_one())])

@@ -13,9 +13,10 @@ import sqlalchemy as sa
 from psycopg import errors as pg_errors
 
 import dbqueue
-from dbqueue import DBQueue
+from dbqueue import DBQueue, testing
 from dbqueue.cli.run import run
-from dbqueue.errors import AccessDenied, DuplicateTaskId
+from dbqueue.errors import AccessDenied, DuplicateTaskId, InvalidTaskError
+from dbqueue.jobs import new_job_id
 from dbqueue.result import GroupResult
 from dbqueue.store import migrate
 from dbqueue.store.postgres import roles
@@ -106,7 +107,16 @@ def test_a_producer_can_only_insert(url: str, schema: str | None) -> None:
             sent.get(timeout=5)
         with pytest.raises(AccessDenied, match="permission denied"):
             sent.revoke()
+        late = dbqueue.chain(add.s(1, 2).set(countdown=3600), app.tasks["sample.echo"].s()).apply_async()
     with connected(url, "t_producer", schema) as connection:
+        # By the end of a job of its own it lets one of others go, but not without what that one takes.
+        own = new_job_id()
+        connection.execute("INSERT INTO dbqueue_jobs (id, task, successors) VALUES (%s, 'none', true)", [own])
+        connection.execute("INSERT INTO dbqueue_edges VALUES (%s, %s, 'end', NULL)", [own, late.id])
+        with make_app(url, database_schema=schema) as app:
+            testing.drain(app)
+            found = app.AsyncResult(late.id)
+            assert isinstance(found.result, InvalidTaskError), found.result
         for table in (*metadata.tables, "dbqueue_alembic_version"):
             refused(connection, f"SELECT * FROM {table}")
             refused(connection, f"DELETE FROM {table}")

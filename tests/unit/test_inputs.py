@@ -101,7 +101,7 @@ def test_too_large() -> None:
 
 
 def test_a_result_that_was_deleted() -> None:
-    with pytest.raises(InvalidTaskError, match="the job step-1, which was deleted"):
+    with pytest.raises(InvalidTaskError, match="the job step-1, which has none"):
         refuse_unread(job()._replace(inputs="step-1"))
 
 

@@ -17,6 +17,9 @@ _FAILED_CALL: Final = """{object}('id', p.id, 'task', p.task, 'queue', p.queue, 
 
 # No more than `:limit` bytes for one job, nor for the batch: a supervisor holds them all. Of others only the size is
 # told.
+#
+# Whoever may insert edges can have a job released before its time, by the end of a job of his own: what it takes is not
+# there yet then, and would be read as None.
 INPUTS: Final = f"""
 SELECT successor, predecessor, place, CASE WHEN fits THEN input END, CASE WHEN fits THEN content END, total, fits, gone
 FROM (
@@ -29,7 +32,8 @@ FROM (
                 SELECT successor, predecessor, place, input, content, gone,
                     coalesce({{size}}(input), 0) + coalesce({{size}}(content), 0) AS size
                 FROM (
-                    SELECT e.successor, e.predecessor, e.place, p.id IS NULL AS gone,
+                    SELECT e.successor, e.predecessor, e.place,
+                        p.id IS NULL OR (e.event = 'success' AND p.status <> 'SUCCESS') AS gone,
                         CASE e.event WHEN 'success' THEN CAST(p.result AS text)
                             ELSE CAST({_FAILED_CALL} AS text) END AS input,
                         CASE e.event WHEN 'success' THEN p.result_content ELSE p.content END AS content
@@ -47,7 +51,7 @@ def read(store: Store, claimed: Sequence[ClaimedJob], limit: int) -> Steps[tuple
     """The jobs with what their predecessors left for them, and those to be handed back: the batch is too large.
 
     A job of which the results are too large in all has their size in its `inputs`, and one of which a predecessor is
-    gone the id of that.
+    gone, or has no result, the id of that.
     """
     ids = [job.id for job in claimed if job.inputs]
     rows = (yield statement(store, INPUTS, ids=ids, limit=limit)).rows
