@@ -74,6 +74,7 @@ class Signer:
             )
         try:
             message = _message(job, options, _moment(job.eta), _moment(job.expires_at), _sources(job))
+            early = _is_early(job, options)
         except (TypeError, ValueError, OverflowError):  # a column of SQLite may hold anything
             raise BadSignature("the job's columns are none that anybody can have signed") from None
         found = given.encode(errors="replace")
@@ -82,6 +83,8 @@ class Signer:
             raise BadSignature(
                 "the job's signature fits none of task_signing_keys: its row was changed, or another key signed it"
             )
+        if early:
+            raise BadSignature("the job's row was changed: it came before the time that was signed as its eta")
 
     def changed(self, job: ClaimedJob, changes: Mapping[str, Any]) -> dict[str, Any]:
         """The columns that a retry changes, with the signature that the row needs then."""
@@ -116,6 +119,18 @@ def _parsed(options: str | None) -> dict[str, Any]:
 
 def _moment(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text)
+
+
+def _is_early(job: ClaimedJob, options: Mapping[str, Any]) -> bool:
+    """Whether it was given out before its ETA: the tables see to the `ready_at` of a row, but not to its `held_at`.
+
+    Both times are the database's, and no clock of a worker's is asked.
+    """
+    eta = None if DELAY in options else _moment(job.eta)
+    if eta is None:
+        return False
+    due = datetime.fromisoformat(job.ready_at)
+    return (due if due.tzinfo is not None else due.replace(tzinfo=UTC)) < eta  # SQLite's times name no zone
 
 
 def _index(place: str) -> int:

@@ -210,6 +210,19 @@ def test_a_changed_edge_is_refused(app: DBQueue, change: str) -> None:
     assert isinstance(result.result, BadSignature)
 
 
+def test_a_signed_job_does_not_run_without_the_result_that_it_waits_for(app: DBQueue) -> None:
+    """Whoever may only insert can have it released, by the end of a job of his own, which need not be signed."""
+    slow = app.tasks["s.echo"].s(1).set(countdown=3600)
+    result = (slow | app.tasks["s.named"].s(other="x")).apply_async()
+    store = app.database.store
+    run_sql(store, "INSERT INTO dbqueue_jobs (id, task, successors) VALUES ('forged', 's.echo', :yes)", yes=True)
+    sql = "INSERT INTO dbqueue_edges (predecessor, successor, event) VALUES ('forged', :id, 'end')"
+    run_sql(store, sql, id=result.id)
+    assert drained(app) == {"FAILURE": 2}
+    with pytest.raises(InvalidTaskError, match="which has none"):
+        result.get(timeout=0)
+
+
 def test_an_edge_from_no_job_is_refused(app: DBQueue) -> None:
     result = (app.tasks["s.echo"].s(1) | app.tasks["s.named"].s(other="x")).apply_async()
     run_sql(
@@ -316,6 +329,30 @@ def test_a_value_that_was_moved_to_another_column_is_refused(app: DBQueue) -> No
     run_sql(app.database.store, moved)
     assert testing.drain(app, now=datetime.now(UTC) + timedelta(hours=1)).counts == {"FAILURE": 1}
     assert isinstance(app.AsyncResult(result.id).result, BadSignature)
+
+
+def test_a_job_that_is_held_from_before_its_eta_is_refused(app: DBQueue) -> None:
+    """The tables see to it that no job is ready before its ETA; but one that waits for a permit is not ready at all."""
+    result = call(app, "x", countdown=3600)
+    store = app.database.store
+    now = "now()" if store.dialect == "postgresql" else "strftime('%Y-%m-%d %H:%M:%f', 'now')"
+    held = f"ready_at = NULL, held_at = {now}, blocked_reason = 'limit', limit_key = 'any'"
+    run_sql(store, f"UPDATE dbqueue_jobs SET {held}")
+    assert drained(app) == {"FAILURE": 1}
+    with pytest.raises(BadSignature, match="before the time that was signed as its eta"):
+        result.get(timeout=0)
+
+
+@pytest.mark.parametrize("limit_key", [None, "some"])
+def test_a_signed_job_runs_at_its_eta(app: DBQueue, limit_key: str | None) -> None:
+    """And again after that, whoever puts it back."""
+    echo, again = app.tasks["s.echo"], {"retry": {"countdown": 0}}
+    result = echo.apply_async(["x"], again, countdown=3600, limit_key=limit_key)
+    assert drained(app) == {}
+    later = datetime.now(UTC) + timedelta(hours=2)
+    assert testing.drain(app, now=later).counts == {"RETRY": 1, "SUCCESS": 1}
+    assert operator_changes.retry(app.database.store, [result.id]) == {result.id}
+    assert testing.drain(app, now=later).counts == {"RETRY": 1, "SUCCESS": 1}
 
 
 def test_a_changed_option_is_refused(app: DBQueue) -> None:
@@ -464,9 +501,14 @@ def test_times_are_signed_to_the_millisecond(moment: datetime, more: int) -> Non
     signed = signer.sign(NewJob("id", "task", "queue", eta=moment))
     rounded = moment + timedelta(microseconds=-moment.microsecond % 1000)
     for same in (moment, rounded):
-        signer.check(claimed(signed)._replace(eta=str(same)))
-    with pytest.raises(BadSignature):
-        signer.check(claimed(signed)._replace(eta=str(rounded + timedelta(milliseconds=more))))
+        signer.check(due(signed, str(same)))
+    with pytest.raises(BadSignature, match="fits none"):
+        signer.check(due(signed, str(rounded + timedelta(milliseconds=more))))
+
+
+def due(job: NewJob, moment: str) -> Any:
+    """As it is claimed at its ETA."""
+    return claimed(job)._replace(eta=moment, ready_at=moment)
 
 
 def with_inputs(job: NewJob, *places: str) -> Any:
