@@ -235,7 +235,7 @@ class ClaimedJob(NamedTuple):
     inputs: bool | int | str | tuple[Input, ...] = False
     """What its predecessors left for it (see `workflows`).
 
-    Where that is more than `max_input_bytes`: its size in bytes; where one of them was deleted, or left nothing: its id."""
+    Where that is more than `max_input_bytes`: its size in bytes; where one was deleted, or left nothing: its id."""
 
     @property
     def redelivered(self) -> bool:

@@ -6,9 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from dbqueue import codec
-from dbqueue.codec import payloads
+from dbqueue.codec import json_text, payloads
 from dbqueue.context import Context
-from dbqueue.errors import Reject, Retry
+from dbqueue.errors import PayloadTooLarge, Reject, Retry
 from dbqueue.jobs import REJECTIONS, ClaimedJob, Released
 from dbqueue.worker import log
 
@@ -39,8 +39,12 @@ def changed_columns(
         args, kwargs = changes.pop("args", request.args), changes.pop("kwargs", request.kwargs)
         changes |= payloads.rewritten(job, args, kwargs, max_bytes=max_bytes)
     if "options" in changes:
-        kept = codec.loads(job.options) if job.options else {}
-        changes["options"] = json.dumps({**kept, **changes["options"]})
+        kept = codec.loads(job.options, typed=False) if job.options else {}
+        text = json_text.encode_text({**kept, **changes["options"]})
+        # Each were short enough when they were given.
+        if (size := len(text.encode())) > max_bytes:
+            raise PayloadTooLarge("the options of the retry", size, max_bytes)
+        changes["options"] = text
     if "headers" in changes:
         kept = codec.loads(job.headers) if job.headers else {}
         headers = {**(kept if isinstance(kept, dict) else {}), **changes["headers"]}

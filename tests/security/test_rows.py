@@ -178,6 +178,25 @@ def test_what_monitors_are_to_see_is_limited_as_the_rest(sqlite_url: str, option
         app.send_task("sample.echo", ["x"], **{option: "x" * 900})  # type: ignore[arg-type]
 
 
+def test_options_of_a_call_and_of_its_retries_are_limited_together(sqlite_url: str) -> None:
+    from dbqueue import testing
+
+    with make_app(sqlite_url, max_payload_bytes=1024) as app:
+
+        @app.task(name="told.anew", bind=True)
+        def told_anew(self: Any, length: int) -> int:
+            if self.request.retries == 0:
+                raise self.retry(countdown=0, argsrepr="x" * length)
+            return length
+
+        lengths = (300, 600)
+        results = [told_anew.apply_async([length], kwargsrepr="x" * 600) for length in lengths]
+        testing.drain(app)
+        assert results[0].get(timeout=0) == lengths[0]
+        with pytest.raises(PayloadTooLarge, match="the options of the retry"):
+            results[1].get(timeout=0)
+
+
 @pytest.mark.parametrize("key", ["a\0b", "\ud800", "\ud800" * 300])
 def test_keys_that_no_database_holds_are_refused(sqlite_url: str, key: str) -> None:
     with make_app(sqlite_url) as app:
