@@ -135,7 +135,7 @@ class Database:
             listen_url = self._conf.database_listen_url
             store = open_store(
                 url,
-                shown_url=urls.mask_url(url),
+                shown_url=self.url,
                 schema=self._conf.database_schema,
                 pool_size=self._conf.database_pool_size,
                 connect_timeout=self._conf.database_connect_timeout,

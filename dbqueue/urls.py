@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os.path
 import re
+from itertools import takewhile
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote, unquote_plus, unquote_to_bytes, urlencode
 
@@ -63,9 +64,11 @@ def mask_url(url: str) -> str:
 def _mask_password(text: str, *, of_url: bool = False) -> str:
     """From the first colon to the last @: a password may hold any character unquoted, and so may the user's name."""
     user, colon, after = text.partition(":")
-    _, at, location = after.rpartition("@")
+    before, at, location = after.rpartition("@")
     if at:
-        return f"{user}:{MASK}@{location}"
+        # Where the @ is one of a password among the options, the rest of that follows it.
+        in_options = of_url and any(map(_SECRET.search, map(unquote_plus, re.findall("[?&]([^=&]*)=", before))))
+        return f"{user}:{MASK}" if in_options else f"{user}:{MASK}@{location}"
     # Without an @ it is a port that follows the colon, or a password whose host is missing.
     if of_url and colon and not _HOSTS.fullmatch(re.split("[/?#]", text, maxsplit=1)[0]):
         return f"{user}:{MASK}"
@@ -161,7 +164,11 @@ def _split_credentials(rest: str) -> tuple[str | None, str]:
     end = re.search(r"[/?#]", rest)
     authority = rest if end is None else rest[: end.start()]
     location = rest[len(authority) :]
-    path = location.partition("?")[0]
+    path, *queries = location.split("?")
+    # No option of a query has an @ in its name: such a question mark is one of the password's.
+    if "@" in authority and (more := list(takewhile(re.compile("[^=&]*@").match, queries))):
+        at = "?".join([authority + path, *more]).rindex("@")
+        return rest[:at], rest[at + 1 :]
     # A name of a database with an @ before a slash is no likely one: such an @ ends a password that holds a slash.
     if "@" in authority and not re.search(r"@[^/]*/", path):
         credentials, _, host = authority.rpartition("@")

@@ -14,10 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 import sqlalchemy as sa
 from sqlalchemy.pool import StaticPool
 
+from dbqueue import urls
 from dbqueue.errors import ImproperlyConfigured
 from dbqueue.store.trouble import IDLE_SECONDS, LOCK_SECONDS
 
@@ -162,7 +164,7 @@ def _leave_files_that_are_gone(engine: sa.Engine) -> None:
 
 
 def _postgres_options(access: Access, url: sa.URL) -> dict[str, Any]:
-    _check_query(url)
+    _check_query(url, shown=urls.mask_url(access.url))
     seconds = min(round(access.connect_timeout), MAX_CONNECT_SECONDS)
     for_libpq = {
         "connect_timeout": max(2, seconds),  # libpq takes whole seconds, at least 2
@@ -182,14 +184,18 @@ def _postgres_options(access: Access, url: sa.URL) -> dict[str, Any]:
     }
 
 
-def _check_query(url: sa.URL) -> None:
-    """Raise ValueError for an option of the URL that is none of libpq's: psycopg takes others, which are no text."""
+def _check_query(url: sa.URL, *, shown: str) -> None:
+    """Raise ValueError for an option of the URL that is none of libpq's: psycopg takes others, which are no text.
+
+    `shown` is the URL with its password masked: an option that is not in it may be the rest of a password.
+    """
     from psycopg.pq import Conninfo
 
     known = {option.keyword.decode() for option in Conninfo.get_defaults()}
     for name, value in url.query.items():
         if name not in known:
-            raise ValueError(f"libpq has no option {name!r}")
+            fit = name in dict(parse_qsl(shown.partition("?")[2]))
+            raise ValueError(f"libpq has no option {name!r}" if fit else "libpq has no option of a name that it has")
         if not isinstance(value, str) and name not in ("host", "port"):
             raise ValueError(f"it has the option {name!r} {len(value)} times")
     seconds = url.query.get("connect_timeout", "0")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from urllib.parse import quote, quote_plus, unquote
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dbqueue.errors import ImproperlyConfigured
@@ -61,7 +61,8 @@ def test_spellings(given_url: str, normal: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "password", ["p@ss", "a/b", "a#b", "a?b", "x/y@z", "%", "100%zz", "a:b", "ü ", "@", "/", "a%2Fb"]
+    "password",
+    ["p@ss", "a/b", "a#b", "a?b", "x/y@z", "%", "100%zz", "a:b", "ü ", "@", "/", "a%2Fb", "a@b?c", "a@b/c?d", "@?@?x"],
 )
 def test_passwords_with_special_characters(password: str) -> None:
     normal = normalise_url(f"postgresql://user:{password}@host:5432/app")
@@ -201,6 +202,7 @@ def test_the_same_database(url: str, other: str, same: bool) -> None:
         ("postgresql://u@h/d", "postgresql://u@h/d"),
         ("postgresql://a:5432,[::1]:5433/d", "postgresql://a:5432,[::1]:5433/d"),
         ("postgresql://h:5432/d?password=hunter2&x=1", "postgresql://h:5432/d?password=********&x=1"),
+        ("postgresql://u@h:5432/d?x=1&password=hun@ter2&y=1", "postgresql://u@h:********"),
         ("postgresql://h/d?sslpassword=hunter2", "postgresql://h/d?sslpassword=********"),
         ("postgresql://h/d?password=hun ter2;x&y=1", "postgresql://h/d?password=********&y=1"),
         ("postgresql://h/d?password='hun' ter2&hunter&y=1", "postgresql://h/d?password=********&********&y=1"),
@@ -262,9 +264,19 @@ def test_no_refusal_shows_a_password(scheme: str, user: str, password: str, spel
         assert "hunter2" not in refusal(f"{scheme}{user}:{spelt(password)}{end}")
 
 
-def refusal(url: str) -> str:
+@given(awkward, secrets, st.sampled_from(["h/d", "a:1,b:2/d", "/d?host=/run", "h?no=1", "h/d?sslmode=a&sslmode=b"]))
+@example("u", "a@b?hunter2", "h/d?no=1")
+@example("u", "@?c=d&hunter2=", "h/d")
+def test_no_refusal_of_an_engine_shows_a_password(user: str, password: str, location: str) -> None:
+    def engine(url: str) -> None:
+        make_engine(Access(url=normalise_url(url), pool_size=1, connect_timeout=1)).dispose()
+
+    assert "hunter2" not in refusal(f"postgresql://{user}:{password}@{location}", engine)
+
+
+def refusal(url: str, take: Callable[[str], object] = normalise_url) -> str:
     try:
-        normalise_url(url)
+        take(url)
     except ImproperlyConfigured as error:
         return str(error)
     return ""
