@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from dbqueue.jobs import FAILURE, PENDING, RETRY, REVOKED, STARTED, SUCCESS, TERMINAL, NewJob
-from dbqueue.workflows import Workflow
+from dbqueue.workflows import Edge, Workflow
 from tests.stateful.graph import Graph
 from tests.stateful.permits import Permits
 from tests.stateful.rows import CALLED_OFF, Row, Token
@@ -189,8 +189,12 @@ class Model(Graph, Permits):
 
     def _delete(self, job_ids: set[str]) -> None:
         self.rows = {job_id: row for job_id, row in self.rows.items() if job_id not in job_ids}
-        # One that passed a result to a row which is still there tells that this cannot run again.
         self.edges = {
             edge for edge in self.edges
-            if edge.successor not in job_ids and (edge.predecessor not in job_ids or edge.place is not None)
+            if edge.successor not in job_ids and (edge.predecessor not in job_ids or self._has_served(edge))
         }  # fmt: skip
+
+    def _has_served(self, edge: Edge) -> bool:
+        """Whether a result, or a failure, came to a row that is there: the edge tells that it cannot run again."""
+        row = self.rows.get(edge.successor)
+        return row is not None and row.finished_at is not None and edge.predecessor in self.inputs(edge.successor)
