@@ -20,7 +20,7 @@ import base64
 import json
 import sys
 from dataclasses import dataclass, fields, is_dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, Flag
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -218,8 +218,16 @@ def _encode_datetime(value: datetime) -> dict[str, Any]:
         raise EncodeError("NaT is not a time")
     offset = datetime.utcoffset(value)
     if offset and abs(offset) < timedelta(seconds=1):  # Python writes such an offset, but reads it as none at all
-        value = value.astimezone(UTC)
+        value = _with_whole_seconds(value, offset)
     return _envelope("datetime", datetime.isoformat(value))
+
+
+def _with_whole_seconds(value: datetime, offset: timedelta) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:  # as close to the calendar's beginning, or its end, the other way is open
+        second = timedelta(seconds=1 if offset > timedelta() else -1)
+        return (value.replace(tzinfo=None) + (second - offset)).replace(tzinfo=timezone(second))
 
 
 def _encode_bytes(value: bytes) -> dict[str, Any]:

@@ -76,6 +76,8 @@ values = st.recursive(
 
 
 @example(datetime(2000, 1, 1, tzinfo=timezone(timedelta(microseconds=1))))
+@example(datetime.min.replace(tzinfo=timezone(timedelta(microseconds=1))))
+@example(datetime.max.replace(tzinfo=timezone(timedelta(microseconds=-1))))
 @given(values)
 def test_values_come_back_with_their_types(value: Any) -> None:
     returned = there_and_back(value)
