@@ -41,7 +41,9 @@ ROLES: Final = (PRODUCER, RESULTS, UNIQUE, WORKER, INSPECTOR, OWNER)
 
 ENQUEUED: Final = (*JOB_COLUMNS, "workflow_id")
 """The columns of a job that an enqueue writes."""
-READ_BY_RESULTS: Final = frozenset(_names(jobs)) - {"lease"}
+_LEASE: Final = frozenset({"lease"})
+"""The right to complete a job is no business of those who look on."""
+READ_BY_RESULTS: Final = frozenset(_names(jobs)) - _LEASE
 DATA: Final = frozenset(
     {"args", "kwargs", "headers", "options", "content", "result", "result_content", "traceback", "meta"}
     | {"limit_key", "permit"}
@@ -69,7 +71,7 @@ def statements(schema: str | None) -> list[str]:
 
     written = ", ".join(f"{prefix}{quote(each)}" for each in metadata.tables)
     seen = [table for table in metadata.sorted_tables if table not in (jobs, *_NEVER_INSPECTED)]
-    seen_columns = frozenset(_names(jobs)) - DATA
+    seen_columns = READ_BY_RESULTS - DATA
     return [
         *(_role(role) for role in ROLES),
         # Not from the owner: a table's owner has no more rights than others once they are taken away.
