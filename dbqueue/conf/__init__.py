@@ -23,9 +23,13 @@ from dbqueue.urls import MASK, mask_url
 
 _LAYERS: Final = ("flag", "environment", "code")
 _SECRET: Final = re.compile(
-    r"passw|passphrase|secret|token|api_?key|signing_key|credential|security_key", re.IGNORECASE
+    r"passw|passphrase|(?:^|_)pass$|pwd|secret|token|api_?key|(?:signing|private|access|encryption)_?key|credential"
+    "|security_key",
+    re.IGNORECASE,
 )
 """Names of settings, and of keys in them, whose values are never shown."""
+_FOREIGN_SECRET: Final = re.compile(f"{_SECRET.pattern}|api|key|pass|signature", re.IGNORECASE)
+"""The same of settings that are none of dbqueue's, where a key is no routing key: Celery masks as many."""
 
 
 class Settings(MutableMapping[str, Any]):
@@ -113,7 +117,7 @@ class Settings(MutableMapping[str, Any]):
     def table(self, with_defaults: bool = False, censored: bool = True) -> dict[str, Any]:
         """The settings as a dict; with `censored` passwords are masked in it."""
         shown = dict(self) if with_defaults else self.changes
-        return {name: _display(name, value) for name, value in shown.items()} if censored else shown
+        return {name: _display(name, value, _secrets_of(name)) for name, value in shown.items()} if censored else shown
 
     def humanize(self, with_defaults: bool = False, censored: bool = True) -> str:
         """A line `name: value` for each setting that is set, or for all of them; passwords are masked."""
@@ -252,14 +256,18 @@ class Settings(MutableMapping[str, Any]):
                 self._loading = False
 
 
-def _display(name: str, value: Any) -> Any:
+def _secrets_of(name: str) -> re.Pattern[str]:
+    return _SECRET if name in settings.SETTINGS else _FOREIGN_SECRET
+
+
+def _display(name: str, value: Any, secret: re.Pattern[str]) -> Any:
     """`value` as it may be shown: passwords in URLs are masked, and whatever has a secret's name is so as a whole."""
-    if value is not None and not isinstance(value, bool) and _SECRET.search(name):
+    if value is not None and not isinstance(value, bool) and secret.search(name):
         return MASK
     if isinstance(value, str):
         return mask_url(value)
     if isinstance(value, Mapping):
-        return {key: _display(str(key), item) for key, item in value.items()}
+        return {key: _display(str(key), item, secret) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_display(name, item) for item in value]
+        return [_display(name, item, secret) for item in value]
     return value

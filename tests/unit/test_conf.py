@@ -397,8 +397,13 @@ def test_displays_mask_passwords() -> None:
             "broker_url": "postgresql://u:hunter2@h/d",
             "redis_password": "hunter2",
             "my_api_key": "hunter2",
+            "smtp_pass": "hunter2",
+            "SMTP_PWD": "hunter2",
+            "stripe_key": "hunter2",
+            "aws": {"access_key_id": "hunter2", "more": [{"PASS": "hunter2"}]},
             "broker_transport_options": {"password": "hunter2", "urls": ["redis://:hunter2@h"], "size": 5},
             "task_default_queue": "a",
+            "task_routes": {"b": {"routing_key": "c"}},
         }
     )
     for shown in (conf.humanize(), conf.humanize(with_defaults=True), repr(conf), str(conf.table())):
@@ -408,4 +413,5 @@ def test_displays_mask_passwords() -> None:
     assert "task_serializer" not in conf.humanize()
     assert "task_serializer: 'json'" in conf.humanize(with_defaults=True).splitlines()
     assert "'size': 5" in conf.humanize()
+    assert "'routing_key': 'c'" in conf.humanize()
     assert "hunter2" in str(conf.table(censored=False))
