@@ -22,7 +22,7 @@ LAST_REJECT_SECONDS: Final = 60.0
 
 def rejected(job: ClaimedJob, reason: Reject) -> Released:
     """Back to the queue, as Celery's: the same job for any worker, however often; but never in a hot circle."""
-    options = codec.loads(job.options) if job.options else {}
+    options = codec.loads(job.options, typed=False) if job.options else {}
     count = int(options.get(REJECTIONS) or 0)
     pause = min(LAST_REJECT_SECONDS, FIRST_REJECT_SECONDS * 2 ** min(count, 30))
     log.rejected(job, reason, pause)

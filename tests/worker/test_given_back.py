@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ def test_the_pause_grows() -> None:
             raise Reject("no", requeue=True)
 
         executor = make_executor(app, hostname="h")
-        job: ClaimedJob = claimed(new_job(app.conf, "never", never, (), {}, {"time_limit": 5}, published=False))
+        options = {"time_limit": 5, "argsrepr": date(2026, 1, 1)}
+        job: ClaimedJob = claimed(new_job(app.conf, "never", never, (), {}, options, published=False))
         pauses = []
         for _ in range(40):
             outcome = executor.run(job)
@@ -65,7 +67,9 @@ def test_the_pause_grows() -> None:
         assert pauses[:3] == [0.1, 0.2, 0.4]
         assert all(first <= second for first, second in pairwise(pauses))
         assert pauses[-1] == 60.0
-        assert json.loads(job.options or "") == {"time_limit": 5, REJECTIONS: 40}
+        assert json.loads(job.options or "") == {
+            "time_limit": 5, "argsrepr": {"__type__": "date", "__value__": "2026-01-01"}, REJECTIONS: 40,
+        }  # fmt: skip
 
 
 def test_a_value_beyond_the_database_s_limits_is_a_failure(postgres_url: str, start_worker: Start) -> None:
