@@ -74,7 +74,7 @@ class Signer:
             )
         try:
             message = _message(job, options, _moment(job.eta), _moment(job.expires_at), _sources(job))
-            early = _is_early(job, options)
+            early = _is_early(job)
         except (TypeError, ValueError, OverflowError):  # a column of SQLite may hold anything
             raise BadSignature("the job's columns are none that anybody can have signed") from None
         found = given.encode(errors="replace")
@@ -121,12 +121,12 @@ def _moment(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text)
 
 
-def _is_early(job: ClaimedJob, options: Mapping[str, Any]) -> bool:
+def _is_early(job: ClaimedJob) -> bool:
     """Whether it was given out before its ETA: the tables see to the `ready_at` of a row, but not to its `held_at`.
 
     Both times are the database's, and no clock of a worker's is asked.
     """
-    eta = None if DELAY in options else _moment(job.eta)
+    eta = _moment(job.eta)
     if eta is None:
         return False
     due = datetime.fromisoformat(job.ready_at)

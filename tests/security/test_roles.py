@@ -34,6 +34,7 @@ def main(arguments: list[str]) -> int:
 
 USERS = {
     "t_producer": [roles.PRODUCER],
+    "t_unique": [roles.PRODUCER, roles.UNIQUE],
     "t_reader": [roles.PRODUCER, roles.RESULTS, roles.UNIQUE],
     "t_worker": [roles.WORKER],
     "t_inspector": [roles.INSPECTOR],
@@ -149,7 +150,18 @@ def test_results_and_unique_calls_are_grants_of_their_own(url: str, schema: str 
         restored = GroupResult.restore(group.id, app=app)
         assert restored is not None
         assert len(restored.results) == 2
+    with producer(url, "t_unique", schema) as app:
+        assert app.tasks["sample.add"].apply_async([1, 2], unique=True).id == first.id
+        with pytest.raises(AccessDenied, match="permission denied"):
+            app.AsyncResult(first.id).get(timeout=5)
+    with connected(url, "t_unique", schema) as connection:
+        for column in ("args", "kwargs", "result", "options", "task", "lease"):
+            refused(connection, f"SELECT {column} FROM dbqueue_jobs")
+        refused(connection, "DELETE FROM dbqueue_unique_keys")
+        refused(connection, "SELECT * FROM dbqueue_groups")
     with connected(url, "t_reader", schema) as connection:
+        refused(connection, "SELECT lease FROM dbqueue_jobs")
+        refused(connection, "SELECT * FROM dbqueue_schedules")
         refused(connection, "UPDATE dbqueue_jobs SET status = 'SUCCESS'")
         refused(connection, "DELETE FROM dbqueue_jobs")
 
@@ -205,6 +217,8 @@ def test_an_inspector_sees_no_arguments(
         refused(connection, "SELECT 1 FROM dbqueue_jobs WHERE args::text LIKE '%secret%'")
         for table in ("events", "limits", "schedules", "unique_keys", "groups"):
             refused(connection, f"SELECT * FROM dbqueue_{table}")
+        for column in ("body", "destination"):
+            refused(connection, f"SELECT {column} FROM dbqueue_control")
         refused(connection, "UPDATE dbqueue_jobs SET priority = 1")
         refused(connection, "INSERT INTO dbqueue_jobs (task) VALUES ('t')")
         assert connection.execute("SELECT task, status FROM dbqueue_jobs").fetchall() == [("sample.add", "PENDING")]
@@ -224,6 +238,24 @@ def test_an_inspector_sees_no_arguments(
     finally:
         with psycopg.connect(libpq_url(url), autocommit=True) as admin:
             admin.execute(f"REVOKE {roles.RESULTS} FROM t_inspector")
+
+
+def test_to_apply_them_again_takes_back_what_was_granted_beside_them(url: str, schema: str | None) -> None:
+    """To a role, or to everybody: whole tables, and columns of them."""
+    arguments = ["--database", url, "migrate", "--roles", "--apply", *(["--schema", schema] if schema else [])]
+    for to in ("PUBLIC", roles.PRODUCER):
+        with psycopg.connect(libpq_url(url), autocommit=True) as admin:
+            path = f'"{schema}".' if schema else ""
+            admin.execute(f"GRANT DELETE ON {path}dbqueue_jobs TO {to}".encode())
+            admin.execute(f"GRANT SELECT (result) ON {path}dbqueue_jobs TO {to}".encode())
+            admin.execute(f"GRANT SELECT ON {path}dbqueue_schedules TO {to}".encode())
+        with connected(url, "t_producer", schema) as connection:
+            connection.execute("DELETE FROM dbqueue_jobs")
+            connection.execute("SELECT result FROM dbqueue_jobs")
+            assert main(arguments) == 0
+            refused(connection, "DELETE FROM dbqueue_jobs")
+            refused(connection, "SELECT result FROM dbqueue_jobs")
+            refused(connection, "SELECT * FROM dbqueue_schedules")
 
 
 def test_the_owner_migrates(url: str, schema: str | None) -> None:

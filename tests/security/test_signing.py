@@ -100,7 +100,7 @@ def test_many_at_once_run(app: DBQueue) -> None:
 def test_retries_are_signed_anew(app: DBQueue) -> None:
     echo = app.tasks["s.echo"]
     changes: list[dict[str, Any]] = [{}, {"args": ["new"]}, {"args": ["new"], "queue": "other"}, {"kwargs": {}}]
-    changes += [{"expires": 900}, {"headers": {"tenant": "tea"}}]
+    changes += [{"expires": 900}, {"headers": {"tenant": "tea"}}, {"time_limit": 5}, {"shadow": "ü"}]
     for terms in changes:
         result = echo.apply_async(["old"], {"retry": {"countdown": 0, **terms}}, expires=600, countdown=-1)
         assert drained(app) == {"RETRY": 1, "SUCCESS": 1}, terms
@@ -514,6 +514,21 @@ def due(job: NewJob, moment: str) -> Any:
 def with_inputs(job: NewJob, *places: str) -> Any:
     """As it is claimed, with a result at each of these places."""
     return claimed(job)._replace(inputs=tuple((f"of {place}", place, "1", None) for place in places))
+
+
+def test_the_order_of_options_means_nothing() -> None:
+    """It is not the same in jsonb, through which a row may have come."""
+    signed = Signer([NEW]).sign(NewJob("id", "task", "queue", options='{"shadow": "x", "time_limit": 5}'))
+    options = json.loads(signed.options or "")
+    turned = json.dumps({name: options[name] for name in reversed(options)})
+    assert turned != signed.options
+    Signer([NEW]).check(claimed(signed)._replace(options=turned))
+
+
+def test_half_a_character_is_no_signature() -> None:
+    signed = Signer([NEW]).sign(NewJob("id", "task", "queue"))
+    with pytest.raises(BadSignature, match="fits none"):
+        Signer([NEW]).check(claimed(signed)._replace(options=json.dumps({SIGNATURE: "\ud800"})))
 
 
 def test_results_come_in_any_order() -> None:
