@@ -15,6 +15,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any, Final
 
+from dbqueue.codec.cautious import text_of, type_name
 from dbqueue.errors import (
     ContentDisallowed,
     DecodeError,
@@ -132,7 +133,7 @@ def encode(
     except (KeyboardInterrupt, SystemExit, GeneratorExit, SoftTimeLimitExceeded, ImproperlyConfigured):
         raise
     except BaseException as exc:  # a value's own code may raise anything
-        raise EncodeError(f"{what}: {by.name} cannot carry it ({type(exc).__name__}: {exc})") from exc
+        raise EncodeError(f"{what}: {by.name} cannot carry it ({type_name(type(exc))}: {text_of(exc)})") from exc
     content_type = by.content_type
     if compression is not None:
         content, content_type = zlib.compress(content), content_type + COMPRESSED

@@ -80,6 +80,19 @@ def test_what_cannot_be_encoded() -> None:
         codec.encode(1, codec.serializer("yaml"), what="it", max_bytes=LIMIT, compression=["zlib"])  # type: ignore[arg-type]
 
 
+def test_what_cannot_even_say_why() -> None:
+    class MuteError(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no text")
+
+    class Stubborn:
+        def __reduce__(self) -> str:
+            raise MuteError
+
+    with pytest.raises(EncodeError, match=r"pickle cannot carry it \(.*MuteError: <.*MuteError>\)"):
+        codec.encode(Stubborn(), codec.serializer("pickle"), what="the arguments of x", max_bytes=LIMIT)
+
+
 def test_the_limit_is_for_what_is_stored() -> None:
     value = "x" * (2 * LIMIT)
     assert round_trip("yaml", value, "zlib") == value
