@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import dbqueue
 from dbqueue import DBQueue, testing
-from dbqueue.errors import BadSignature, ImproperlyConfigured, InvalidTaskError
+from dbqueue.errors import BadSignature, ImproperlyConfigured, InvalidTaskError, Reject
 from dbqueue.jobs import NewJob
 from dbqueue.services.beats import job_of, make_beat
 from dbqueue.signing import SIGNATURE, Signer
@@ -49,6 +49,12 @@ def make_app(url: str, keys: Any = (NEW, OLD), **settings: Any) -> DBQueue:
     def replaced(self: Any) -> Any:
         self.replace(dbqueue.chain(app.tasks["s.echo"].s(1), app.tasks["s.echo"].s(2)))
 
+    @app.task(name="s.rejected", bind=True)
+    def rejected(self: Any) -> str:
+        if not self.request.delivery_info["redelivered"]:
+            raise Reject("not yet", requeue=True)
+        return "now"
+
     @app.task(name="s.told")
     def told(request: Any, error: Any, traceback: Any) -> None: ...
 
@@ -80,6 +86,7 @@ def call(app: DBQueue, *args: Any, **options: Any) -> Any:
         {"countdown": -5},
         {"eta": datetime(2020, 1, 1, 0, 0, 0, 123456, tzinfo=UTC), "expires": datetime(2100, 1, 1, 1, 1, 1, 1, UTC)},
         {"shadow": "é", "time_limit": 2.5, "ignore_result": False},
+        {"argsrepr": datetime(2026, 1, 1, tzinfo=UTC)},
         {"serializer": "pickle"},
         {"unique": "one", "limit_key": "some"},
     ],
@@ -105,6 +112,13 @@ def test_retries_are_signed_anew(app: DBQueue) -> None:
         result = echo.apply_async(["old"], {"retry": {"countdown": 0, **terms}}, expires=600, countdown=-1)
         assert drained(app) == {"RETRY": 1, "SUCCESS": 1}, terms
         assert result.get(timeout=0) == [*terms.get("args", ["old"])]
+
+
+def test_a_signed_job_that_gave_itself_back_runs_again(app: DBQueue) -> None:
+    result = app.tasks["s.rejected"].delay()
+    drained(app)
+    testing.drain(app, now=datetime.now(UTC) + timedelta(minutes=1))
+    assert result.get(timeout=0) == "now"
 
 
 def test_workflows_are_signed(app: DBQueue) -> None:
@@ -523,6 +537,45 @@ def test_the_order_of_options_means_nothing() -> None:
     turned = json.dumps({name: options[name] for name in reversed(options)})
     assert turned != signed.options
     Signer([NEW]).check(claimed(signed)._replace(options=turned))
+
+
+def test_a_signature_is_that_of_every_version() -> None:
+    """What waits in the table when workers are replaced by newer ones is still what was signed."""
+    job = NewJob(
+        "id", "task", "queue", '["ü"]', '{"a":1}', headers="{}", options='{"shadow":"é"}',
+        content_type="application/x-yaml", content=b"\x00",
+        eta=datetime(2026, 1, 2, 3, 4, 5, 678901, UTC), expires_at=datetime(2027, 1, 1, tzinfo=UTC),
+    )  # fmt: skip
+    signed = Signer([NEW]).sign(job, [("of", "[0]"), ("other", '"name"')])
+    assert json.loads(signed.options or "") == {
+        "shadow": "é",
+        "signed_items": 1,
+        "signature": "8e117b89c35d95282dc03b6739f47ed63f444f8d684fd33f2aead66486dc94d3",
+    }
+
+
+@pytest.mark.parametrize("eta", ["no time", "2026-01-01 00:00:00", b"2026-01-01 00:00:00+00:00", 7])
+def test_columns_that_nobody_can_have_signed(eta: Any) -> None:
+    """SQLite keeps anything in any column."""
+    signed = Signer([NEW]).sign(NewJob("id", "task", "queue", eta=datetime(2026, 1, 1, tzinfo=UTC)))
+    with pytest.raises(BadSignature):
+        Signer([NEW]).check(claimed(signed)._replace(eta=eta, ready_at="2026-01-01 00:00:00.000"))
+
+
+@pytest.mark.parametrize("options", ["{", "7", "[" * 5000, '"signature"'])
+def test_options_that_nobody_can_have_signed(options: str) -> None:
+    with pytest.raises(BadSignature, match="no JSON object"):
+        Signer([NEW]).check(claimed(NewJob("id", "task", "queue"))._replace(options=options))
+
+
+def test_a_list_that_was_signed_in_the_list_is_not_replaced() -> None:
+    signer, places = Signer([NEW]), ("[0]", "[1, 0]", "[1, 1]")
+    signed = signer.sign(NewJob("id", "task", "queue"), [(f"of {place}", place) for place in places])
+    signer.check(with_inputs(signed, *places))
+    signer.check(with_inputs(signed, *places, "[2]", "[3, 0]"))
+    for added in ("[1]", "[1, 2]", "[0, 0]"):
+        with pytest.raises(BadSignature):
+            signer.check(with_inputs(signed, *places, added))
 
 
 def test_half_a_character_is_no_signature() -> None:
