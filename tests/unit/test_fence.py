@@ -262,6 +262,30 @@ def test_a_heartbeat_that_is_back_in_time(start: Any, killed: list[int], caplog:
     assert worker.claiming == [False, True]
 
 
+def test_while_no_heartbeat_comes_it_neither_claims_nor_says_more(start: Any, killed: list[int], caplog: Any) -> None:
+    """Though nothing runs any more."""
+    worker = start()
+    worker.clock = 2.0
+    for _ in range(3):
+        worker.turn()
+    assert (worker.ending.state, worker.claiming) == (State.FENCED, [False])
+    assert len(caplog.records) == 1
+
+
+def test_one_that_is_ended_already_does_not_save_the_others(start: Any, killed: list[int]) -> None:
+    worker = start()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        other = Child(2, 1, ours)
+        other.pid = PID + 1
+        worker.fence._crew.append(other)
+        worker.child.kill()
+        killed.clear()
+        worker.clock = 2.0
+        worker.turn()
+    assert PID + 1 in killed
+
+
 def test_nothing_is_claimed_before_the_last_run_is_over(start: Any, killed: list[int]) -> None:
     """Its process was killed, and is not dead yet."""
     worker = start()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dbqueue import signals
 from dbqueue.jobs import ClaimedJob, Failed, Outcome
 from dbqueue.worker.reception import Reception
 from tests.stores import claimed_job
@@ -69,3 +70,21 @@ def test_what_may_not_run_is_refused_by_a_worker_that_ends_as_well(
     assert [job.id for job in (given_back if ends else kept)] == ["a"]
     assert len(kept) + len(given_back) == 1
     assert refused == [("late", "expired"), ("off", "revoked")]
+
+
+def test_each_job_of_a_batch_is_told_of(reception: Reception, caplog: pytest.LogCaptureFixture) -> None:
+    """By the log, and by the signal, whose sender is the worker's name."""
+    told: list[tuple[Any, str]] = []
+
+    def tell(sender: Any, request: Any, **_: Any) -> None:
+        told.append((sender, request.id))
+
+    jobs = [claimed_job(each) for each in "abc"]
+    signals.task_received.connect(tell)
+    try:
+        with caplog.at_level("INFO"):
+            assert reception.announced(jobs) == jobs
+    finally:
+        signals.task_received.disconnect(tell)
+    assert told == [("w@test", each) for each in "abc"]
+    assert [record.message for record in caplog.records] == [f"Task pack[{each}] received" for each in "abc"]

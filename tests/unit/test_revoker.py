@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from dbqueue.jobs import ClaimedJob, Outcome
+from dbqueue import signals
+from dbqueue.jobs import ClaimedJob, Failed, Outcome
 from dbqueue.pools import wire
 from dbqueue.worker import control_commands
 from dbqueue.worker.children import Child
@@ -18,7 +19,7 @@ from dbqueue.worker.dispatch import Dispatcher
 from dbqueue.worker.handover import Handover
 from dbqueue.worker.holding import Holding
 from dbqueue.worker.limits import Limits, TimeLimits
-from dbqueue.worker.revoker import MAX_STAMPS, Revoker
+from dbqueue.worker.revoker import MAX_STAMPS, Revoker, request_of
 from tests.stores import claimed_job
 
 
@@ -105,6 +106,18 @@ def test_what_waits_here_is_taken_out_and_ended(revoker: Revoker, dispatcher: Di
     revoker.keep()
     assert len(ended) == 1
     assert not revoker.refuses(job("goes"))
+
+
+def test_what_was_found_here_is_not_looked_for_in_a_claim(
+    revoker: Revoker, claims: Handover, dispatcher: Dispatcher, ended: list[Outcome]
+) -> None:
+    """One that is under way may find its retry by an operator."""
+    dispatcher.add([job("a")])
+    claims.claim_begins()
+    revoker.revoke(["a"])
+    revoker.keep()
+    assert [each.job_id for each in ended] == ["a"]
+    assert not revoker.refuses(job("a"))
 
 
 class Crew(list[Child]):
@@ -231,6 +244,73 @@ def test_a_revoke_beside_a_terminate(
         assert [each.job_id for each in ended] == ["a"]
 
 
+@pytest.mark.parametrize("why", ["revoked", "expired", "terminated"])
+def test_how_a_job_ended_is_told(
+    claims: Handover, dispatcher: Dispatcher, ended: list[Outcome], monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """To the row, to monitors, and to who hears of the signal."""
+    events: list[tuple[str, bool, int | None, bool]] = []
+    told: list[tuple[Any, Any, bool, int | None, bool]] = []
+
+    def revoked(job: ClaimedJob, *, terminated: bool, signum: int | None, expired: bool) -> None:
+        events.append((job.id, terminated, signum, expired))
+
+    def tell(sender: Any, request: Any, terminated: bool, signum: int | None, expired: bool, **_: Any) -> None:
+        told.append((sender, request.id, terminated, signum, expired))
+
+    signals.task_revoked.connect(tell)
+    monitors: Any = SimpleNamespace(revoked=revoked)
+    limits = TimeLimits({}, Limits())
+    monkeypatch.setattr(limits, "ran_seconds", lambda child, job: 7.0)
+    ours, theirs = socket.socketpair()
+    try:
+        with ours, theirs:
+            child = Child(1, 1, ours)
+            crew: Any = Crew([child])
+            tasks = {"shop.pack": "the task"}
+            revoker = Revoker("threads", crew, dispatcher, limits, ended.append, tasks, monitors, claims)
+            known, unknown = claimed_job("known", task="shop.pack"), claimed_job("unknown", task="shop.gone")
+            for each in (known, unknown):
+                if why == "terminated":
+                    child.send_jobs([each])
+                    revoker.revoke([each.id], signal.SIGTERM)
+                    revoker.keep()
+                    del child.held[each.id]
+                else:
+                    revoker.refuse(each, why)
+    finally:
+        signals.task_revoked.disconnect(tell)
+    how = (why == "terminated", signal.SIGTERM if why == "terminated" else None, why == "expired")
+    assert events == [("known", *how), ("unknown", *how)]
+    assert told == [("the task", "known", *how), ("shop.gone", "unknown", *how)]
+    for outcome in ended:
+        assert isinstance(outcome, Failed)
+        assert (outcome.status, outcome.seconds) == ("REVOKED", 7.0 if why == "terminated" else 0.0)
+        assert json.loads(outcome.error)["exc_message"] == [why]
+
+
+def test_the_request_that_receivers_of_signals_get() -> None:
+    headers = '{"stamps": {"customer": "acme"}, "stamped_headers": ["customer"], "trace": "t"}'
+    request = request_of(
+        claimed_job(
+            "a", task="shop.pack", args="[1]", kwargs='{"b": 2}', retries=3, parent_id="parent", root_id="root",
+            group_id="group", headers=headers, eta="2030-01-01", expires_at="2031-01-01", queue="mail", priority=4,
+            losses=1,
+        )
+    )  # fmt: skip
+    assert (request.id, request.task_id, request.correlation_id) == ("a",) * 3
+    assert (request.task, request.name, request.task_name) == ("shop.pack",) * 3
+    assert (request.args, request.kwargs, request.retries) == ([1], {"b": 2}, 3)
+    assert (request.parent_id, request.root_id, request.group) == ("parent", "root", "group")
+    assert (request.eta, request.expires) == ("2030-01-01", "2031-01-01")
+    assert (request.stamps, request.stamped_headers) == ({"customer": "acme"}, ["customer"])
+    where = {"exchange": "", "routing_key": "mail", "priority": 4, "redelivered": True}
+    assert request.delivery_info == where
+    first = request_of(claimed_job("b", args="no JSON"))
+    assert (first.root_id, first.args, first.stamps) == ("b", None, {})
+    assert first.delivery_info == {"exchange": "", "routing_key": "celery", "priority": 0, "redelivered": False}
+
+
 def test_what_the_row_says(revoker: Revoker) -> None:
     assert revoker.refuses(job("a", revoked=True))
     assert not revoker.refuses(job("a"))
@@ -259,6 +339,29 @@ def test_stamps_that_are_revoked_end_what_waits_here(
     revoker.keep()
     assert [each.job_id for each in ended] == ["behind", "goes"]
     assert [each.id for each in dispatcher.waiting] == ["stays", "plain"]
+
+
+def test_stamps_that_are_revoked_end_what_waits_behind_a_run_or_is_to_run_alone(
+    claims: Handover, ended: list[Outcome]
+) -> None:
+    dispatcher = Dispatcher(2, shared=True)
+    dispatcher.add([job("suspect", customer="acme")._replace(losses=1)])
+    monitors: Any = SimpleNamespace(revoked=lambda *_, **__: None)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        child = Child(1, 1, ours)
+        child.send_jobs([job("runs", customer="acme"), job("behind", customer="acme"), job("other", customer="other")])
+        crew: Any = Crew([child])
+        revoker = Revoker("threads", crew, dispatcher, TimeLimits({}, Limits()), ended.append, {}, monitors, claims)
+        assert revoker.having({"customer": ["acme"]}) == {"suspect", "runs", "behind"}
+
+
+def test_a_stamp_that_is_revoked_again_makes_none_forgotten(revoker: Revoker) -> None:
+    """Commands are repeated, and sent to all."""
+    revoker.revoke_stamped({"number": [0]})
+    for _ in range(3):
+        revoker.revoke_stamped({"number": list(range(1, MAX_STAMPS))})
+    assert revoker.refuses(job("oldest", number=0))
 
 
 def test_the_newest_stamps_are_remembered(revoker: Revoker) -> None:

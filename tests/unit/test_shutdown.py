@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from dbqueue.pools import wire
 from dbqueue.worker import shutdown as module
 from dbqueue.worker.children import Child
 from dbqueue.worker.config import WorkerConfig
-from dbqueue.worker.shutdown import RECALL_SECONDS, Request, Shutdown, State
+from dbqueue.worker.shutdown import RECALL_SECONDS, Request, Shutdown, State, requests_by_signal
 from tests.clocks import set_clock
 from tests.stores import claimed_job
 
@@ -29,6 +30,7 @@ class Crew:
     def __init__(self, child: Child) -> None:
         self.children = [child]
         self.kills = 0
+        self.watched: list[Child] = []
 
     def __iter__(self) -> Iterator[Child]:
         return iter(list(self.children))
@@ -41,7 +43,7 @@ class Crew:
         child.send(wire.frame(wire.RECALL))
 
     def watch(self, child: Child) -> None:
-        pass
+        self.watched.append(child)
 
     def remove(self, child: Child, *, replace: bool) -> None:
         self.children.clear()
@@ -128,11 +130,32 @@ def test_what_each_request_leads_to(
     assert worker.crew.kills == (states[-1] is State.ENDING), "killed once"
 
 
+@pytest.mark.parametrize("state", [State.FENCED, State.REGISTERING])
+def test_a_worker_that_claims_nothing_for_a_while_ends_as_warmly(start: Callable[..., Worker], state: State) -> None:
+    worker = start()
+    worker.shutdown.state = state
+    assert worker.shutdown.claims, "it will again, and its dead children are replaced"
+    assert worker.ask(WARM, WARM) == [State.DRAINING, State.ENDING]
+
+
+@pytest.mark.parametrize("remap", [None, "SIGQUIT", "SIGINT"])
+def test_what_each_signal_asks_for(monkeypatch: pytest.MonkeyPatch, remap: str | None) -> None:
+    """HUP is a lost terminal, and no reason to end what runs."""
+    monkeypatch.delenv("REMAP_SIGTERM", raising=False)
+    if remap is not None:
+        monkeypatch.setenv("REMAP_SIGTERM", remap)
+    hows = {request.sig: request.how for request in requests_by_signal().values()}
+    assert all(signal.Signals(number).name == request.sig for number, request in requests_by_signal().items())
+    term = "cold" if remap == "SIGQUIT" else "warm"
+    assert hows == {"SIGTERM": term, "SIGINT": "warm", "SIGHUP": "warm", "SIGQUIT": "cold"}
+
+
 @pytest.mark.parametrize("request_", [WARM, COLD])
 def test_running_jobs_end_and_the_others_go_back(start: Callable[..., Worker], request_: Request) -> None:
     worker = start(jobs=2, soft_shutdown_seconds=9.0)
     worker.ask(request_)
     assert worker.sent() == [wire.RECALL, wire.STOP]
+    assert worker.crew.watched == [worker.child], "what its socket does not take now is sent when it does"
     assert worker.crew.kills == 0
 
 
@@ -158,6 +181,52 @@ def test_it_is_over_when_no_child_is_left(start: Callable[..., Worker]) -> None:
     finished = [worker.shutdown.finished]
     worker.crew.children.clear()
     assert [*finished, worker.shutdown.finished] == [False, True]
+
+
+def test_a_worker_that_runs_is_not_over_while_its_children_are_born_anew(start: Callable[..., Worker]) -> None:
+    worker = start()
+    worker.crew.children.clear()
+    for state in (State.RUNNING, State.FENCED, State.REGISTERING):
+        worker.shutdown.state = state
+        assert not worker.shutdown.finished
+
+
+def test_a_soft_shutdown_is_over_with_its_last_run(start: Callable[..., Worker]) -> None:
+    worker = start(jobs=1, soft_shutdown_seconds=9.0)
+    worker.ask(COLD)
+    worker.crew.children.clear()
+    assert worker.shutdown.finished
+
+
+def test_a_warm_shutdown_is_overdue_after_its_time_and_without_one_never(
+    start: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = set_clock(monkeypatch, module)
+    limited, patient = start(shutdown_seconds=9.0), start()
+    for worker in (limited, patient):
+        worker.ask(WARM)
+    overdue = []
+    for _ in range(2):
+        overdue.append((limited.shutdown.overdue, patient.shutdown.overdue))
+        clock[0] += 9.0
+    patient.shutdown.keep()
+    assert overdue == [(False, False), (True, False)]
+    assert patient.shutdown.state is State.DRAINING
+
+
+def test_the_end_of_its_process_is_that_of_its_owner_and_says_that_it_was_cold(
+    start: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = start(pool="solo")
+
+    def end(code: int) -> None:
+        worker.said.append(f"exit code {code}")
+        raise SystemExit
+
+    monkeypatch.setattr(module, "os", SimpleNamespace(_exit=end))
+    with pytest.raises(SystemExit):
+        worker.shutdown.end_process()
+    assert worker.said == ["exit", "exit code 1"]
 
 
 def test_where_an_idle_one_is_soft_too_it_has_its_time(

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from dbqueue import signals
 from dbqueue.errors import OperationalError
 from dbqueue.store.sessions import Sign
 from dbqueue.worker import watch as watching
@@ -186,6 +187,102 @@ def test_inside_of_another_program_its_thread_has_ended_when_it_has_been_stopped
     watch.start(cast(Any, SimpleNamespace(close=lambda: None)), "w#1", 0.0)
     watch.stop()
     assert not watch.thread.is_alive()
+
+
+def test_outside_of_another_program_nobody_waits_for_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may wait for a database that does not answer, and the process ends without it."""
+    nobody: Any = SimpleNamespace()
+    config = WorkerConfig("w@test", ("celery",), "solo", 1)
+    watch = Watch(nobody, config, desk=nobody, events=nobody, woken=lambda: None, declared_dead=lambda: None)
+    beats, answers = threading.Event(), threading.Event()
+
+    def beat(session: Any) -> None:
+        beats.set()
+        assert answers.wait(60)
+
+    monkeypatch.setattr(watch, "_watch", beat)
+    watch.start(cast(Any, SimpleNamespace(close=lambda: None)), "w#1", 0.0)
+    assert beats.wait(60)
+    watch.stop()
+    assert watch.thread.is_alive()
+    answers.set()
+    watch.thread.join(60)
+    assert not watch.thread.is_alive()
+
+
+def test_one_that_has_not_begun_can_be_stopped() -> None:
+    """The worker around it could not be started."""
+    nobody: Any = SimpleNamespace()
+    config = WorkerConfig("w@test", ("celery",), "solo", 1, embedded=True)
+    Watch(nobody, config, desk=nobody, events=nobody, woken=lambda: None, declared_dead=lambda: None).stop()
+
+
+def test_trouble_is_told_once_and_the_pauses_grow(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever it is: without this thread the worker is deaf, and soon dead. What comes after it begins anew."""
+    pauses: list[float] = []
+    fails = iter([True] * 10 + [False, True])
+
+    def beat(session: Any) -> None:
+        fault = next(fails, None)
+        if fault is None:
+            watch.stop()
+        elif fault:
+            raise ZeroDivisionError("whatever it is")
+
+    session = SimpleNamespace(close=lambda: None, survives=lambda _: True)
+    monkeypatch.setattr(watching, "random", SimpleNamespace(uniform=lambda low, high: high))
+    monkeypatch.setattr(watch._stopping, "wait", pauses.append)
+    monkeypatch.setattr(watch, "_store", SimpleNamespace(watch_session=lambda _: session))
+    monkeypatch.setattr(watch, "_desk", SimpleNamespace(heard=lambda: None))
+    monkeypatch.setattr(watch, "_watch", beat)
+    watch._run()
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 5.0, 0.1]
+    said = [record.message for record in caplog.records]
+    assert said == ["The connection for heartbeats broke: whatever it is. Trying again."] * 2
+
+
+def test_it_waits_no_longer_than_commands_and_events_may(
+    watch: Watch, heart: Heart, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is to be written and read is, before it waits."""
+    did: list[Any] = []
+    bounds = [0.0, 0.0]
+
+    def wait(seconds: float) -> Sign:
+        did.append(seconds)
+        return Sign(0)
+
+    monkeypatch.setattr(heart, "wait", wait, raising=False)
+    desk = SimpleNamespace(serve=lambda _, worker_id: did.append(worker_id), pause=lambda limit: min(limit, bounds[0]))
+    events = SimpleNamespace(write=lambda _: did.append("events"), pause=lambda limit: min(limit, bounds[1]))
+    monkeypatch.setattr(watch, "_desk", desk)
+    monkeypatch.setattr(watch, "_events", events)
+    longest = []
+    for bounds[:] in ([9.0, 9.0], [0.125, 9.0], [9.0, 0.0625], [-1.0, 9.0]):
+        did.clear()
+        beat(watch, heart)
+        assert did[:2] == ["first", "events"]
+        longest.append(did[2])
+    assert longest[1:] == [0.125, 0.0625, 0.0]
+    assert longest[0] <= 1.0, "a worker that is stopped would wait for it"
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_each_heartbeat_that_is_taken_is_told_of(watch: Watch, heart: Heart, clock: list[float], alive: bool) -> None:
+    told: list[Any] = []
+
+    def tell(sender: Any, **_: Any) -> None:
+        told.append(sender)
+
+    signals.heartbeat_sent.connect(tell)
+    try:
+        clock[0], heart.alive = START + EVERY, alive
+        beat(watch, heart)
+    finally:
+        signals.heartbeat_sent.disconnect(tell)
+    assert told == ([watch] if alive else [])
 
 
 @pytest.mark.parametrize("sign", [Sign.JOBS, Sign.COMMANDS, Sign.JOBS | Sign.COMMANDS])
