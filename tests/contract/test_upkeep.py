@@ -16,6 +16,7 @@ from dbqueue.limits import Limit, Policies
 from dbqueue.store import kept, limits
 from dbqueue.store.base import Store
 from dbqueue.store.postgres import sql
+from dbqueue.store.trouble import LOCK_SECONDS
 from dbqueue.worker.config import WorkerConfig
 from dbqueue.worker.upkeep import LOOK_EVERY_SECONDS, NEXT_PAGES_SECONDS, NEXT_ROWS_SECONDS, PRUNE_EVERY_SECONDS, Upkeep
 from dbqueue.workflows import ERRBACK, Edge, Workflow
@@ -133,6 +134,81 @@ def test_what_waits_for_a_job_that_its_dead_worker_fails_is_looked_for(
     assert upkeep.run(worker.session, worker.id)
     assert count(store, "status = 'FAILURE'") == 1
     assert worker.claim_one().id == "then"
+
+
+def test_dead_workers_are_looked_for_at_its_pace_and_by_its_own_rules(
+    store: Store, worker: TestWorker, new_worker: Callable[..., TestWorker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.enqueue([new_job()])
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    upkeep = Upkeep(WorkerConfig("w", ("celery",), "solo", 1, max_losses=0), every_seconds=5.0)
+    upkeep._prune_at = now + 1e6
+    dead = new_worker(lease_seconds=0.0)
+    dead.claim_one()
+    dead.close()
+    for ended in (True, False):
+        assert upkeep.run(worker.session, worker.id) == ended
+        assert 4.0 <= upkeep.due_at - now <= 6.0
+        assert count(store, "status = 'FAILURE'") == 1
+        now = upkeep.due_at
+
+
+@pytest.mark.parametrize("locks", ["all jobs", "what waits for one that may not run again"])
+def test_a_rescue_that_meets_a_lock_is_put_off(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, locks: str
+) -> None:
+    """Not for long: the jobs wait for it. And what else is due is done."""
+    monkeypatch.setitem(sql.SESSION, "lock_timeout", "100ms")
+    monkeypatch.setattr(sql, "READ_ALL", sql.READ_ALL.replace(f"{LOCK_SECONDS}s", "100ms"))
+    with opened(postgres_url) as store, psycopg.connect(libpq_url(postgres_url)) as somebody:
+        worker, dead = TestWorker(store), TestWorker(store, lease_seconds=0.0)
+        edges = [Edge("lost", "then", "error", ERRBACK)]
+        store.enqueue_workflow(Workflow.of([new_job("lost"), new_job("then")], edges))
+        dead.claim_one(once=["shop.pack"])
+        dead.close()
+        upkeep = Upkeep(WorkerConfig("w", ("celery",), "solo", 1), every_seconds=1e6)
+        upkeep._prune_at = 0.0
+        if locks == "all jobs":
+            somebody.execute("LOCK TABLE dbqueue_jobs IN SHARE MODE")
+        else:
+            somebody.execute("SELECT FROM dbqueue_jobs WHERE id = 'then' FOR UPDATE")
+        began = time.monotonic()
+        assert not upkeep.run(worker.session, worker.id)
+        assert [record.message.partition(" of ")[0] for record in caplog.records][-1:] == ["Jobs"]
+        assert began + 1.0 < upkeep.rescue_at < time.monotonic() + 30.0
+        assert upkeep._prune_at > began
+        somebody.rollback()
+        upkeep.rescue_at = 0.0
+        assert upkeep.run(worker.session, worker.id)
+        assert worker.claim_one().id == "then"
+        worker.close()
+
+
+def test_a_job_in_a_transaction_of_its_own_follows_at_the_next_look_without_a_word(
+    postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a worker that is dead to others and writes on: each look meets it again."""
+    with opened(postgres_url) as store, psycopg.connect(libpq_url(postgres_url)) as its_own:
+        worker, dead = TestWorker(store), TestWorker(store, lease_seconds=0.0)
+        store.enqueue([new_job("a"), new_job("b")])
+        dead.claim()
+        dead.close()
+        its_own.execute("SELECT FROM dbqueue_jobs WHERE id = 'a' FOR UPDATE")
+        upkeep = Upkeep(WorkerConfig("w", ("celery",), "solo", 1), every_seconds=1e6)
+        did = []
+        for _ in range(3):
+            upkeep.rescue_at = 0.0
+            did.append(upkeep.run(worker.session, worker.id))
+            assert upkeep.rescue_at > time.monotonic() + 1e5, "it is not put off"
+        assert did == [True, False, False]
+        (record,) = caplog.records
+        assert record.message.endswith(". Others are in a transaction that is still open, and follow")
+        its_own.rollback()
+        upkeep.rescue_at = 0.0
+        assert upkeep.run(worker.session, worker.id)
+        assert count(store, "status = 'PENDING'") == 2
+        worker.close()
 
 
 def test_a_prune_that_meets_a_lock_is_put_off(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -208,17 +208,17 @@ def test_a_process_gets_signals_until_it_is_gone(
         crew: Any = Crew([child])
         revoker = Revoker("prefork", crew, dispatcher, TimeLimits({}, Limits()), ended.append, {}, monitors, claims)
         child.send_jobs([job("a", customer="acme")])
-        for signum in (signal.SIGTERM, signal.SIGKILL):
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
             revoker.revoke(revoker.having({"customer": ["acme"]}), signum)
             revoker.keep()
-        assert child.done == ["a", signal.SIGTERM, signal.SIGKILL]
+        assert child.done == ["a", signal.SIGTERM, signal.SIGINT, signal.SIGKILL]
         child.close()
         crew.clear()
         revoker.keep()
         assert not revoker.having({"customer": ["acme"]})
         revoker.revoke(["a"], signal.SIGKILL)
         revoker.keep()
-        assert len(child.done) == 3
+        assert len(child.done) == 4
         assert [each.job_id for each in ended] == ["a"]
 
 
