@@ -149,6 +149,10 @@ def _found_route(
             function = _named(router)
             function = function() if isinstance(function, type) else function
             older = getattr(function, "route_for_task", None)  # Celery 3's routers
+            if not (older or callable(function)):
+                raise ImproperlyConfigured(
+                    f"task_routes has {router!r}, which is no router: a dict, a list of pairs, a function or its name"
+                )
             found = older(name, args, kwargs) if older else function(name, args, kwargs, dict(options), task=task)
         if found:
             return found if isinstance(found, Mapping) else {"queue": found}

@@ -162,6 +162,12 @@ def test_routes_that_are_not_found() -> None:
             queue(make_app(task_routes=routes), "t")
 
 
+@pytest.mark.parametrize("routes", [5, [{"other": "q"}, 5], object()])
+def test_routes_that_are_none_are_refused(routes: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match="which is no router"):
+        queue(make_app(task_routes=routes), "t")
+
+
 def test_annotations_change_tasks() -> None:
     def tell(self: Any, exc: Any, task_id: Any, args: Any, kwargs: Any, einfo: Any) -> None:
         told.append((self.name, repr(exc)))
