@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
 import sqlalchemy as sa
@@ -254,7 +254,16 @@ def _limit_waits(connection: Any, record: object) -> None:
     connection.autocommit = before
 
 
+_SQLITE_OPTIONS: Final = frozenset(
+    {"uri", "timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements"}
+)
+"""What SQLAlchemy takes from a URL of a plain file; all else it would pass over, with a warning."""
+
+
 def _sqlite_options(url: sa.URL, pool_size: int) -> tuple[sa.URL, dict[str, Any]]:
+    unknown = sorted(set(url.query) - _SQLITE_OPTIONS)
+    if unknown and "uri" not in url.query:
+        raise ValueError(f"{unknown[0]!r} is no option of a SQLite file; SQLite's own need file:NAME?uri=true")
     path = url.database
     options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": pool_size}
     if path and path != ":memory:" and not path.startswith("file:"):

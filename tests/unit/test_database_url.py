@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from dbqueue import DBQueue
@@ -43,3 +45,14 @@ def test_a_flag_names_it_over_the_environment(monkeypatch: pytest.MonkeyPatch) -
 
 def test_none_is_a_file_here() -> None:
     assert DBQueue("shop", set_as_current=False).database.url == "sqlite:///dbqueue.sqlite3"
+
+
+def test_an_option_that_would_be_passed_over_is_refused(tmp_path: Path) -> None:
+    """A file that is meant to be read alone, and is written."""
+    file = tmp_path / "queue.db"
+    with pytest.raises(ImproperlyConfigured, match="'mode' is no option of a SQLite file"):
+        DBQueue("shop", broker=f"sqlite:///{file}?mode=ro", set_as_current=False).database.store.engine.connect()
+    assert not file.exists()
+    for allowed in (f"sqlite:///{file}?timeout=3", f"sqlite:///file:{file}?mode=rwc&uri=true"):
+        with DBQueue("shop", broker=allowed, set_as_current=False) as app:
+            app.database.store.engine.connect().close()
