@@ -42,6 +42,10 @@ USERS = {
 }
 
 
+CONTENT = ("args", "kwargs", "headers", "options", "content", "result", "result_content", "traceback", "meta")
+"""The columns that hold what callers and tasks have put there."""
+
+
 @pytest.fixture(scope="module")
 def users(postgres_server: PostgresServer) -> Iterator[None]:
     """Roles belong to the whole server: those that were there before stay."""
@@ -197,6 +201,7 @@ def test_a_worker_works(url: str, schema: str | None, start_worker: Callable[...
     assert worker.stop() == 0
     assert "denied" not in worker.log
     with connected(url, "t_worker", schema) as connection:
+        assert connection.execute("SELECT version_num FROM dbqueue_alembic_version").fetchone()
         refused(connection, "CREATE TABLE mine (id int)")
         refused(connection, "ALTER TABLE dbqueue_jobs ADD COLUMN x int")
         refused(connection, "DROP TABLE dbqueue_jobs")
@@ -210,7 +215,7 @@ def test_an_inspector_sees_no_arguments(
     with producer(url, "t_producer", schema) as app:
         app.tasks["sample.add"].delay("secret", "argument")
     with connected(url, "t_inspector", schema) as connection:
-        for column in sorted(roles.DATA | {"lease"}):
+        for column in (*CONTENT, "limit_key", "permit", "lease"):
             refused(connection, f"SELECT {column} FROM dbqueue_jobs")
         refused(connection, "SELECT * FROM dbqueue_jobs")
         refused(connection, "SELECT j FROM dbqueue_jobs j")
@@ -256,6 +261,19 @@ def test_to_apply_them_again_takes_back_what_was_granted_beside_them(url: str, s
             refused(connection, "DELETE FROM dbqueue_jobs")
             refused(connection, "SELECT result FROM dbqueue_jobs")
             refused(connection, "SELECT * FROM dbqueue_schedules")
+
+
+def test_they_are_applied_whole_or_not_at_all(url: str, schema: str | None) -> None:
+    """By a user who owns the tables, and may not give them to the owners' role, which is the last step."""
+    path = f'"{schema}".' if schema else ""
+    with psycopg.connect(libpq_url(url), autocommit=True) as admin:
+        for table in (*metadata.tables, "dbqueue_alembic_version"):
+            admin.execute(f"ALTER TABLE {path}{table} OWNER TO t_producer".encode())
+        admin.execute(f"GRANT DELETE ON {path}dbqueue_jobs TO {roles.INSPECTOR}".encode())
+    arguments = ["migrate", "--roles", "--apply", *(["--schema", schema] if schema else [])]
+    assert main(["--database", as_user(url, "t_producer"), *arguments]) != 0
+    with connected(url, "t_inspector", schema) as connection:
+        connection.execute("DELETE FROM dbqueue_jobs")
 
 
 def test_the_owner_migrates(url: str, schema: str | None) -> None:
@@ -310,6 +328,8 @@ def test_partitions(url: str, schema: str | None, start_worker: Callable[..., An
     for refused_user in ("t_producer", "t_worker", "t_inspector"):
         assert main(["--database", as_user(url, refused_user), "migrate", "--partition", "day", *in_schema]) != 0
     assert main([*owner, "--partition", "day", *in_schema]) == 0
+    with connected(url, "t_owner", schema) as connection:
+        connection.execute("GRANT SELECT ON dbqueue_jobs_default TO PUBLIC")
     assert main(["--database", url, "migrate", "--roles", "--apply", *in_schema]) == 0
     test_a_producer_can_only_insert(url, schema)
     test_results_and_unique_calls_are_grants_of_their_own(url, schema)
