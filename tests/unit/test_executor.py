@@ -201,7 +201,9 @@ def test_an_ignored_result_is_kept_for_those_that_wait_for_it(run: Run, successo
     assert outcome.result == result
 
 
-@pytest.mark.parametrize(("inputs", "why"), [(10**9, "1000000000 bytes long"), ("first", "the job first, which was")])
+@pytest.mark.parametrize(
+    ("inputs", "why"), [(10**9, "1000000000 bytes long"), ("first", "the job first, which has none")]
+)
 def test_results_that_it_takes_and_that_are_not_here(run: Run, inputs: Any, why: str) -> None:
     outcome = run("add", 1, 2, inputs=inputs)
     assert exc_type(outcome) == "InvalidTaskError"
