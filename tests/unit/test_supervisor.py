@@ -193,14 +193,17 @@ def test_a_job_is_run_and_its_outcome_written(start: Any) -> None:
     worker.answers(done(A))
     assert worker.written() == [done(A)]
     assert (len(worker.child.held), worker.child.answered) == (0, 1)
-    total: dict[str, int] = worker.supervisor._control.total
-    assert total == {"pack": 1}
+    assert worker.supervisor._control.total == {"pack": 1}
 
 
 def test_what_cannot_be_told_to_monitors_is_written_all_the_same(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = start()
+
+    def stumble(*_: Any) -> None:
+        raise RecursionError("whatever it is")
+
     worker.claims(A)
-    monkeypatch.setattr(worker.supervisor._events, "ended", lambda *_: {}["broken"])
+    monkeypatch.setattr(worker.supervisor._events, "ended", stumble)
     worker.answers(done(A))
     assert worker.written() == [done(A)]
 
@@ -384,9 +387,11 @@ def test_what_a_socket_does_not_take_is_sent_when_it_does(start: Any) -> None:
     large = claimed_job("large", args=f'["{"x" * 3_000_000}"]')
     worker.claims(large)
     taken: list[Any] = []
-    while not taken:
+    for _ in range(1000):
         taken += worker.sent()
         worker.turn()
+        if taken:
+            break
     assert taken == [wire.RUN]
     assert not worker.child.wants_to_write
 
@@ -507,6 +512,19 @@ def test_a_command_to_stop_is_a_warm_request_however_often_it_comes(start: Any) 
     worker.supervisor.request_stop()
     worker.turn()
     assert [*states, worker.ending.state] == [State.DRAINING, State.ENDING]
+
+
+@pytest.mark.parametrize("what", ["a request to stop", "a registration"])
+def test_a_loop_that_sleeps_hears_at_once_of(start: Any, what: str) -> None:
+    worker = start()
+    worker.turn()
+    assert worker.crew.selector.select(0) == []
+    if what == "a registration":
+        worker.supervisor._registered("w@test#2", boot_clock())
+    else:
+        worker.supervisor.request_stop()
+    ((key, _),) = worker.crew.selector.select(0)
+    assert key.data is worker.supervisor._wakeup
 
 
 def test_an_error_of_the_loop_hands_back_what_ran(start: Any, killed: list[int]) -> None:
