@@ -99,9 +99,18 @@ def test_a_retry_takes_the_writes_of_its_run_back(app: App) -> None:
 
 
 def test_an_ignored_run_is_a_success_without_a_result(app: App) -> None:
-    result = call(app, "write_and_ignore", "a")
-    testing.drain(app)
-    assert effects(app) == ["a"]
+    told: list[str] = []
+
+    def heard(result: Any, **_: Any) -> None:
+        told.append("a success")
+
+    signals.task_success.connect(heard)
+    try:
+        result = call(app, "write_and_ignore", "a")
+        testing.drain(app)
+    finally:
+        signals.task_success.disconnect(heard)
+    assert (effects(app), told) == (["a"], [])
     assert (result.status, result.result) == ("SUCCESS", None)
 
 
@@ -357,10 +366,19 @@ def test_a_lost_lease_takes_everything_back(app: App, caplog: pytest.LogCaptureF
             self.session.execute(sa.text("INSERT INTO effects VALUES ('a')"))
         app.tasks["t.write"].delay("b")
 
+    told: list[str] = []
+
+    def heard(state: str, **_: Any) -> None:
+        told.append(state)
+
     result = stolen.delay()
-    with caplog.at_level(logging.WARNING):
-        (run,) = testing.drain(app)
-    assert effects(app) == []
+    signals.task_postrun.connect(heard)
+    try:
+        with caplog.at_level(logging.WARNING):
+            (run,) = testing.drain(app)
+    finally:
+        signals.task_postrun.disconnect(heard)
+    assert (effects(app), told) == ([], ["IGNORED"]), "what was taken at its beginning is to be freed"
     assert run.state == "PENDING"
     assert result.status == "STARTED"
     (line,) = [record.getMessage() for record in caplog.records if result.id in record.getMessage()]
@@ -643,8 +661,10 @@ def test_what_is_raised_after_the_commit_changes_nothing(app: App) -> None:
     assert result.get(timeout=0) == {"completed": "a"}
 
 
-def test_what_those_raise_who_hear_of_a_success_makes_no_failure_of_it(app: App) -> None:
-    """It stands. In any other task the success is not written yet."""
+def test_what_those_raise_who_hear_of_a_success_makes_no_failure_of_it(
+    app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It stands, and the log has what they raised. In any other task the success is not written yet."""
     failures: list[str] = []
 
     def raising(**_: Any) -> None:
@@ -660,6 +680,26 @@ def test_what_those_raise_who_hear_of_a_success_makes_no_failure_of_it(app: App)
         result = call(app, "write", "a")
         testing.drain(app)
     assert (result.state, effects(app), failures) == ("SUCCESS", ["a"], [])
+    assert any(record.exc_info and record.exc_info[0] is SystemExit for record in caplog.records)
+
+
+def test_those_who_hear_of_a_success_that_is_not_written_yet_make_a_failure_of_it(app: App) -> None:
+    """The task has touched nothing: its outcome is the rounds' to write, as that of any other."""
+    told: list[str] = []
+
+    def raising(**_: Any) -> None:
+        raise SystemExit
+
+    def heard(task_id: str, **_: Any) -> None:
+        told.append(task_id)
+
+    with contextlib.ExitStack() as connected:
+        for signal, receiver in ((signals.task_success, raising), (signals.task_failure, heard)):
+            signal.connect(receiver)
+            connected.callback(signal.disconnect, receiver)
+        result = call(app, "touch_nothing")
+        testing.drain(app)
+    assert (result.state, told) == ("FAILURE", [result.id])
 
 
 def test_a_job_is_completed_once(app: App) -> None:
