@@ -409,6 +409,12 @@ def test_what_waits_here_counts_as_held(start: Any) -> None:
     assert worker.rounds.handover.room == 1
 
 
+def test_what_waits_for_children_that_are_not_ready_counts_as_held(start: Any) -> None:
+    worker = start(concurrency=2, ready=False)
+    worker.claims(A, B)
+    assert (worker.sent(), worker.rounds.handover.room) == ([], 0)
+
+
 def test_what_cannot_be_told_of_is_not_given_out(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = start(concurrency=2)
 
