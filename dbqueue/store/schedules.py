@@ -182,7 +182,7 @@ def put(store: Store, entry: NewSchedule, *, enabled: bool) -> bool:
     values = {name: _value(name, getattr(entry, name)) for name in _FOLLOWED} | {"enabled": enabled}
     theirs = sa.and_(schedules.c.name == entry.name, schedules.c.source != SETTINGS)
     insert = store.insert(schedules).values(name=entry.name, **values).on_conflict_do_nothing()
-    update = sa.update(schedules).where(theirs).values(**values, updated_at=database_now())
+    update = sa.update(schedules).where(theirs).values(**values, **_anew(), updated_at=database_now())
 
     def change(connection: sa.Connection, ask: Ask) -> bool:
         # Not by `rowcount`, which SQLAlchemy does not tell of an INSERT on PostgreSQL.
@@ -212,10 +212,16 @@ def set_enabled(store: Store, names: Collection[str], *, enabled: bool) -> set[s
             updated_at=database_now(),
             # What is enabled already keeps its due time.
             next_due_at=sa.case((schedules.c.enabled == sa.literal(enabled), schedules.c.next_due_at), else_=sa.null()),
+            **_anew(),
         )
         .returning(schedules.c.name)
     )
     return changed(store, lambda connection, _: set(connection.scalars(change)))
+
+
+def _anew() -> dict[str, Any]:
+    """Have a row without a due time planned anew: a problem from before its pause would keep it from that."""
+    return {"planned_from": sa.case((schedules.c.next_due_at.is_not(None), schedules.c.planned_from), else_=sa.null())}
 
 
 def _write(store: Store, joined: JoinedConnection, jobs: Sequence[NewJob | Workflow]) -> None:

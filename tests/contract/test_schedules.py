@@ -358,6 +358,28 @@ def test_a_pause_that_no_beat_has_seen(store: Store) -> None:
     assert (row(store).total_run_count, row(store).next_due_at) == (0, NOON + timedelta(hours=1, seconds=60))
 
 
+@pytest.mark.parametrize("how", ["resumed", "set anew"])
+def test_an_entry_that_could_not_fire_is_planned_when_it_is_resumed(store: Store, how: str) -> None:
+    """Somebody pauses it, corrects it and resumes it: its problem is no reason to leave it out."""
+    add(store, task="broken", timezone="UTC")
+    beat = new_beat(store)
+    settle(beat, NOON)
+    settle(beat, NOON + timedelta(minutes=1))
+    assert row(store).problem == "TypeError: no such argument"
+    schedules.set_enabled(store, ["tick"], enabled=False)
+    settle(beat, NOON + timedelta(minutes=2))
+    assert row(store).problem == "TypeError: no such argument"
+    if how == "resumed":
+        run_sql(store, "UPDATE dbqueue_schedules SET task = 'shop.tick'")
+        schedules.set_enabled(store, ["tick"], enabled=True)
+    else:
+        assert schedules.put(store, entry("tick"), enabled=True)
+    settle(beat, NOON + timedelta(minutes=5, seconds=30))
+    assert (row(store).next_due_at, row(store).problem) == (NOON + timedelta(minutes=6, seconds=30), None)
+    settle(beat, NOON + timedelta(minutes=6, seconds=30))
+    assert fired(store) == minutes(6.5)
+
+
 def test_a_pause_with_plain_sql(store: Store) -> None:
     add(store)
     beat = new_beat(store)
