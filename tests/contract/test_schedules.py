@@ -154,6 +154,16 @@ def test_it_tells_of_the_jobs_that_are_written(store: Store) -> None:
     assert told == [job_id("tick", due) for due in minutes(1, 2, 3)]
 
 
+def test_workers_are_told_when_they_can_see_the_jobs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is told before finds nothing yet, and sleeps again."""
+    there: list[int] = []
+    monkeypatch.setattr(store, "wake", lambda: there.append(count(store)))
+    add(store)
+    settle(new_beat(store), NOON)
+    settle(new_beat(store), NOON + timedelta(minutes=1))
+    assert there == [1]
+
+
 def test_it_tells_of_each_job_of_a_workflow(store: Store) -> None:
     def make(row: ScheduleRow, due: datetime, id: str) -> Workflow:
         return Workflow.of([new_job(id), new_job("next")], [Edge(id, "next")])
@@ -713,6 +723,24 @@ def test_rows_follow_the_settings(store: Store) -> None:
     assert (row(store, "b").schedule, row(store, "b").options) == ("every 5 seconds", '{"queue":"q"}')
     schedules.synchronise(store, "shop", [])
     assert names(store) == ["by hand"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("task", "shop.tock"),
+        ("schedule", "every 5 seconds"),
+        ("timezone", "Asia/Tokyo"),
+        ("args", "[1]"),
+        ("kwargs", '{"a":1}'),
+        ("options", '{"queue":"q"}'),
+        ("misfire", "all"),
+    ],
+)
+def test_a_row_follows_each_field_of_its_entry(store: Store, field: str, value: str) -> None:
+    schedules.synchronise(store, "shop", [entry("a")])
+    schedules.synchronise(store, "shop", [entry("a", **{field: value})])
+    assert getattr(row(store, "a"), field) == value
 
 
 def test_a_row_tells_when_it_was_changed_last(store: Store) -> None:
