@@ -157,6 +157,20 @@ def a_job_of_a_tasks_own_transaction(store: Store, worker: TestWorker) -> Call:
     return run
 
 
+def a_further_header_of_a_tasks_own_transaction(store: Store, worker: TestWorker) -> Call:
+    headers = [Edge("header", "body", place="[0]")]
+    store.enqueue_workflow(Workflow.of([new_job("header"), new_job("body")], headers))
+    job = worker.claim_one()
+    more = Workflow((new_job("more"),), (Edge("more", BODY, place=APPEND),))
+
+    def run() -> None:
+        transaction = TaskTransaction(store, job, idle_seconds=None)
+        assert transaction.add_header(more)
+        transaction.commit(Succeeded(job.id, job.lease, "1", 0.0))
+
+    return run
+
+
 WAYS: dict[str, Callable[[Store, TestWorker], Call]] = {
     "a job": lambda store, _: lambda: store.enqueue([new_job()]),
     "a unique job": lambda store, _: lambda: store.enqueue([new_job(unique_key="key")]),
@@ -171,6 +185,7 @@ WAYS: dict[str, Callable[[Store, TestWorker], Call]] = {
     "a predecessor's failure beside locks": an_end("error", beside_locks),
     "a transactional predecessor's success": a_transactional_success,
     "a job of a task's own transaction": a_job_of_a_tasks_own_transaction,
+    "a further header of a task's own transaction": a_further_header_of_a_tasks_own_transaction,
     "a predecessor that is revoked": called_off(revoking.revoke),
     "a predecessor that is cancelled": called_off(changes.cancel),
     "a retry": a_retry,
