@@ -937,6 +937,24 @@ def test_parts_that_are_undone_take_back_what_they_have_added(app: App) -> None:
     assert result.get(timeout=0) == ["added", "wrote other", "wrote first", "wrote kept", "wrote last"]
 
 
+def test_a_run_adds_nothing_of_the_run_before_it_on_its_connection(app: App) -> None:
+    @app.task(name="t.adds_and_tells", bind=True, transactional=True)
+    def adds(self: Any, *names: str) -> str:
+        for name in names:
+            added(self, name)
+        return names[0]
+
+    @app.task(name="t.collect_all")
+    def collect(results: list[Any]) -> list[Any]:
+        return results
+
+    result = dbqueue.chord([adds.s("a", "more"), adds.s("b")], collect.s()).apply_async()
+    work_off(app)
+    assert effects(app) == ["a", "b", "more"]
+    told = result.get(timeout=0)
+    assert (told[:2], sorted(told[2:])) == (["a", "b"], ["wrote a", "wrote b", "wrote more"])
+
+
 def test_a_replacement_of_what_has_added(app: App) -> None:
     def adds(self: Any) -> None:
         added(self, "new")
@@ -970,6 +988,18 @@ def postgres_app(postgres_url: str) -> Iterator[App]:
         run_sql(app.database.store, EFFECTS)
         yield app
         app.extra["engine"].dispose()
+
+
+def test_what_is_added_takes_one_lock_of_the_server_s_table(postgres_app: App) -> None:
+    def adds(self: Any) -> int:
+        for name in ("a", "b", "c"):
+            added(self, name)
+        query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+        return int(self.session.scalar(sa.text(query)))
+
+    result = chord_with(postgres_app, adds)
+    work_off(postgres_app)
+    assert result.get(timeout=0)[0] == 1
 
 
 def test_the_connections_of_a_thread_s_loop_end_with_it(postgres_app: App, postgres_url: str) -> None:
