@@ -262,7 +262,8 @@ _SQLITE_OPTIONS: Final = frozenset(
 
 def _sqlite_options(url: sa.URL, pool_size: int) -> tuple[sa.URL, dict[str, Any]]:
     unknown = sorted(set(url.query) - _SQLITE_OPTIONS)
-    if unknown and "uri" not in url.query:
+    is_uri = str(url.query.get("uri")).lower() in ("true", "yes", "on", "1") and str(url.database).startswith("file:")
+    if unknown and not is_uri:
         raise ValueError(f"{unknown[0]!r} is no option of a SQLite file; SQLite's own need file:NAME?uri=true")
     path = url.database
     options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": pool_size}

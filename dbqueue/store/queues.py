@@ -27,8 +27,7 @@ def resume(store: Store, names: Collection[str]) -> set[str]:
     """Let workers claim from these queues again, and wake them; the names of those that were paused."""
     change = sa.delete(paused_queues).where(paused_queues.c.queue.in_(storable(names))).returning(paused_queues.c.queue)
     resumed = changed(store, lambda connection, _: set(connection.scalars(change)))
-    if resumed:
-        store.wake()
+    store.wake()  # in any case: a try that had no answer may have resumed them
     return resumed
 
 

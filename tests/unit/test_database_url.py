@@ -50,9 +50,14 @@ def test_none_is_a_file_here() -> None:
 def test_an_option_that_would_be_passed_over_is_refused(tmp_path: Path) -> None:
     """A file that is meant to be read alone, and is written."""
     file = tmp_path / "queue.db"
-    with pytest.raises(ImproperlyConfigured, match="'mode' is no option of a SQLite file"):
-        DBQueue("shop", broker=f"sqlite:///{file}?mode=ro", set_as_current=False).database.store.engine.connect()
-    assert not file.exists()
+    for refused in (
+        f"sqlite:///{file}?mode=ro",
+        f"sqlite:///{file}?mode=ro&uri=true",
+        f"sqlite:///file:{file}?mode=ro",
+    ):
+        with pytest.raises(ImproperlyConfigured, match="'mode' is no option of a SQLite file"):
+            DBQueue("shop", broker=refused, set_as_current=False).database.store.engine.connect()
+    assert list(tmp_path.iterdir()) == []
     for allowed in (f"sqlite:///{file}?timeout=3", f"sqlite:///file:{file}?mode=rwc&uri=true"):
         with DBQueue("shop", broker=allowed, set_as_current=False) as app:
             app.database.store.engine.connect().close()
