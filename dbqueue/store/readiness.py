@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import time
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
@@ -17,6 +18,9 @@ T = TypeVar("T", bound=HasFileno)
 def wait_readable(sources: Sequence[T], seconds: float) -> list[T]:
     """Those of the sources that can be read, after at most so many seconds."""
     if not hasattr(select, "poll"):  # Windows
+        if not sources:  # there it refuses to wait for nothing
+            time.sleep(seconds)
+            return []
         return list(select.select(sources, [], [], seconds)[0])
     # Not `select`: it refuses descriptors above 1023, which a large application may well have.
     poll = select.poll()

@@ -66,6 +66,20 @@ class WorkerInfo:
         return asdict(self) | {"queues": json.dumps(self.queues, ensure_ascii=False)}
 
 
+MOST_PIDS: Final = 8
+"""Of how many `WorkersBefore` it is told which processes they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersBefore:
+    """The workers of one host and the same queues that were there before another."""
+
+    slots: int = 0
+    """How many jobs they run at once, all together."""
+    pids: tuple[int, ...] = ()
+    """The processes of those that have been there for the longest, as their rows name them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """How many jobs a worker wants, from where: earlier queues come first in this round."""

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 
 from dbqueue.errors import OperationalError
 from dbqueue.jobs import Outcome, Progress
-from dbqueue.store.records import Claim, HeldClaim, HeldRound, Rescued, Round, Stray, WorkerInfo
+from dbqueue.store.records import Claim, HeldClaim, HeldRound, Rescued, Round, Stray, WorkerInfo, WorkersBefore
 
 ELDEST_SECONDS: Final = 3600.0
 """How long a worker may be silent, whatever its lease, and be the eldest: nobody else does what the eldest does."""
@@ -201,12 +201,12 @@ class WorkSession(Session):
         """The id of the worker that started first, of those that live and have beaten within ELDEST_SECONDS: the one
         that does the upkeep."""
 
-    def slots_before(self, worker_id: str) -> int:
-        """How many jobs at once the live workers run that share this one's host and queues, and registered before it.
+    def workers_before(self, worker_id: str) -> WorkersBefore:
+        """The live workers that share this one's host and queues, and registered before it.
 
-        0 where the database wakes nobody: SQLite.
+        None where the database wakes nobody: SQLite.
         """
-        return 0
+        return WorkersBefore()
 
     @abstractmethod
     def close_worker(self, worker_id: str) -> None:

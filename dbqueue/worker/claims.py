@@ -113,7 +113,7 @@ class Claims:
         self.clock.at_once()
 
     def look_around(self, session: WorkSession) -> None:
-        self._neighbours.slots_before = session.slots_before(self._holding.worker_id)
+        self._neighbours.before = session.workers_before(self._holding.worker_id)
 
     def ask(self) -> float:
         """Ask the database when a job is due, where nothing says so.

@@ -37,10 +37,11 @@ class Handover:
         self.fresh: list[Sequence[ClaimedJob]] = []
         """Claimed, and not handed over yet."""
 
-    def want(self, count: int) -> None:
-        """How many jobs the supervisor can take, beyond those that `take` has given it."""
+    def want(self, count: int) -> bool:
+        """How many jobs the supervisor can take, beyond those that `take` has given it; whether these are more."""
         with self._lock:
-            self._wanted = count
+            more, self._wanted = count > self._wanted, count
+        return more
 
     def take(self) -> list[ClaimedJob]:
         """What was handed over since the last call."""

@@ -5,15 +5,21 @@ the processors from those that work already, and with cold caches: 64 workers on
 So one that has no jobs, on a machine whose processors are taken, and beside enough others that were there before it,
 holds back: it looks again after a moment, and after a longer one, and joins in once fewer than two threads for each
 processor want one. The first ones never do, and of the others one after the other joins in however busy the machine
-is: what keeps it busy may be another program, and the first ones may have long jobs.
+is: what keeps it busy may be another program, and the first ones may have long jobs. That goes slowly while the first
+ones are at work on many short jobs, which is seen from the processor time of their own processes (not of those that run
+the jobs): there each that joins in costs more than it does.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import time
+from collections.abc import Iterable
 from typing import Final
+
+from dbqueue.store.records import WorkersBefore
 
 FIRST_PAUSE_SECONDS: Final = 0.02
 LONGEST_PAUSE_SECONDS: Final = 1.0
@@ -21,6 +27,13 @@ JOIN_EVERY_SECONDS: Final = 0.1
 """How much later than the slot before it each slot joins in at the latest."""
 LONGEST_SECONDS: Final = 5.0
 """So long the last one holds back."""
+IDLE_SHARE: Final = 0.1
+"""Of the processors' time: with so much to spare they are free."""
+SHORT_JOBS_FACTOR: Final = 10.0
+"""So much longer does all that take while the first ones are at work on many short jobs."""
+SHORT_JOBS_SHARE: Final = 0.1
+"""Of one processor: what their processes take then, all together. With jobs of 10 ms on two processors it is 0.02."""
+_TICK: Final = 1.0 / os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0.01
 
 
 class Neighbours:
@@ -29,11 +42,15 @@ class Neighbours:
     def __init__(self, processors: int | None = None) -> None:
         """`processors`: those of the whole machine unless told otherwise, as are the threads that want them."""
         self._processors = processors or os.cpu_count() or 1
-        self.slots_before = 0
-        """Of the workers on this host, and for these queues, that were there before: as the database told last."""
+        self.before = WorkersBefore()
+        """As the database told last."""
         self._since: float | None = None
         """From when on it holds back, on the monotonic clock; None: it does not."""
         self._looks = 0
+        self._looked_at, self._idle_then = 0.0, 0.0
+        """When it looked last, and how long processors had been idle until then."""
+        self._at_first = 0.0
+        """Seconds of processor time that those before had taken at its first look."""
 
     @property
     def holding_back(self) -> bool:
@@ -41,24 +58,48 @@ class Neighbours:
 
     def woken(self) -> None:
         """There may be jobs, and this worker has none."""
-        if self.slots_before >= self._enough:
+        if self.before.slots >= self._enough:
             self._since, self._looks = time.monotonic(), 0
 
     def pause(self) -> float:
         """Seconds to hold back yet, before the next call; zero: join in."""
         if self._since is None:
             return 0.0
-        place = self.slots_before - self._enough + 1
-        rest = self._since + min(place * JOIN_EVERY_SECONDS, LONGEST_SECONDS) - time.monotonic()
-        if rest <= 0.0 or waiting_threads() < self._enough:
-            self.join_in()
-            return 0.0
+        now = time.monotonic()
+        if self._idle(now):
+            return self.join_in()
+        if not self._looks:
+            self._at_first = seconds_of(self.before.pids)
+        waited = now - self._since
+        longest = min((self.before.slots - self._enough + 1) * JOIN_EVERY_SECONDS, LONGEST_SECONDS)
+        if waited >= longest and self._short_jobs(waited):
+            longest *= SHORT_JOBS_FACTOR
+        if waited >= longest:
+            return self.join_in()
         pause = min(FIRST_PAUSE_SECONDS * 2.0**self._looks, LONGEST_PAUSE_SECONDS)
         self._looks += 1
-        return min(rest, pause * random.uniform(0.7, 1.3))  # those that were woken together do not all look at once
+        # Those that were woken together do not all look at once.
+        return min(longest - waited, pause * random.uniform(0.7, 1.3))
 
-    def join_in(self) -> None:
+    def join_in(self) -> float:
+        """Now."""
         self._since = None
+        return 0.0
+
+    def _idle(self, now: float) -> bool:
+        """Whether some of the processors have had nothing to do since the last look; at the first, in this moment.
+
+        How many threads want one changes from moment to moment: with many looks of many workers some would see few.
+        """
+        idle, then, since = idle_seconds(), self._idle_then, self._looked_at
+        self._idle_then, self._looked_at = idle, now
+        if not self._looks:
+            return waiting_threads() < self._processors
+        return idle == math.inf or idle - then >= IDLE_SHARE * self._processors * (now - since) + _TICK
+
+    def _short_jobs(self, seconds: float) -> bool:
+        """Whether those before have been at work on many short jobs, for so long."""
+        return seconds_of(self.before.pids) - self._at_first >= SHORT_JOBS_SHARE * seconds
 
     @property
     def _enough(self) -> int:
@@ -73,3 +114,25 @@ def waiting_threads() -> int:
             return int(figures.read().split()[3].partition(b"/")[0]) - 1
     except (OSError, IndexError, ValueError):  # not Linux
         return 0
+
+
+def idle_seconds() -> float:
+    """How long the machine's processors have been idle, all together; without end where nobody tells."""
+    try:
+        with open("/proc/uptime", "rb") as figures:
+            return float(figures.read().split()[1])
+    except (OSError, IndexError, ValueError):
+        return math.inf
+
+
+def seconds_of(pids: Iterable[int]) -> float:
+    """The processor time that these processes have taken; of one that nobody knows of, none."""
+    ticks = 0
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as figures:
+                fields = figures.read().rpartition(b")")[2].split()  # a name may hold anything
+            ticks += int(fields[11]) + int(fields[12])
+        except (OSError, IndexError, ValueError):  # it has ended, or is hidden from this one
+            continue
+    return ticks * _TICK

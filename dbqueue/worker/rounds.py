@@ -105,8 +105,7 @@ class Rounds:
 
     def want(self, count: int) -> None:
         """How many jobs the supervisor can take, beyond those that `take_claimed` has given it."""
-        self.handover.want(count)
-        if count > 0:
+        if self.handover.want(count):
             self._bell.ring()
 
     def woken(self) -> None:

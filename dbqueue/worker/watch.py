@@ -27,7 +27,7 @@ from dbqueue.worker.desk import Desk
 from dbqueue.worker.events import EventSender
 
 LAST_RETRY_SECONDS: Final = 5.0
-WAIT_SECONDS: Final = 0.5
+WAIT_SECONDS: Final = 1.0
 EMBEDDED_WAIT_SECONDS: Final = 0.05
 """A test that starts and stops a worker waits for its threads."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Iterator
 
@@ -19,20 +20,24 @@ from tests.worker.rounds import RunningRounds, is_asleep, running_rounds
 
 
 class Machine:
-    """How many of its threads want a processor, and how often somebody asked."""
+    """How many of its threads want a processor, and how often somebody looked; it is idle where none does."""
 
     def __init__(self) -> None:
         self.busy, self.asked = 1_000_000, 0
 
     def waiting_threads(self) -> int:
-        self.asked += 1
         return self.busy
+
+    def idle_seconds(self) -> float:
+        self.asked += 1
+        return 0.0 if self.busy else math.inf
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine()
     monkeypatch.setattr(neighbours, "waiting_threads", machine.waiting_threads)
+    monkeypatch.setattr(neighbours, "idle_seconds", machine.idle_seconds)
     return machine
 
 

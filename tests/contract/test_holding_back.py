@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
+from dbqueue.store.records import WorkersBefore
 from dbqueue.worker import neighbours
 from dbqueue.worker.claims import Claims
 from dbqueue.worker.config import WorkerConfig
@@ -21,6 +24,7 @@ BUSY = 1_000_000
 def claims(worker: TestWorker, monkeypatch: pytest.MonkeyPatch) -> Claims:
     """Of an idle worker that has just been woken, and holds back."""
     monkeypatch.setattr(neighbours, "waiting_threads", lambda: BUSY)
+    monkeypatch.setattr(neighbours, "idle_seconds", lambda: 0.0)
     for name in ("JOIN_EVERY_SECONDS", "LONGEST_SECONDS"):
         monkeypatch.setattr(neighbours, name, 1e9)
     holding = Holding()
@@ -29,7 +33,7 @@ def claims(worker: TestWorker, monkeypatch: pytest.MonkeyPatch) -> Claims:
     ask = worker.session
     claims = Claims(CONFIG, holding, handover, held, must_poll=False, tried=lambda what, operation: operation(ask))
     claims.allowed = True
-    claims._neighbours.slots_before = BUSY
+    claims._neighbours.before = WorkersBefore(BUSY)
     handover.want(1)
     claims.announced()
     assert claims.next(now=False)[0] is None
@@ -50,7 +54,7 @@ def test_one_whose_claim_was_refused_does_not_hold_back_as_well(
 ) -> None:
     """It would wait for others twice, at each of many tries."""
     with monkeypatch.context() as patched:
-        patched.setattr(neighbours, "waiting_threads", lambda: 0)
+        patched.setattr(neighbours, "idle_seconds", lambda: math.inf)
         claims.clock.at_once()
         assert claims.next(now=False)[0] is not None
     claims.clock.claim_refused()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dbqueue.store.base import Store
+from dbqueue.store.records import MOST_PIDS, WorkersBefore
 from tests.stores import TestWorker, run_sql
 
 NewWorker = Callable[..., TestWorker]
@@ -15,7 +16,7 @@ def test_the_slots_of_those_that_registered_before(store: Store, new_worker: New
     workers = [new_worker() for _ in range(3)]
     for number, worker in enumerate(workers):
         change(store, worker, f"concurrency = {10**number}, started_at = '2020-01-0{number + 1} 00:00:00.000'")
-    told = [worker.session.slots_before(worker.id) for worker in workers]
+    told = [worker.session.workers_before(worker.id).slots for worker in workers]
     assert told == ([0, 1, 11] if store.dialect == "postgresql" else [0, 0, 0])
 
 
@@ -23,8 +24,16 @@ def test_of_two_that_registered_in_the_same_moment_one_was_the_first(store: Stor
     workers = [new_worker() for _ in range(2)]
     for worker in workers:
         change(store, worker, "started_at = '2020-01-01 00:00:00.000'")
-    told = sorted(worker.session.slots_before(worker.id) for worker in workers)
+    told = sorted(worker.session.workers_before(worker.id).slots for worker in workers)
     assert told == ([0, 1] if store.dialect == "postgresql" else [0, 0])
+
+
+def test_the_processes_of_the_first_ones_are_told(store: Store, new_worker: NewWorker) -> None:
+    workers = [new_worker() for _ in range(MOST_PIDS + 2)]
+    for number, worker in enumerate(reversed(workers)):
+        change(store, worker, f"pid = {number}, started_at = '2020-01-01 00:00:{number:02}.000'")
+    told = workers[0].session.workers_before(workers[0].id).pids
+    assert told == (tuple(range(MOST_PIDS)) if store.dialect == "postgresql" else ())
 
 
 def test_others_do_not_count(store: Store, new_worker: NewWorker) -> None:
@@ -37,12 +46,12 @@ def test_others_do_not_count(store: Store, new_worker: NewWorker) -> None:
     change(store, dead, "heartbeat_at = '2020-01-01 00:00:00.000'")
     change(store, silent, "heartbeat_at = '2020-01-01 00:00:00.000', lease_seconds = 1e20")  # lives, by its row
     last = new_worker()
-    assert last.session.slots_before(last.id) == (1 if store.dialect == "postgresql" else 0)
+    assert last.session.workers_before(last.id).slots == (1 if store.dialect == "postgresql" else 0)
 
 
 def test_one_that_is_not_registered_has_no_neighbours(store: Store, new_worker: NewWorker) -> None:
     new_worker()
-    assert new_worker().session.slots_before("nobody") == 0
+    assert new_worker().session.workers_before("nobody") == WorkersBefore()
 
 
 def change(store: Store, worker: TestWorker, columns: str) -> None:

@@ -115,7 +115,7 @@ class TestNotifications:
 
         def announced() -> bool:
             session.paused_queues()
-            return session._announced
+            return session._listening._announced
 
         wait_until(announced, what="the notification beside an answer")
         assert wait(worker, bell) is True

@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
+import math
+import os
+import time
+
 import pytest
 
+from dbqueue.store.records import WorkersBefore
 from dbqueue.worker import neighbours
 from dbqueue.worker.neighbours import (
     FIRST_PAUSE_SECONDS,
+    IDLE_SHARE,
     JOIN_EVERY_SECONDS,
     LONGEST_PAUSE_SECONDS,
     LONGEST_SECONDS,
+    SHORT_JOBS_FACTOR,
+    SHORT_JOBS_SHARE,
     Neighbours,
+    idle_seconds,
+    seconds_of,
     waiting_threads,
 )
 from tests.clocks import set_clock
 
 PROCESSORS, ENOUGH = 2, 4
+FIRST_ONES = (11, 12)
 
 
 class Machine:
-    """Its clock, and how many of its threads want a processor."""
+    """Its clock, how many of its threads want a processor, and what part of all its processors has nothing to do."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock = set_clock(monkeypatch, neighbours)
-        self.busy = 100
+        self._began = self.clock[0]
+        self.busy, self.idle = 100, 0.0
+        self.shares: dict[int, float] = {}
+        """How much of a processor the process of each worker takes."""
         monkeypatch.setattr(neighbours, "waiting_threads", lambda: self.busy)
+        monkeypatch.setattr(neighbours, "idle_seconds", lambda: 500.0 + self.idle * PROCESSORS * self.seconds)
+        monkeypatch.setattr(
+            neighbours, "seconds_of", lambda pids: sum(self.shares.get(pid, 0.0) for pid in pids) * self.seconds
+        )
         monkeypatch.setattr("random.uniform", lambda least, most: 1.0)
+
+    @property
+    def seconds(self) -> float:
+        return self.clock[0] - self._began
 
     def joins_in_after(self, worker: Neighbours) -> float:
         """Seconds from a wake-up until it claims."""
@@ -45,7 +67,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 def worker(slots_before: int) -> Neighbours:
     worker = Neighbours(PROCESSORS)
-    worker.slots_before = slots_before
+    worker.before = WorkersBefore(slots_before, FIRST_ONES)
     return worker
 
 
@@ -64,19 +86,73 @@ def test_nobody_holds_back_for_longer_than_some_seconds(machine: Machine) -> Non
     assert machine.joins_in_after(worker(10_000)) == pytest.approx(LONGEST_SECONDS)
 
 
+def test_while_the_first_ones_have_short_jobs_the_others_join_in_more_slowly(machine: Machine) -> None:
+    """There each that joins in costs more than it does."""
+    machine.shares = dict.fromkeys(FIRST_ONES, SHORT_JOBS_SHARE / 2 + 0.001)
+    times = [machine.joins_in_after(worker(slots)) for slots in (ENOUGH, ENOUGH + 10, 10_000)]
+    assert times == pytest.approx([SHORT_JOBS_FACTOR * time for time in (0.1, 1.1, LONGEST_SECONDS)])
+
+
+def test_where_the_first_ones_take_less_their_jobs_are_long(machine: Machine) -> None:
+    """As long as they run those others wait, which more workers could run."""
+    machine.shares = dict.fromkeys(FIRST_ONES, SHORT_JOBS_SHARE / 2 - 0.001)
+    assert machine.joins_in_after(worker(ENOUGH)) == pytest.approx(JOIN_EVERY_SECONDS)
+
+
+def test_what_the_first_ones_did_before_the_wake_up_does_not_count(machine: Machine) -> None:
+    machine.shares = dict.fromkeys(FIRST_ONES, 1.0)
+    machine.clock[0] += 100.0
+    one = worker(ENOUGH)
+    one.woken()
+    one.pause()
+    machine.shares = dict.fromkeys(FIRST_ONES, 100.0 / 101.0)  # the same in all as before
+    machine.clock[0] += 1.0
+    assert one.pause() == 0.0
+
+
 def test_where_processors_are_free_nobody_holds_back(machine: Machine) -> None:
-    machine.busy = ENOUGH - 1
+    machine.busy = PROCESSORS - 1
     assert machine.joins_in_after(worker(1_000)) == 0.0
 
 
-def test_it_joins_in_once_a_processor_is_free(machine: Machine) -> None:
+def test_it_joins_in_once_processors_have_been_idle(machine: Machine) -> None:
     one = worker(1_000)
     one.woken()
-    machine.busy = ENOUGH
+    machine.busy = PROCESSORS
     assert one.pause() > 0
-    machine.busy = ENOUGH - 1
+    machine.idle = 1.0
+    machine.clock[0] += FIRST_PAUSE_SECONDS
     assert one.pause() == 0.0
     assert not one.holding_back
+
+
+def test_a_moment_in_which_few_threads_want_a_processor_says_little(machine: Machine) -> None:
+    """Of many looks of many workers some would see one."""
+    one = worker(1_000)
+    one.woken()
+    assert one.pause() > 0
+    machine.busy, machine.idle = 0, IDLE_SHARE / 2
+    machine.clock[0] += LONGEST_PAUSE_SECONDS
+    assert one.pause() > 0
+
+
+def test_where_the_system_tells_nothing_of_idle_processors_it_joins_in(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbours, "idle_seconds", lambda: math.inf)
+    one = worker(1_000)
+    one.woken()
+    assert one.pause() > 0
+    assert one.pause() == 0.0
+
+
+def test_the_system_counts_in_ticks_of_which_one_says_nothing(machine: Machine) -> None:
+    one = worker(1_000)
+    one.woken()
+    one.pause()
+    machine.idle = 0.25  # 10 ms of 40
+    machine.clock[0] += FIRST_PAUSE_SECONDS
+    assert one.pause() > 0
 
 
 def test_its_looks_are_ever_more_seldom(machine: Machine) -> None:
@@ -115,9 +191,29 @@ def test_the_system_tells_how_many_threads_want_a_processor() -> None:
     assert waiting_threads() >= 0
 
 
+def test_the_system_tells_how_long_processors_were_idle() -> None:
+    assert 0 <= idle_seconds() <= idle_seconds()
+
+
+def test_the_system_tells_what_processes_have_taken() -> None:
+    before, began = seconds_of([os.getpid()]), time.process_time()
+    while time.process_time() < began + 0.2:
+        pass
+    assert seconds_of([os.getpid()]) - before == pytest.approx(0.2, abs=0.1)
+    assert seconds_of([os.getpid(), os.getpid()]) >= 2 * before
+
+
+@pytest.mark.parametrize("pid", [2**31 - 1, 0, -1])
+def test_a_process_that_nobody_knows_of_takes_nothing(pid: int) -> None:
+    """A worker's row may say anything."""
+    assert seconds_of([pid]) == 0.0
+
+
 def test_where_the_system_tells_nothing_all_processors_count_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object) -> None:
         raise FileNotFoundError
 
     monkeypatch.setattr("builtins.open", missing)
     assert waiting_threads() == 0
+    assert idle_seconds() == math.inf
+    assert seconds_of(FIRST_ONES) == 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,6 +11,7 @@ from dbqueue import failpoints
 from dbqueue.errors import OperationalError
 from dbqueue.store.postgres import worker_rows
 from dbqueue.store.postgres.driver import Driver, survives, translated
+from dbqueue.store.postgres.listening import Listening
 from dbqueue.store.postgres.pool_connection import close_dedicated
 from dbqueue.store.sessions import Sign, WatchSession
 from dbqueue.store.statements import pyformat
@@ -24,15 +24,11 @@ class PostgresWatchSession(WatchSession):
     def __init__(self, store: PostgresStore, connection: PoolProxiedConnection) -> None:
         self._connection = connection
         self._driver = cast(Driver, connection.dbapi_connection)
-        self._heartbeat, self._listens = store.text(worker_rows.HEARTBEAT), store.supports_listen
-        self._text = store.text
+        self._listening = Listening(self._driver, hears=store.supports_listen)
+        self._heartbeat, self._text = store.text(worker_rows.HEARTBEAT), store.text
 
     def wait(self, timeout: float) -> Sign:
-        if not self._listens:
-            time.sleep(timeout)
-            return Sign.NONE
-        with translated():
-            return Sign.COMMANDS if any(self._driver.notifies(timeout=timeout, stop_after=1)) else Sign.NONE
+        return Sign.COMMANDS if self._listening.wait(timeout) else Sign.NONE
 
     def run(self, template: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         with translated():

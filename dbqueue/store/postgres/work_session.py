@@ -24,6 +24,7 @@ from dbqueue.store.postgres.driver import Driver, not_said_of_rows, survives, tr
 from dbqueue.store.postgres.floors import Floors
 from dbqueue.store.postgres.free_rows import lock_free
 from dbqueue.store.postgres.held import PostgresHeld
+from dbqueue.store.postgres.listening import Listening
 from dbqueue.store.postgres.lost_workers import STRAYS, Look
 from dbqueue.store.postgres.outcomes import Cursor, OutcomeWriter, Statement, ready
 from dbqueue.store.postgres.partitions import catalog
@@ -31,8 +32,7 @@ from dbqueue.store.postgres.plans import PlanCare
 from dbqueue.store.postgres.pool_connection import close_dedicated, closed_unless_opened
 from dbqueue.store.postgres.pruning import Part, Pass
 from dbqueue.store.postgres.rescue import take_back
-from dbqueue.store.readiness import HasFileno, wait_readable
-from dbqueue.store.records import Claim, HeldClaim, HeldRound, Rescued, Round, Stray, WorkerInfo
+from dbqueue.store.records import Claim, HeldClaim, HeldRound, Rescued, Round, Stray, WorkerInfo, WorkersBefore
 from dbqueue.store.rows import part, split
 from dbqueue.store.sessions import Bell, Tended, WorkSession
 from dbqueue.store.transactions.joining import JoinedPsycopg
@@ -49,8 +49,7 @@ class PostgresWorkSession(WorkSession):
     def __init__(self, store: PostgresStore, connection: PoolProxiedConnection) -> None:
         self._store, self._connection = store, connection
         self._driver = cast(Driver, connection.dbapi_connection)
-        self._announced = False
-        self._driver.add_notify_handler(self._on_notify)
+        self._listening = Listening(self._driver, hears=store.supports_listen)
         self._pruning, self._plans, self._floors = Pass(), PlanCare(self._driver, store.text), Floors()
         self._look = Look()
         self._partitions: PartitionUpkeep | None = None
@@ -343,32 +342,16 @@ class PostgresWorkSession(WorkSession):
         row = self._execute(worker_rows.ELDEST, {}).fetchone()
         return str(row[0]) if row else None
 
-    def slots_before(self, worker_id: str) -> int:
-        row = self._execute(worker_rows.SLOTS_BEFORE, {"worker": worker_id}).fetchone()
-        return int(row[0]) if row else 0
+    def workers_before(self, worker_id: str) -> WorkersBefore:
+        row = self._execute(worker_rows.BEFORE, {"worker": worker_id}).fetchone()
+        return WorkersBefore(int(row[0]), tuple(row[1] or ())) if row else WorkersBefore()
 
     def close_worker(self, worker_id: str) -> None:
         self._execute(worker_rows.CLOSE_WORKER, {"worker": worker_id})
 
     def wait(self, seconds: float, bell: Bell) -> bool:
         """The very connection that claims listens: from another thread's, a wake-up takes 0.1 ms longer."""
-        if not self._announced and not bell.rung:
-            with translated():
-                if self._driver.closed:  # no descriptor to wait for
-                    raise psycopg.OperationalError("the connection is closed")
-                # A pooler tells of nothing: the rounds poll.
-                sources: list[HasFileno] = [self._driver, bell] if self._store.supports_listen else [bell]
-                ready = wait_readable(sources, seconds)
-                if self._driver in ready:
-                    self._driver.pgconn.consume_input()
-                    while self._driver.pgconn.notifies() is not None:
-                        self._announced = True
-        announced, self._announced = self._announced, False
-        return announced
-
-    def _on_notify(self, notification: psycopg.Notify) -> None:
-        """One that came with the answer of a statement."""
-        self._announced = True
+        return self._listening.wait(0.0 if bell.rung else seconds, bell)
 
     def survives(self, error: OperationalError) -> bool:
         return survives(self._driver, error)

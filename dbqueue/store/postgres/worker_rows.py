@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from dbqueue.settings.kinds import MAX_SECONDS
+from dbqueue.store.records import MOST_PIDS
 from dbqueue.store.sessions import ELDEST_SECONDS
 
 _ROW: Final = """
@@ -33,8 +34,8 @@ WHERE closed_at IS NULL AND heartbeat_at <= clock_timestamp()
 ORDER BY started_at, id LIMIT 1"""
 
 # One that died counts until its lease is over: the others hold back a little longer.
-SLOTS_BEFORE: Final = f"""
-SELECT coalesce(sum(concurrency), 0) FROM {{workers}}, (
+BEFORE: Final = f"""
+SELECT coalesce(sum(concurrency), 0), (array_agg(pid ORDER BY started_at, id))[:{MOST_PIDS}] FROM {{workers}}, (
     SELECT started_at AS own_start, id AS own_id, hostname AS own_host, queues::text AS own_queues
     FROM {{workers}} WHERE id = %(worker)s
 ) own
