@@ -33,15 +33,18 @@ def changed(store: Store, change: Callable[[sa.Connection, Ask], T], *, repeatab
     broke.
 
     Where that was in the commit, nobody knows whether it stands. Then it runs again only if it is `repeatable`: one
-    that does no harm where it has been done. What it returns lacks what it finds done.
+    that does no harm where it has been done. What it returns lacks what it finds done, and so may not say that jobs may
+    run now: workers are woken in any case.
     """
-    tries = Tries(store.pool_limit)
+    tries, unheard = Tries(store.pool_limit), False
     while True:
         commits = False
         try:
             with changing(store) as connection:
                 result = change(connection, JoinedConnection(connection).reply)
                 commits = True
+            if unheard:
+                store.wake()
             return result
         except OperationalError as error:
             trouble = trouble_of(error.__cause__)
@@ -49,6 +52,7 @@ def changed(store: Store, change: Callable[[sa.Connection, Ask], T], *, repeatab
                 raise OperationalError(f"{error}: it broke in the commit, look whether the change was made") from error
             if not tries.again(trouble):
                 raise
+            unheard |= commits
 
 
 def among(store: Store, job_ids: Collection[str]) -> sa.TextClause:

@@ -5,8 +5,10 @@ As in `test_lost_replies`: every request of every change in its turn.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -16,8 +18,10 @@ from dbqueue.limits import Limit
 from dbqueue.store import changes, control, groups, limits, queues, revoking, schedules
 from dbqueue.store.base import Store
 from dbqueue.store.reading import reading
+from dbqueue.workflows import ERRBACK, Edge, Workflow
 from tests.chaos.proxy import Proxy
-from tests.stores import TestWorker, enqueued, opened, row, run_sql
+from tests.servers import libpq_url
+from tests.stores import TestWorker, count, enqueued, new_job, opened, row, run_sql
 
 Prepare = Callable[[Store], object]
 Change = Callable[[Store], object]
@@ -167,6 +171,26 @@ def test_a_change_whose_reply_is_lost_is_made(postgres_url: str, proxy: Proxy, w
             assert (None if found is None else tuple(found)) == expected
 
     assert each_lost(postgres_url, proxy, prepare, change, check) == []
+
+
+def test_workers_hear_of_what_a_change_without_an_answer_has_let_run(postgres_url: str, proxy: Proxy) -> None:
+    """The second try finds nothing to do: the errback would wait until a worker looks by itself."""
+    with contextlib.ExitStack() as sleepers:
+
+        def prepare(store: Store) -> None:
+            jobs = [new_job(ID), new_job("errback")]
+            store.enqueue_workflow(Workflow.of(jobs, [Edge(ID, "errback", "error", ERRBACK)]))
+            count(store)  # by now the wake-up of the enqueue is over: no connection is given away before
+            sleeper = sleepers.enter_context(psycopg.connect(libpq_url(postgres_url), autocommit=True))
+            sleeper.execute("LISTEN dbqueue")
+            asleep.append(sleeper)
+
+        def check(store: Store) -> None:
+            assert row(store, "errback")["blocked_reason"] is None
+            assert list(asleep[-1].notifies(timeout=60, stop_after=1)), "nobody was told"
+
+        asleep: list[psycopg.Connection] = []
+        assert each_lost(postgres_url, proxy, prepare, lambda store: changes.cancel(store, [ID]), check) == []
 
 
 def test_a_retry_is_made_once_and_its_caller_is_told_where_nobody_knows(postgres_url: str, proxy: Proxy) -> None:
