@@ -246,7 +246,7 @@ def purge(store: Store, *, queues: Collection[str] = (), excluded: Collection[st
     members = sa.select(jobs.c.id).where(*waiting, jobs.c.workflow_id.is_not(None))
     error, _ = describe_exception(TaskRevokedError("purged"), max_bytes=4096)
 
-    def change(connection: sa.Connection, ask: Ask) -> int:
+    def change(connection: sa.Connection, ask: Ask) -> tuple[int, bool]:
         found = list(connection.scalars(members))
         if found:
             run(failure.lock_with_below(store, found), ask)
@@ -254,11 +254,14 @@ def purge(store: Store, *, queues: Collection[str] = (), excluded: Collection[st
         gone = list(connection.scalars(sa.delete(jobs).where(*waiting, member).returning(jobs.c.id)))
         # Errbacks are not told: the row of which they would be told is gone.
         causes = [failure.Ended(job_id, REVOKED, error) for job_id in gone]
-        run(failure.propagate(store, causes, told=False), ask)
+        released = run(failure.propagate(store, causes, told=False), ask)
         run(removing.unlink(store, gone), ask)
-        return len(gone) + connection.execute(sa.delete(jobs).where(*waiting, ~member)).rowcount
+        return len(gone) + connection.execute(sa.delete(jobs).where(*waiting, ~member)).rowcount, released
 
-    return changed(store, change, repeatable=False)  # it would delete what was enqueued in between
+    purged, released = changed(store, change, repeatable=False)  # it would delete what was enqueued in between
+    if released:
+        store.wake()
+    return purged
 
 
 def record(

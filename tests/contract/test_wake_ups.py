@@ -50,6 +50,12 @@ def an_end(event: Event, write: Write = TestWorker.settle) -> Callable[[Store, T
     return prepare
 
 
+def a_purge(store: Store, worker: TestWorker) -> Call:
+    jobs = [new_job("first"), new_job("second", queue="reports")]
+    store.enqueue_workflow(Workflow.of(jobs, [Edge("first", "second", "end")]))
+    return lambda: changes.purge(store, queues=["celery"])
+
+
 def called_off(call_off: Callable[[Store, list[str]], Any]) -> Callable[[Store, TestWorker], Call]:
     def prepare(store: Store, worker: TestWorker) -> Call:
         store.enqueue_workflow(after("error"))
@@ -193,6 +199,7 @@ WAYS: dict[str, Callable[[Store, TestWorker], Call]] = {
     "a release": a_release,
     "a rescue": a_rescue,
     "parked jobs": parked,
+    "a purge of another queue": a_purge,
     "an operator's retry": an_operators_retry,
     "the end of a pause": a_resumption,
     "another limit": lambda store, _: lambda: limits.set_limit(store, "key", Limit(running=1)),
