@@ -17,8 +17,10 @@ from dbqueue.canvas.primitives import links
 from dbqueue.canvas.sending import Plan
 from dbqueue.canvas.signatures import Signature
 from dbqueue.errors import EncodeError, ImproperlyConfigured
+from dbqueue.jobs import A_NAME, is_name, storable
 from dbqueue.schedules import BaseSchedule, maybe_schedule
 from dbqueue.services.periodic import new_entry
+from dbqueue.shown import shown
 from dbqueue.store.schedules import MISFIRES, NewSchedule, ScheduleRow, reconsider, synchronise
 from dbqueue.worker.beat import MAX_INTERVAL_SECONDS, Beat
 from dbqueue.worker.schedule_steps import Steps
@@ -73,13 +75,27 @@ def new_row(app: DBQueue, name: str, entry: Any) -> NewSchedule:
         links(Signature(), options, kind)  # raises TypeError for what is none
     texts = {key: codec.dumps(value, what=key, max_bytes=limit) for key, value in values.items()}
     return NewSchedule(
-        name=name,
-        task=str(getattr(task, "name", task)),
+        name=_entry_name(name),
+        task=_task_name(task),
         schedule=_text(entry["schedule"], relative=bool(entry.get("relative"))),
         timezone=str(entry.get("timezone") or app.conf.timezone),
         misfire=misfire,
         **texts,
     )
+
+
+def _entry_name(name: object) -> str:
+    """The name, with which its row can be found again."""
+    if not isinstance(name, str) or not name or not storable([name]):
+        raise ValueError(f"the name of an entry is a text without the character NUL, not {shown(name)}")
+    return name
+
+
+def _task_name(task: object) -> str:
+    name = task if isinstance(task, str) else getattr(task, "name", task)
+    if not is_name(name):
+        raise ValueError(f"the name of a task is {A_NAME}, not {shown(name)}")
+    return str(name)
 
 
 def _text(given: Any, *, relative: bool) -> str:

@@ -464,6 +464,12 @@ class TestSchedulesInPython:
                 app.schedules.set("wrong", "tasks.add", schedule_, **options)
         with pytest.raises(ValueError, match="'task' is missing"):
             app.schedules.set("wrong", "", 30)
+        for name in ("", "a\0b", "half \ud800", 5, None):  # nobody could pause or remove it again
+            with pytest.raises(ValueError, match="the name of an entry is a text"):
+                app.schedules.set(name, "tasks.add", 30)  # type: ignore[arg-type]
+        for task in ("a\0b", "x" * 256, 5):
+            with pytest.raises(ValueError, match="the name of a task is a text"):
+                app.schedules.set("wrong", task, 30)
         assert list(app.schedules) == []
         assert 5 not in app.schedules
 
