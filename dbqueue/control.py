@@ -20,7 +20,7 @@ from dbqueue import codec, signals, stamped
 from dbqueue.context import Context
 from dbqueue.errors import DecodeError
 from dbqueue.inspection import REPLY_SECONDS, Destination, Inspect, Reply
-from dbqueue.jobs import storable
+from dbqueue.jobs import storable, worker_name
 from dbqueue.limits import Limit
 
 if TYPE_CHECKING:
@@ -31,7 +31,9 @@ FIRST_PAUSE_SECONDS: Final = 0.005
 LAST_PAUSE_SECONDS: Final = 0.05
 """Pauses between two looks for replies: workers answer within milliseconds, or are busy."""
 IDS_AT_ONCE: Final = 2000
-"""That one command names: more would be too long for one."""
+"""That one command names at most: more would be too long for one."""
+COMMAND_BYTES: Final = 64 * 1024
+"""How long the arguments of a command may be in any case: a small `max_payload_bytes` is meant for jobs."""
 DEFAULT_SIGNAL: Final = "SIGTERM"
 
 
@@ -83,7 +85,7 @@ class Control:
         store = self.app.database.store
         wanted = _destination(destination, pattern, matcher)
         arguments = {**(arguments or {}), **more}
-        body = codec.dumps(arguments, what=f"the arguments of {command}", max_bytes=self.app.conf.max_payload_bytes)
+        body = codec.dumps(arguments, what=f"the arguments of {command}", max_bytes=self._most_bytes)
         command_id = control.send(store, command, body, wanted)
         if not reply:
             return None
@@ -96,7 +98,7 @@ class Control:
             for each in control.replies(store, command_id, seen=seen)[: _left_of(limit, replies)]:
                 seen.add(each.worker)
                 missing.discard(each.worker)
-                replies.append({each.worker.split("#")[0]: _said(each.body)})
+                replies.append({worker_name(each.worker): _said(each.body)})
                 if callback is not None:
                     callback(replies[-1])
             left = deadline - time.monotonic()
@@ -138,10 +140,7 @@ class Control:
         may_run = found.running or (terminate and not found.ended.keys() >= set(ids))
         if not may_run and not options.get("reply"):
             return None  # no worker has anything to do with it
-        arguments = [
-            {"task_id": ids[start : start + IDS_AT_ONCE], "terminate": terminate, "signal": signal}
-            for start in range(0, max(1, len(ids)), IDS_AT_ONCE)
-        ]
+        arguments = [{"task_id": part, "terminate": terminate, "signal": signal} for part in self._in_parts(ids)]
         replies = [self.broadcast("revoke", each, destination=destination, **options) for each in arguments]
         return [reply for told in replies for reply in told or ()] if options.get("reply") else None
 
@@ -180,6 +179,27 @@ class Control:
     ) -> list[Reply] | None:
         """`revoke` with `terminate=True`."""
         return self.revoke(task_id, destination=destination, terminate=True, signal=signal, **options)
+
+    @property
+    def _most_bytes(self) -> int:
+        """How long the arguments of a command may be."""
+        most: int = self.app.conf.max_payload_bytes
+        return max(COMMAND_BYTES, most)
+
+    def _in_parts(self, ids: Sequence[str]) -> list[list[str]]:
+        """The ids as commands name them, none of which is too long; without what is no job's by its length alone."""
+        parts: list[list[str]] = [[]]
+        size, room = 0, self._most_bytes // 2  # the other half is for what is beside them
+        for job_id in ids:
+            length = len(json.dumps(job_id)) + len(",")
+            if length > room:
+                continue
+            if size + length > room or len(parts[-1]) == IDS_AT_ONCE:
+                parts.append([])
+                size = 0
+            parts[-1].append(job_id)
+            size += length
+        return parts
 
     def _announce(self, found: Revoked) -> None:
         """The signal for jobs that waited: no worker has seen them, so it is sent here."""

@@ -26,10 +26,14 @@ def matches(name: str, chosen: Iterable[str]) -> bool:
 def resolve(chosen: Iterable[str], present: Collection[str], excluded: Collection[str] = ()) -> list[str]:
     """The queues that `chosen` stands for: plain names, and for a pattern those of `present` that fit it, by name.
 
-    In the order of `chosen`, each once, and none that `excluded` names or fits.
+    In the order of `chosen`, each once. Of what a pattern stands for none is there that `excluded` names or fits; a
+    name in full is meant as it is.
     """
     names: dict[str, None] = {}
     for each in chosen:
-        fitting = sorted(name for name in present if star_pattern(each).fullmatch(name)) if is_pattern(each) else [each]
-        names.update(dict.fromkeys(name for name in fitting if not matches(name, excluded)))
+        if is_pattern(each):
+            fitting = (name for name in present if star_pattern(each).fullmatch(name) and not matches(name, excluded))
+            names.update(dict.fromkeys(sorted(fitting)))
+        else:
+            names[each] = None
     return list(names)

@@ -119,6 +119,13 @@ def scheduled_jobs(store: Store, queues: Collection[str]) -> list[JobRow]:
         return [_job_row(row) for row in rows]
 
 
+def scheduled_queues(store: Store) -> list[str]:
+    """The names of the queues that hold jobs which are due later."""
+    query = sa.select(jobs.c.queue).where(jobs.c.ready_at > database_now()).distinct()
+    with reading(store) as connection:
+        return [name for name in connection.scalars(query) if isinstance(name, str)]
+
+
 def find_job(store: Store, job_id: str) -> JobRow | None:
     """The job with this id."""
     with reading(store) as connection:

@@ -6,8 +6,11 @@ import signal as signals
 from typing import Any
 
 from dbqueue import stamped
+from dbqueue.jobs import A_NAME, is_name
 from dbqueue.limits import parse_rate
 from dbqueue.pools.child import import_modules
+from dbqueue.queue_patterns import is_pattern, matches
+from dbqueue.shown import shown
 from dbqueue.worker import log
 from dbqueue.worker.control import WorkerState, control_command
 from dbqueue.worker.limits import Limits
@@ -80,7 +83,7 @@ def rate_limit(state: WorkerState, task_name: str, rate_limit: str | float | Non
     if task is None:
         log.logger.error("Rate limit attempt for unknown task %s", task_name)
         return {"error": "unknown task"}
-    task.rate_limit = rate_limit
+    task.rate_limit = 0 if rate is None else rate_limit  # None would be the setting's default
     if not state.app.conf.worker_disable_rate_limits:
         state.rates.set(task_name, rate)
         state.rounds.rates_changed()
@@ -109,6 +112,8 @@ def time_limit(
 @control_command(args=[("queue", str)], signature="<queue>")
 def add_consumer(state: WorkerState, queue: str, **_: Any) -> Reply:
     """Take jobs from one more queue."""
+    if not is_name(queue):  # no claim could read it, nor any other beside it
+        return _no_queue(queue)
     if queue in state.rounds.queues:
         return {"ok": f"already consuming from {queue!r}"}
     state.rounds.consume([*state.rounds.queues, queue])
@@ -118,8 +123,18 @@ def add_consumer(state: WorkerState, queue: str, **_: Any) -> Reply:
 @control_command(args=[("queue", str)], signature="<queue>")
 def cancel_consumer(state: WorkerState, queue: str, **_: Any) -> Reply:
     """Take no more jobs from a queue."""
-    state.rounds.consume([each for each in state.rounds.queues if each != queue])
+    if queue not in state.rounds.queues and not is_name(queue):
+        return _no_queue(queue)
+    left = [each for each in state.rounds.queues if each != queue]
+    pattern = next((each for each in left if matches(queue, [each])), None)
+    if pattern is not None and not is_pattern(queue) and not matches(queue, state.config.excluded):
+        return {"error": f"{queue} fits {pattern!r}, which this worker consumes from: cancel that, or pause the queue"}
+    state.rounds.consume(left)
     return {"ok": f"no longer consuming from {queue}"}
+
+
+def _no_queue(name: object) -> Reply:
+    return {"error": f"the name of a queue is {A_NAME}, not {shown(name)}"}
 
 
 @control_command(args=[("n", int)], signature="[N=1]")

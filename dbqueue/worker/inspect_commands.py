@@ -12,6 +12,7 @@ from dbqueue import codec
 from dbqueue.codec import nesting
 from dbqueue.errors import SerializationError
 from dbqueue.jobs import ClaimedJob
+from dbqueue.queue_patterns import is_pattern, resolve
 from dbqueue.store import revoking
 from dbqueue.worker.children import Child
 from dbqueue.worker.control import WorkerState, inspect_command
@@ -48,8 +49,11 @@ def reserved(state: WorkerState, **_: Any) -> list[Reply]:
 @inspect_command(alias="dump_schedule", reads_database=True)
 def scheduled(state: WorkerState, **_: Any) -> list[Reply]:
     """Tasks with an eta or a countdown that is not over, in the worker's queues: the database holds them."""
-    from dbqueue.store.queries import scheduled_jobs  # an idle worker shall not hold it in memory
+    from dbqueue.store import queries  # an idle worker shall not hold it in memory
 
+    chosen = state.rounds.queues
+    present = queries.scheduled_queues(state.store) if any(map(is_pattern, chosen)) else []
+    queues = resolve(chosen, present, state.config.excluded)
     return [
         {
             "eta": row.ready_at.isoformat() if row.ready_at else None,
@@ -68,7 +72,7 @@ def scheduled(state: WorkerState, **_: Any) -> list[Reply]:
                 "worker_pid": None,
             },
         }
-        for row in scheduled_jobs(state.store, state.rounds.queues)
+        for row in queries.scheduled_jobs(state.store, queues)
     ]
 
 
