@@ -72,6 +72,11 @@ def is_name(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and 0 < len(value) <= MAX_NAME_LENGTH and value.isprintable()
 
 
+def worker_name(worker_id: str) -> str:
+    """The name of the worker that has this id: `name#incarnation`, and a name may have such a sign of its own."""
+    return worker_id.rsplit("#", 1)[0]
+
+
 def storable(names: Iterable[str]) -> list[str]:
     """Those of these ids (or queues, or tasks) that a row can have: a job of another does not exist.
 

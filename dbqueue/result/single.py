@@ -15,7 +15,7 @@ from dbqueue.errors import (
     RemoteTraceback,
     TimeoutError,  # noqa: A004 - Celery's name
 )
-from dbqueue.jobs import FAILURE, PENDING, RETRY, REVOKED, STARTED, SUCCESS, TERMINAL
+from dbqueue.jobs import FAILURE, PENDING, RETRY, REVOKED, STARTED, SUCCESS, TERMINAL, worker_name
 from dbqueue.result.chord_errors import first_error_above, with_cause
 from dbqueue.result.family import Family
 from dbqueue.result.waiting import FIRST_PAUSE_SECONDS, SHARE_OF_WAIT
@@ -147,7 +147,7 @@ class AsyncResult(Family, Generic[R]):
             return codec.loads(record.meta)
         if record.status != STARTED or record.worker is None or not self._tracks_started(record.task):
             return None
-        return {"pid": None, "hostname": record.worker.split("#")[0]}  # the row does not say which pool process
+        return {"pid": None, "hostname": worker_name(record.worker)}  # the row does not say which pool process
 
     info = result
 
@@ -196,7 +196,7 @@ class AsyncResult(Family, Generic[R]):
     @property
     def worker(self) -> str | None:
         """The name of the worker that ran it, or runs it."""
-        return cast("str | None", self._field(lambda record: record.worker and record.worker.split("#")[0]))
+        return cast("str | None", self._field(lambda record: record.worker and worker_name(record.worker)))
 
     @property
     def retries(self) -> int | None:

@@ -14,6 +14,7 @@ import time
 from typing import Final
 
 from dbqueue.errors import LockTimeout
+from dbqueue.jobs import worker_name
 from dbqueue.store.records import WorkerInfo
 from dbqueue.store.sessions import WorkSession
 from dbqueue.version import __version__
@@ -95,7 +96,7 @@ class Upkeep:
         """Give workers that have jobs a row again, where they have none: soon again if there is more to look at."""
         lost, self._looking = session.lost_workers()
         for worker_id in lost:
-            name = worker_id.partition("#")[0]
+            name = worker_name(worker_id)
             session.reopen(WorkerInfo(worker_id, name, "", 0, "", 0, (), __version__, self._config.lease_seconds))
             log.logger.warning(
                 "Worker %s has jobs that are STARTED, and its row was deleted or closed: it is given one again, and is "

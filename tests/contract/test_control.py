@@ -18,6 +18,7 @@ from dbqueue.jobs import Released, Retried, Succeeded
 from dbqueue.store import changes, control, revoking, stamps
 from dbqueue.store.base import Store
 from dbqueue.store.control import Reply
+from dbqueue.store.records import WorkerInfo
 from dbqueue.store.sessions import Sign, WatchSession
 from dbqueue.worker.doorbell import Doorbell
 from tests.stores import TestWorker, count, enqueued, new_job, row, run_sql
@@ -311,6 +312,13 @@ class TestReplies:
         assert answering.now < self.TIMEOUT
         assert len(app.control.ping(destination="worker@test", timeout=self.TIMEOUT)) == 3
         assert answering.now >= self.TIMEOUT, silent.id
+
+    def test_by_the_whole_name_of_a_worker(self, app: DBQueue, answering: Answering, worker: TestWorker) -> None:
+        """Whatever signs are in it: one of them tells its incarnations apart."""
+        info = WorkerInfo("shop#1@test#0123456789ab", "shop#1@test", "test", 1, "solo", 1, ("celery",), "0", 30.0)
+        worker.session.register(info)
+        answering.workers = [info.id]
+        assert app.control.ping(destination=info.name, timeout=self.TIMEOUT) == [{info.name: {"ok": "pong"}}]
 
     def test_stamps_are_looked_for_when_the_workers_know_them(
         self, app: DBQueue, answering: Answering, worker: TestWorker, monkeypatch: pytest.MonkeyPatch
