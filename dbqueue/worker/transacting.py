@@ -2,6 +2,7 @@
 
     returned ─► finished (encode, on_success) ─► commit ─┬─ committed ─► told ─► Settled
     Ignore, Replace ─────────────────────────► commit ───┤
+    completed by the task, then raised ──────► commit ───┤ (logged; not committed: as raised)
     raised ─► rollback ─► fail (hooks, signals) ─► Failed | Retried | Released, by the rounds
                                                          └─ LeaseLost | NotCommitted ─► Released: it runs again,
                                                             unless the row is another's for the worker's rounds too
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from dbqueue.errors import EncodeError, Ignore, LeaseLost, NotBegun, NotCommitted
 from dbqueue.jobs import ClaimedJob, Outcome, Released, Replaced, Settled, Succeeded
-from dbqueue.worker import log
+from dbqueue.worker import log, telling
 from dbqueue.worker.ended import Ended
 from dbqueue.worker.lost_runs import LostRun
 
@@ -103,10 +104,23 @@ def _steps(executor: Executor, call: Call, ended: Ended) -> Steps:
     unit, job = call.request._unit, call.job
     completed: Succeeded | None = getattr(unit, "outcome", None)
     value = ended.value if completed is None else unit.value
+    settled: Outcome
+    if completed is not None and ended.error is not None and job.lease:
+        try:
+            settled = yield partial(unit.commit, completed)
+        except Exception as error:  # noqa: BLE001 - so the run comes to what it has raised
+            log.logger.debug("Job %s is not completed: %s", job.id, error)
+        else:
+            if type(ended.error) is not Ignore:
+                log.failed(job, ended.error, expected=False)
+            call.request._unit = None
+            if call.task.has_hooks:
+                telling.hook(call, call.task.on_success, value, job.id, call.args, call.kwargs)
+            return _told(executor, call, value, settled)
     try:
         outcome = _outcome(executor, call, ended, value)
         if isinstance(outcome, (Succeeded, Replaced)):
-            settled: Outcome = yield partial(unit.commit, outcome if completed is None else completed)
+            settled = yield partial(unit.commit, outcome if completed is None else completed)
             call.request._unit = None
             return _told(executor, call, value, settled) if ended.error is None else settled
         yield unit.rollback

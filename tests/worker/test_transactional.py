@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 import dbqueue
 from dbqueue import DBQueue, signals, testing
 from dbqueue.contrib.testing.worker import start_worker
-from dbqueue.errors import ChordError, EncodeError, LeaseLost, SoftTimeLimitExceeded, WorkerLostError
+from dbqueue.errors import ChordError, EncodeError, Ignore, LeaseLost, Reject, SoftTimeLimitExceeded, WorkerLostError
 from dbqueue.jobs import Outcome
 from dbqueue.services.workers import make_executor
 from dbqueue.store.postgres.copying import FEWEST
@@ -654,11 +654,90 @@ def test_an_asynchronous_completion_that_was_left_open_holds_nothing_any_more(ap
     assert "was not committed before the task returned" in repr(result.result)
 
 
-def test_what_is_raised_after_the_commit_changes_nothing(app: App) -> None:
-    result = app.tasks["t.complete_oneself"].apply_async(["a"], {"raises": True})
+@pytest.mark.parametrize("how", ["raise", "retry", "reject", "ignore", "replace"])
+@pytest.mark.parametrize("is_async", [False, True], ids=["a function", "a coroutine"])
+def test_what_is_raised_after_the_commit_changes_nothing(
+    app: App, caplog: pytest.LogCaptureFixture, how: str, is_async: bool
+) -> None:
+    """The job is the success that its row says, also to those who are told of its end."""
+    told: list[tuple[str, Any]] = []
+
+    class Telling(dbqueue.Task[Any, Any]):
+        def on_success(self, retval: Any, *_: Any) -> None:
+            told.append(("on_success", retval))
+
+        def on_failure(self, error: BaseException, *_: Any) -> None:
+            told.append(("on_failure", error))
+
+        def on_retry(self, error: BaseException, *_: Any) -> None:
+            told.append(("on_retry", error))
+
+        def after_return(self, status: str, retval: Any, *_: Any) -> None:
+            told.append((status, retval))
+
+    def end(task: Any) -> None:
+        if how == "retry":
+            task.retry(countdown=0)
+        elif how == "replace":
+            task.replace(task.app.tasks["t.write"].s("replaced"))
+        errors: dict[str, BaseException] = {"raise": ValueError(), "reject": Reject(requeue=True), "ignore": Ignore()}
+        raise errors[how]
+
+    def function(self: Any) -> None:
+        with orm.Session(app.extra["engine"]) as session, session.begin():
+            dbqueue.complete(session, "completed")
+        end(self)
+
+    async def coroutine(self: Any) -> None:
+        engine = create_async_engine(app.extra["async_url"])
+        async with AsyncSession(engine) as session, session.begin():
+            await dbqueue.acomplete(session, "completed")
+        await engine.dispose()
+        end(self)
+
+    result = app.task(name="t.telling", base=Telling, bind=True)(coroutine if is_async else function).delay()
+    with caplog.at_level(logging.ERROR):
+        assert testing.drain(app).counts == {"SUCCESS": 1}
+    assert (result.get(timeout=0), effects(app)) == ("completed", [])
+    assert told == [("on_success", "completed"), ("SUCCESS", "completed")]
+    assert ("raised unexpected" in caplog.text) is (how != "ignore")
+
+
+@pytest.mark.parametrize("how", ["leave", "rollback", "close"])
+def test_what_is_raised_before_the_commit_is_the_failure(app: App, database_url: str, how: str) -> None:
+    """What was left open is rolled back: it would hold the row from whoever writes that."""
+
+    @app.task(name="t.complete_and_fail")
+    def complete_and_fail() -> None:
+        sqlite = database_url.startswith("sqlite")
+        path = sa.make_url(database_url).database or ""
+        connection: Any = sqlite3.connect(path) if sqlite else psycopg.connect(libpq_url(database_url))
+        app.extra["own"] = connection
+        connection.execute("INSERT INTO effects VALUES ('a')")
+        dbqueue.complete(connection)
+        if how != "leave":
+            getattr(connection, how)()
+        raise ValueError("after the completion")
+
+    result = complete_and_fail.delay()
+    assert testing.drain(app).counts == {"FAILURE": 1}
+    assert (repr(result.result), effects(app)) == ("ValueError('after the completion')", [])
+    app.extra["own"].close()
+
+
+def test_a_transactional_task_is_not_completed_by_hand(app: App) -> None:
+    """A task that takes no notice of that ends with what it returns."""
+
+    @app.task(name="t.by_hand", bind=True, transactional=True)
+    def by_hand(self: Any) -> str:
+        with pytest.raises(RuntimeError, match="completes its job by itself: return the result"):
+            dbqueue.complete(self.session, "by hand")
+        self.session.execute(sa.text("INSERT INTO effects VALUES ('a')"))
+        return "returned"
+
+    result = by_hand.delay()
     testing.drain(app)
-    assert effects(app) == ["a"]
-    assert result.get(timeout=0) == {"completed": "a"}
+    assert (result.get(timeout=0), effects(app)) == ("returned", ["a"])
 
 
 def test_what_those_raise_who_hear_of_a_success_makes_no_failure_of_it(
