@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -228,6 +229,53 @@ def test_the_tables_are_away_when_the_task_has_returned(
     with pytest.raises(NotCommitted, match="its end could not be written"):
         end(store, job._replace(losses=losses), kind, "SELECT 1", take_away)
     run_sql(store, "ALTER TABLE away RENAME TO dbqueue_jobs")
+
+
+@pytest.fixture
+def role(running: tuple[Store, ClaimedJob]) -> Iterator[str]:
+    """One that may do everything with the jobs."""
+    store, role = running[0], f"helper_{uuid4().hex}"
+    run_sql(store, f"CREATE ROLE {role}")
+    run_sql(store, f"GRANT ALL ON dbqueue_jobs TO {role}")
+    yield role
+    run_sql(store, f"DROP OWNED BY {role}")
+    run_sql(store, f"DROP ROLE {role}")
+
+
+AWAY: Final = ("ALTER TABLE dbqueue_jobs RENAME TO away", "ALTER TABLE away RENAME TO dbqueue_jobs")
+DENIED: Final = ("REVOKE ALL ON dbqueue_jobs FROM {role}", "GRANT ALL ON dbqueue_jobs TO {role}")
+
+
+@KINDS
+@pytest.mark.parametrize(
+    ("own", "changes"),
+    [
+        ("SELECT 1", AWAY),
+        ("SET LOCAL search_path TO pg_catalog, public", AWAY),
+        ("SET LOCAL ROLE {role}", AWAY),
+        ("SET LOCAL ROLE {role}", DENIED),
+    ],
+)
+def test_the_tables_are_back_by_the_time_when_they_are_looked_for(
+    running: tuple[Store, ClaimedJob],
+    role: str,
+    kind: type[TaskTransaction],
+    own: str,
+    changes: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An earlier run was lost, too, for whatever reason: the task's role and search path lead to them, as they did."""
+    store, job = running
+    take_away, give_back = (change.format(role=role) for change in changes)
+    undo = TaskTransaction._undo
+
+    def undo_and_give_back(transaction: TaskTransaction) -> None:
+        undo(transaction)
+        run_sql(store, give_back)
+
+    monkeypatch.setattr(TaskTransaction, "_undo", undo_and_give_back)
+    with pytest.raises(NotCommitted, match="its end could not be written"):
+        end(store, job._replace(losses=1), kind, own.format(role=role), partial(run_sql, store, take_away))
 
 
 @KINDS

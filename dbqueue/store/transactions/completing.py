@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from dbqueue.codec.plain import json_object
-from dbqueue.errors import LeaseLost
+from dbqueue.errors import DBQueueError, LeaseLost, OperationalError
 from dbqueue.jobs import SUCCESS, Replaced, Succeeded
 from dbqueue.store.base import Store
 from dbqueue.store.postgres import sql as postgres_sql
@@ -64,9 +64,47 @@ def recorded_now(store: Store, job_id: str) -> Recorded:
         return run(_recorded(store, job_id), JoinedConnection(connection).reply)
 
 
-def recorded_at_last(store: Store, job_id: str) -> Recorded:
-    """As it is once every transaction that has changed it is over: a COMMIT without an answer may be under way."""
-    return store.perform(lambda: _recorded(store, job_id, "{lock}"))
+def recorded_at_last(store: Store, job_id: str, standing: Standing | None = None) -> Recorded:
+    """As it is once every transaction that has changed it is over: a COMMIT without an answer may be under way.
+
+    `standing`: asked from there.
+    """
+    return store.perform(lambda: _recorded_from(store, job_id, standing))
+
+
+class Standing(NamedTuple):
+    """What decides which tables a transaction on PostgreSQL finds, and what it may do with them."""
+
+    role: str
+    search_path: str
+
+
+def standing() -> Steps[Standing]:
+    """Of the transaction that this runs in."""
+    reply = yield Statement("SELECT current_user, current_setting('search_path')", {})
+    return Standing(*reply.rows[0])
+
+
+def lead_astray(store: Store, job_id: str, standing: Standing) -> bool:
+    """Whether dbqueue's tables are there, though not for who stands here. False where that cannot be found out."""
+    try:
+        recorded_at_last(store, job_id)
+    except DBQueueError:
+        return False
+    try:
+        recorded_at_last(store, job_id, standing)
+    except OperationalError:
+        return False
+    except Exception:  # noqa: BLE001 - about the tables, the rights to them, or the role itself
+        return True
+    return False
+
+
+def _recorded_from(store: Store, job_id: str, standing: Standing | None) -> Steps[Recorded]:
+    if standing is not None:
+        take = "SELECT set_config('role', :role, true), set_config('search_path', :search_path, true)"
+        yield Statement(take, standing._asdict())
+    return (yield from _recorded(store, job_id, "{lock}"))
 
 
 def _recorded(store: Store, job_id: str, lock: str = "") -> Steps[Recorded]:

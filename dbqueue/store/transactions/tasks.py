@@ -34,7 +34,7 @@ from dbqueue.retry import backoff_seconds
 from dbqueue.store.base import Store
 from dbqueue.store.steps import run
 from dbqueue.store.transactions.added_headers import AddedHeaders
-from dbqueue.store.transactions.completing import Recorded, complete, recorded_at_last
+from dbqueue.store.transactions.completing import Recorded, Standing, complete, lead_astray, recorded_at_last, standing
 from dbqueue.store.transactions.joining import WAKES, JoinedConnection
 from dbqueue.workflows import NO_CHORD, Workflow
 
@@ -68,6 +68,7 @@ class TaskTransaction:
         self._turn = contextlib.ExitStack()
         self._wakes: set[Store] = set()
         self._headers = AddedHeaders(store, job)
+        self._standing: Standing | None = None
         self._ending = False
 
     # what the task sees
@@ -178,6 +179,8 @@ class TaskTransaction:
         if settles:
             with self._missing():
                 joined = JoinedConnection(connection)
+                if self._job.losses and self.store.dialect == "postgresql":  # else `_whose` need not know
+                    self._standing = run(standing(), joined.reply)
                 added = run(self._headers.write(), joined.reply)
                 if run(complete(self.store, outcome, linked=self._job.successors), joined.reply):
                     self._wakes.add(self.store)
@@ -229,13 +232,12 @@ class TaskTransaction:
     def _whose(self, refusal: BaseException) -> BaseException:
         """What to raise where dbqueue's tables, or rights on them, were away for the end of the job.
 
-        That is a lost run, for somebody is at work on them: once. Where an earlier run was lost too, and the tables are
-        there, the task has taken a role or a search path that does not lead to them, and will in each of its runs.
+        That is a lost run, for somebody is at work on them. Where an earlier run was lost too, and the tables are there
+        for others, though not for who stands where the task stood, it has taken a role or a search path that does not
+        lead to them, and will in each of its runs.
         """
-        if self._job.losses:
-            with contextlib.suppress(DBQueueError):
-                recorded_at_last(self.store, self._job.id)
-                return refusal
+        if self._standing is not None and lead_astray(self.store, self._job.id, self._standing):
+            return refusal
         return self._broke(refusal)
 
     def _broke(self, error: BaseException) -> NotCommitted:
