@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime, timedelta
-from typing import cast
+from typing import Any, cast
 from uuid import uuid4
 
 import psycopg
+import pytest
 
+from dbqueue import failpoints
 from dbqueue.jobs import Succeeded
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.records import Claim, WorkerInfo
+from dbqueue.store.trouble import LOCK_SECONDS, ROUND_LOCK_SECONDS
+from tests.contract.workflows import chain
 from tests.servers import libpq_url
 from tests.stores import TestWorker, enqueued, opened, run_sql
 from tests.waiting import wait_until
@@ -52,4 +56,25 @@ def test_a_worker_that_has_ended_since_it_was_found_silent_is_not_dead(postgres_
         session._dead = lambda now: silent  # type: ignore[method-assign]
         assert session.rescue(max_losses=3) == []
         for each in (worker, rescuer):
+            each.close()
+
+
+def test_a_rescue_waits_briefly_for_rows_that_nobody_has_looked_for(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where others wait for what it ends. For the table itself it waits longer, and would read it again in vain."""
+    waits: list[Any] = []
+
+    def note(name: str, driver: Any = None, **_: Any) -> None:
+        if name == "rescue.between":
+            waits.append(driver.execute("SHOW lock_timeout").fetchone()[0])
+
+    with opened(postgres_url) as store:
+        store.enqueue_workflow(chain("a", "b"))
+        dead, rescuer = TestWorker(store, lease_seconds=5), TestWorker(store, lease_seconds=3600)
+        dead.claim_one(once=["shop.pack"])
+        monkeypatch.setattr(failpoints, "hit", note)
+        (found,) = rescuer.session.rescue(max_losses=3, now=datetime.now(UTC) + timedelta(seconds=60))
+        assert (found.failed, waits) == (1, [f"{LOCK_SECONDS}s", f"{ROUND_LOCK_SECONDS}s"])
+        for each in (dead, rescuer):
             each.close()

@@ -25,6 +25,7 @@ from dbqueue.store.records import WorkerInfo
 from dbqueue.store.sessions import ELDEST_SECONDS
 from dbqueue.store.sqlite import liveness as sqlite_liveness
 from dbqueue.store.sqlite.store import SqliteStore
+from tests.contract.workflows import chain
 from tests.servers import libpq_url
 from tests.stores import TestWorker, count, enqueued, held, moment, new_job, opened, row, run_sql
 
@@ -85,10 +86,12 @@ def test_a_job_that_waits_again_keeps_the_error_of_its_last_retry(
 def test_what_fails_with_its_worker_has_ended_when_the_rescue_says(
     store: Store, dead: TestWorker, rescuer: TestWorker
 ) -> None:
-    job_id, now = enqueued(store), later().replace(microsecond=0)
+    """And so has what can never run after it."""
+    store.enqueue_workflow(chain("a", "b"))
+    now = later().replace(microsecond=0)
     dead.claim_one(once=["shop.pack"])
     rescuer.session.rescue(max_losses=3, now=now)
-    assert moment(row(store, job_id)["finished_at"]) == now
+    assert [moment(row(store, job_id)["finished_at"]) for job_id in ("a", "b")] == [now, now]
 
 
 def test_only_its_own_and_only_what_is_started(store: Store, dead: TestWorker, rescuer: TestWorker) -> None:

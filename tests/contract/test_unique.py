@@ -356,7 +356,18 @@ def test_a_retry_is_refused_while_a_success_stands_for_the_key(store: Store) -> 
 
 
 @pytest.mark.parametrize(
-    "key", ['"k"', "[]", "[3, null]", '["k", "soon"]', '["k", -1]', '["k", true]', r'["\u0000", null]', '["", 1]']
+    "key",
+    [
+        '"k"',
+        "[]",
+        "[3, null]",
+        '["k", "soon"]',
+        '["k", -1]',
+        '["k", true]',
+        '["k", 1e300]',
+        r'["\u0000", null]',
+        '["", 1]',
+    ],
 )
 def test_a_row_with_a_key_that_cannot_be_is_retried(store: Store, key: str) -> None:
     store.enqueue([new_job("one", options=f'{{"unique_key": {key}}}')])

@@ -486,6 +486,22 @@ def test_a_call_of_another_application_is_no_part_of_it(app: App, tmp_path: Path
         assert (count(other.database.store), count(app.database.store)) == (1, 0)
 
 
+def test_a_call_of_another_application_in_place_is_no_part_of_it(app: App, tmp_path: Path) -> None:
+    """It is committed in its own database, whatever becomes of the transaction around it."""
+    with make_app(f"sqlite:///{tmp_path / 'other.db'}") as other:
+        run_sql(other.database.store, EFFECTS)
+
+        @app.task(bind=True, transactional=True)
+        def outer(self: Any) -> None:
+            self.session.execute(sa.text("INSERT INTO effects VALUES ('outer')"))
+            other.tasks["t.write"].apply(["inner"]).get()
+            raise ValueError
+
+        assert outer.apply().state == "FAILURE"
+        assert (effects(other), effects(app)) == (["inner"], [])
+        other.extra["engine"].dispose()
+
+
 def test_always_eager_too(app: App) -> None:
     app.conf.task_always_eager = True
     assert app.tasks["t.write"].delay("a").get() == "wrote a"
@@ -523,14 +539,18 @@ def test_in_a_database_in_memory_other_threads_wait_for_the_end_of_the_transacti
 
         @app.task(bind=True, transactional=True)
         def write(self: Any, name: str) -> bool:
-            self.session.execute(sa.text("INSERT INTO effects VALUES (:name)"), {"name": name})
+            self.connection.execute(sa.text("INSERT INTO effects VALUES (:name)"), {"name": name})
             assert name != "fails"
-            return of_another_thread()
+            waits = of_another_thread()
+            if name == "undone":
+                self.connection.connection.driver_connection.rollback()  # of which SQLAlchemy knows nothing
+            return waits
 
-        for name, state in (("a", "SUCCESS"), ("fails", "FAILURE")):
+        for name, state in (("a", "SUCCESS"), ("fails", "FAILURE"), ("undone", "SUCCESS")):
             result = write.apply([name])
             assert (result.state, of_another_thread()) == (state, True)
             assert state == "FAILURE" or result.get() is False
+        assert effects(app) == ["a"]
         app.extra["engine"].dispose()
 
 
@@ -695,7 +715,8 @@ def test_what_is_raised_after_the_commit_changes_nothing(
         await engine.dispose()
         end(self)
 
-    result = app.task(name="t.telling", base=Telling, bind=True)(coroutine if is_async else function).delay()
+    telling: Any = app.task(name="t.telling", base=Telling, bind=True)(coroutine if is_async else function)
+    result = telling.delay()
     with caplog.at_level(logging.ERROR):
         assert testing.drain(app).counts == {"SUCCESS": 1}
     assert (result.get(timeout=0), effects(app)) == ("completed", [])
