@@ -92,10 +92,11 @@ def _entry_name(name: object) -> str:
 
 
 def _task_name(task: object) -> str:
-    name = task if isinstance(task, str) else getattr(task, "name", task)
+    """The name by which a worker finds the task."""
+    name = getattr(task, "name", task)
     if not is_name(name):
         raise ValueError(f"the name of a task is {A_NAME}, not {shown(name)}")
-    return str(name)
+    return name
 
 
 def _text(given: Any, *, relative: bool) -> str:

@@ -3,8 +3,8 @@
 A wake-up reaches all workers at once. Where one machine has many more of them than processors, each that joins in takes
 the processors from those that work already, and with cold caches: 64 workers on two processors had half the rate of 4.
 So one that has no jobs, on a machine whose processors are taken, and beside enough others that were there before it,
-holds back: it looks again after a moment, and after a longer one, and joins in once fewer than two threads for each
-processor want one. The first ones never do, and of the others one after the other joins in however busy the machine
+holds back: it looks again after a moment, and after a longer one, and joins in once processors have been idle between
+two looks. The first ones never do, and of the others one after the other joins in however busy the machine
 is: what keeps it busy may be another program, and the first ones may have long jobs. That goes slowly while the first
 ones are at work on many short jobs, which is seen from the processor time of their own processes (not of those that run
 the jobs): there each that joins in costs more than it does.
@@ -32,7 +32,8 @@ IDLE_SHARE: Final = 0.1
 SHORT_JOBS_FACTOR: Final = 10.0
 """So much longer does all that take while the first ones are at work on many short jobs."""
 SHORT_JOBS_SHARE: Final = 0.1
-"""Of one processor: what their processes take then, all together. With jobs of 10 ms on two processors it is 0.02."""
+"""Of one processor: what their processes take then, all together, at the least. Half of one is what those of four
+workers on two processors take with no-op jobs."""
 _TICK: Final = 1.0 / os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0.01
 
 
