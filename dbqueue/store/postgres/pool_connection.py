@@ -91,6 +91,7 @@ class PoolConnection(psycopg.Connection[tuple[Any, ...]]):
             raise errors.OperationalError("the connection is closed")
         with self._closed_unless_done():
             if self.is_owed_an_answer:
+                self.pgconn.consume_input()  # it is here, mostly: then there is nothing to wait for
                 self.wait(self._answer())
                 self.pgconn.exit_pipeline_mode()
             self.pgconn.consume_input()  # reads the server's last words, if there are any
