@@ -32,12 +32,13 @@ class Doorbell:
 
     def answer(self) -> None:
         """Forget the rings so far. What they were rung for must be looked for after this."""
-        if self._rung:
-            # In this order: a ring between the two is kept by the flag, though its byte is read.
-            self._rung = False
-            if self._ends is not None:
-                with contextlib.suppress(BlockingIOError):
-                    self._ends[0].recv(4096)
+        # In this order: a ring between the two is kept by the flag, though its byte is read.
+        self._rung = False
+        if self._ends is not None:
+            # Whether it was rung or not: the byte of a ring that was answered before it was sent may be here, and
+            # nobody could wait as long as it is.
+            with contextlib.suppress(BlockingIOError):
+                self._ends[0].recv(4096)
 
     def fileno(self) -> int:
         """Readable when it was rung."""

@@ -48,7 +48,9 @@ class Handover:
         with self._lock:
             jobs = list(self._claimed)
             self._claimed.clear()
-            self._wanted = 0  # until the supervisor has counted these
+            # What is left of it holds until the supervisor has counted these. With none left, the next `want` would be
+            # for more, and ring the bell, at each of its turns.
+            self._wanted = max(0, self._wanted - len(jobs))
             self.taken = self._given
         return jobs
 

@@ -76,6 +76,23 @@ def test_a_ring_amid_an_answer_is_kept(bell: Doorbell) -> None:
     assert heard(bell)
 
 
+def test_a_ring_that_is_answered_before_its_byte_is_sent_ends_one_wait_more_and_no_other(bell: Doorbell) -> None:
+    assert bell._ends is not None
+    reader, writer = bell._ends
+
+    class AnsweredBefore:
+        def send(self, data: bytes) -> int:
+            bell.answer()
+            return writer.send(data)
+
+    bell._ends = reader, cast(socket.socket, AnsweredBefore())
+    bell.ring()
+    bell._ends = reader, writer
+    assert wait_readable([bell], 0)
+    bell.answer()
+    assert not wait_readable([bell], 0), "who waits would never sleep again"
+
+
 def test_one_before_it_is_open_is_kept_too() -> None:
     bell = Doorbell()
     bell.ring()
@@ -130,4 +147,5 @@ def test_one_at_a_time_each_ends_a_wait(bell: Doorbell) -> None:
         bell.answer()
         answered.release()
     thread.join()
+    bell.answer()  # the byte of the last ring may have been sent after its answer
     assert not heard(bell)

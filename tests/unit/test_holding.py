@@ -92,9 +92,26 @@ def test_no_more_is_claimed_than_the_supervisor_can_take(handover: Handover) -> 
     handover.add([claimed_job("b")])
     assert handover.room == 1
     handover.take()
-    assert handover.room <= 0, "until it has counted those"
+    assert handover.room == 1, "as before: it has one less to take, and takes one less"
     handover.want(10 * MAX_CLAIM)
     assert handover.room == MAX_CLAIM
+
+
+def test_it_is_told_whether_the_supervisor_can_take_more_than_before(handover: Handover) -> None:
+    assert handover.want(3)
+    assert handover.take() == []
+    assert not handover.want(3)
+    handover.add([claimed_job("a")])
+    handover.give()
+    handover.take()
+    assert not handover.want(2), "the third is the one that it has got"
+    assert handover.want(3)
+    handover.want(0)
+    handover.add([claimed_job("b")])
+    handover.give()
+    handover.take()
+    assert handover.room == 0, "though it has taken more than it wanted"
+    assert handover.want(1)
 
 
 def test_what_is_locked_keeps_its_lease_until_it_is_written(holding: Holding) -> None:
