@@ -7,7 +7,14 @@ import time
 import pytest
 
 from dbqueue.worker import claim_clock
-from dbqueue.worker.claim_clock import LONGEST_REFUSED_SECONDS, MOST_REFUSALS, REFUSED_SECONDS, ClaimClock
+from dbqueue.worker.claim_clock import (
+    LONGEST_REFUSED_SECONDS,
+    LONGEST_SETTLE_SECONDS,
+    MOST_REFUSALS,
+    REFUSED_SECONDS,
+    SETTLE_SECONDS,
+    ClaimClock,
+)
 from dbqueue.worker.config import WorkerConfig
 from tests.clocks import set_clock
 
@@ -117,6 +124,31 @@ def test_it_claims_when_the_next_job_is_due_and_at_the_latest_after_the_longest_
     told.ask(no_later_than=1001.0)
     told.clock.told(2.0)
     assert told.clock.at == 1001.0
+
+
+def test_it_is_not_asked_for_until_the_jobs_just_claimed_have_had_their_time_to_end(now: list[float]) -> None:
+    told = Told(now)
+    told.claim(1)
+    told.clock.round_ended()
+    assert told.clock.settling_seconds(now[0]) == pytest.approx(SETTLE_SECONDS)
+    now[0] += SETTLE_SECONDS / 2
+    told.clock.round_ended()
+    assert told.clock.settling_seconds(now[0]) == pytest.approx(SETTLE_SECONDS)
+    now[0] += SETTLE_SECONDS
+    assert told.clock.settling_seconds(now[0]) == pytest.approx(0.0)
+
+
+def test_jobs_that_end_all_the_time_keep_it_from_asking_for_a_moment_only(now: list[float]) -> None:
+    """A job whose time has come is announced by nobody."""
+    told = Told(now)
+    told.claim(9)
+    claimed_at = now[0]
+    told.clock.round_ended()
+    while told.clock.settling_seconds(now[0]) > 0:
+        now[0] += SETTLE_SECONDS / 4
+        told.clock.round_ended()
+        assert now[0] <= claimed_at + LONGEST_SETTLE_SECONDS + SETTLE_SECONDS
+    assert now[0] >= claimed_at + LONGEST_SETTLE_SECONDS - SETTLE_SECONDS / 4
 
 
 def test_what_is_due_and_another_has_locked_is_not_asked_for_without_a_pause(now: list[float]) -> None:
