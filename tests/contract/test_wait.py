@@ -121,6 +121,17 @@ class TestNotifications:
         assert wait(worker, bell) is True
         assert session.wait(0.01, bell) is False
 
+    def test_one_that_was_read_and_told_to_nobody(self, worker: TestWorker, bell: Doorbell, database_url: str) -> None:
+        """The driver does so with what comes along with a pipeline's last answers, where these come at once."""
+        session = cast(PostgresWorkSession, worker.session)
+        with psycopg.connect(libpq_url(database_url), autocommit=True) as other:
+            other.execute("NOTIFY dbqueue")
+        assert wait_readable([session._driver], LONG)
+        session._driver.pgconn.consume_input()
+        assert not wait_readable([session._driver], 0)
+        assert wait(worker, bell) is True
+        assert session.wait(0.01, bell) is False
+
     def test_the_end_of_the_connection(self, worker: TestWorker, bell: Doorbell, database_url: str) -> None:
         with psycopg.connect(libpq_url(database_url), autocommit=True) as other:
             ours = "datname = current_database() AND application_name = 'dbqueue test'"
