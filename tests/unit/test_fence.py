@@ -14,7 +14,6 @@ import pytest
 
 from dbqueue.jobs import ClaimedJob, Outcome, Released
 from dbqueue.pools import wire
-from dbqueue.worker import children
 from dbqueue.worker import fence as fencing
 from dbqueue.worker.children import Child
 from dbqueue.worker.config import WorkerConfig
@@ -100,13 +99,6 @@ class Crew(list[Child]):
     def kill(self) -> None:
         for child in self:
             child.kill()
-
-
-@pytest.fixture
-def killed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    killed: list[int] = []
-    monkeypatch.setattr(children, "os", SimpleNamespace(getpid=os.getpid, kill=lambda pid, _: killed.append(pid)))
-    return killed
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ database is to be told is looked up in the rounds, whose thread does not run.
 
 from __future__ import annotations
 
-import os
 import selectors
 import socket
 from collections.abc import Iterator
@@ -18,7 +17,6 @@ import pytest
 from dbqueue.jobs import ClaimedJob, Failed, Outcome, Released, Succeeded
 from dbqueue.pools import wire
 from dbqueue.pools.nursery import Died
-from dbqueue.worker import children
 from dbqueue.worker import supervisor as module
 from dbqueue.worker.children import Child
 from dbqueue.worker.config import WorkerConfig
@@ -144,13 +142,6 @@ class Worker:
 
 
 @pytest.fixture
-def killed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    killed: list[int] = []
-    monkeypatch.setattr(children, "os", SimpleNamespace(getpid=os.getpid, kill=lambda pid, _: killed.append(pid)))
-    return killed
-
-
-@pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch, killed: list[int]) -> Iterator[Any]:
     workers: list[Worker] = []
     monkeypatch.setattr(Supervisor, "_longest_wait", lambda self: 0.0)
@@ -175,6 +166,16 @@ def done(job: ClaimedJob) -> Outcome:
 
 
 A, B, C = (claimed_job(each, redeliver=True) for each in "abc")
+
+
+def claimed_beside_its_own_run(worker: Worker) -> ClaimedJob:
+    """A, claimed again while a run of it goes on that was terminated and took no notice: it was retried by hand."""
+    first = next(iter(worker.crew))
+    first.send_jobs([A])
+    first.write_off(A)
+    again = A._replace(lease="another")
+    worker.claims(again)
+    return again
 
 
 def test_it_is_ready_once_and_when_all_children_are(start: Any) -> None:
@@ -606,14 +607,9 @@ def test_outcomes_that_were_not_written_are_no_success(start: Any, monkeypatch: 
     assert worker.ending.exit_code == 1
 
 
-def test_a_second_claim_waits_for_the_run_that_was_to_end(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The job was terminated, took no notice, and is retried by hand."""
+def test_a_second_claim_waits_for_the_run_that_was_to_end(start: Any) -> None:
     worker = start(concurrency=2)
-    first = next(iter(worker.crew))
-    first.send_jobs([A])
-    first.write_off(A)
-    again = A._replace(lease="another")
-    worker.claims(again)
+    again = claimed_beside_its_own_run(worker)
     assert [job.id for job in worker.dispatcher.behind] == ["a"]
     worker.answers(done(A))
     assert worker.written() == []
@@ -622,11 +618,7 @@ def test_a_second_claim_waits_for_the_run_that_was_to_end(start: Any, monkeypatc
 
 def test_a_claim_that_has_waited_too_long_for_such_a_run_goes_back(start: Any) -> None:
     worker = start(concurrency=2)
-    first = next(iter(worker.crew))
-    first.send_jobs([A])
-    first.write_off(A)
-    again = A._replace(lease="another")
-    worker.claims(again)
+    again = claimed_beside_its_own_run(worker)
     worker.dispatcher.behind[again] -= 60.0
     worker.turn()
     assert worker.written() == [released(again)]
