@@ -343,6 +343,41 @@ def test_a_replacement_is_part_of_the_transaction(app: App) -> None:
     assert result.get(timeout=0) == "wrote a-replaced"
 
 
+@pytest.mark.parametrize("is_async", [False, True], ids=["a function", "a coroutine"])
+def test_a_run_that_has_replaced_itself_is_told_of_as_no_success(app: App, is_async: bool) -> None:
+    """Its job is not over: the end to hear of is that of the replacement."""
+    told: list[str] = []
+
+    class Telling(dbqueue.Task[Any, Any]):
+        def on_success(self, *_: Any) -> None:
+            told.append("on_success")
+
+        def after_return(self, status: str, *_: Any) -> None:
+            told.append(status)
+
+    def function(self: Any) -> None:
+        self.session.execute(sa.text("INSERT INTO effects VALUES ('a')"))
+        self.replace(app.tasks["t.write"].s("replaced"))
+
+    async def coroutine(self: Any) -> None:
+        await self.session.execute(sa.text("INSERT INTO effects VALUES ('a')"))
+        self.replace(app.tasks["t.write"].s("replaced"))
+
+    def heard(sender: Any, **_: Any) -> None:
+        told.append(f"the success of {sender.name}")
+
+    body = coroutine if is_async else function
+    replaced: Any = app.task(name="t.replaced", base=Telling, bind=True, transactional=True)(body)
+    signals.task_success.connect(heard)
+    try:
+        result = replaced.delay()
+        testing.drain(app)
+    finally:
+        signals.task_success.disconnect(heard)
+    assert (result.get(timeout=0), effects(app)) == ("wrote replaced", ["a", "replaced"])
+    assert told == ["the success of t.write"]
+
+
 def test_what_waits_for_it_may_run_after_its_commit(app: App) -> None:
     write = app.tasks["t.write"]
     result = dbqueue.chain(write.si("a"), write.si("b")).apply_async()
