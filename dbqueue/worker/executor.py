@@ -286,7 +286,7 @@ class Executor:
     def finished(self, call: Call, value: Any) -> Succeeded | EncodeError:
         """The success of a task that returned this, or why its value cannot be stored."""
         job = call.job
-        self._see(value)
+        self.see(value)
         result, content = None, None
         # As in Celery, a job that another one waits for gives it what it returned, ignored or not.
         if self._options.keep_results and (job.successors or not call.request.ignore_result):
@@ -316,15 +316,16 @@ class Executor:
         try:
             hide_own_frames(error)
             meaning = call.task.translate(error) if isinstance(error, Exception) else error
-            self._see(meaning)
+            self.see(meaning)
             return self._predicate(call, meaning) or self._raised(call, meaning)
         except BaseException as second:  # noqa: BLE001
-            self._see(second)
+            self.see(second)
             log.failed(call.job, second, expected=False)
             telling.internal_error(call, second)
             return self._failure(call.job, second, call.started)
 
-    def _see(self, what: Any) -> None:
+    def see(self, what: Any) -> None:
+        """Show it to whoever looks on: what a task returned or raised."""
         if self._options.observe is not None:
             self._options.observe(what)
 

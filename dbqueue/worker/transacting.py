@@ -2,7 +2,7 @@
 
     returned ─► finished (encode, on_success) ─► commit ─┬─ committed ─► told ─► Settled
     Ignore, Replace ─────────────────────────► commit ───┤
-    completed by the task, then raised ──────► commit ───┤ (logged; not committed: as raised)
+    completed by the task, maybe then raised ► commit ───┤ (on_success after it; not committed: as raised)
     raised ─► rollback ─► fail (hooks, signals) ─► Failed | Retried | Released, by the rounds
                                                          └─ LeaseLost | NotCommitted ─► Released: it runs again,
                                                             unless the row is another's for the worker's rounds too
@@ -104,29 +104,24 @@ def _steps(executor: Executor, call: Call, ended: Ended) -> Steps:
     unit, job = call.request._unit, call.job
     completed: Succeeded | None = getattr(unit, "outcome", None)
     value = ended.value if completed is None else unit.value
-    settled: Outcome
-    if completed is not None and ended.error is not None and job.lease:
-        try:
-            settled = yield partial(unit.commit, completed)
-        except Exception as error:  # noqa: BLE001 - so the run comes to what it has raised
-            log.logger.debug("Job %s is not completed: %s", job.id, error)
-        else:
-            if type(ended.error) is not Ignore:
-                log.failed(job, ended.error, expected=False)
-            call.request._unit = None
-            if call.task.has_hooks:
-                telling.hook(call, call.task.on_success, value, job.id, call.args, call.kwargs)
-            return _told(executor, call, value, settled)
     try:
-        outcome = _outcome(executor, call, ended, value)
+        outcome = completed if completed is not None and job.lease else _outcome(executor, call, ended, value)
         if isinstance(outcome, (Succeeded, Replaced)):
-            settled = yield partial(unit.commit, outcome if completed is None else completed)
+            settled: Outcome = yield partial(unit.commit, outcome)
             call.request._unit = None
-            return _told(executor, call, value, settled) if ended.error is None else settled
+            if outcome is completed:
+                _completed(executor, call, ended, value)
+            elif ended.error is not None:
+                return settled
+            return _told(executor, call, value, settled)
         yield unit.rollback
         call.request._unit = None  # what the hooks enqueue now is not to be lost with it
         return executor.failed(call, outcome) if isinstance(outcome, EncodeError) else outcome
-    except BaseException as error:  # noqa: BLE001 - of the task, or of the database about what it wrote
+    except BaseException as found:  # noqa: BLE001 - of the task, or of the database about what it wrote
+        error = found
+        if completed is not None and ended.error is not None and not isinstance(ended.error, Ignore):
+            error = ended.error  # the task has not committed: its run comes to what it has raised
+            log.logger.debug("Job %s is not completed: %s", job.id, found)
         try:
             yield unit.rollback
         except Exception as second:  # noqa: BLE001 - a connection that is broken has nothing to undo
@@ -135,6 +130,15 @@ def _steps(executor: Executor, call: Call, ended: Ended) -> Steps:
         if isinstance(error, (LeaseLost, NotCommitted)):
             return _dropped(executor, call, error)
         return executor.fail(call, error)
+
+
+def _completed(executor: Executor, call: Call, ended: Ended, value: Any) -> None:
+    """The task has committed its success itself: what it raised after that, and what a hook raises, is only logged."""
+    executor.see(value)
+    if ended.error is not None and type(ended.error) is not Ignore:
+        log.failed(call.job, ended.error, expected=False)
+    if call.task.has_hooks:
+        telling.hook(call, call.task.on_success, value, call.job.id, call.args, call.kwargs)
 
 
 def _outcome(executor: Executor, call: Call, ended: Ended, value: Any) -> Outcome | EncodeError:

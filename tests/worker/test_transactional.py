@@ -753,10 +753,37 @@ def test_what_is_raised_after_the_commit_changes_nothing(
     telling: Any = app.task(name="t.telling", base=Telling, bind=True)(coroutine if is_async else function)
     result = telling.delay()
     with caplog.at_level(logging.ERROR):
-        assert testing.drain(app).counts == {"SUCCESS": 1}
+        (run,) = testing.drain(app)
+    assert (run.state, run.result) == ("SUCCESS", "completed")
     assert (result.get(timeout=0), effects(app)) == ("completed", [])
     assert told == [("on_success", "completed"), ("SUCCESS", "completed")]
     assert ("raised unexpected" in caplog.text) is (how != "ignore")
+
+
+def test_what_on_success_raises_of_a_completed_job_changes_nothing(app: App, caplog: pytest.LogCaptureFixture) -> None:
+    """The job is a success already, and nobody hears of a failure."""
+    told: list[str] = []
+
+    class Raising(dbqueue.Task[Any, Any]):
+        def on_success(self, *_: Any) -> None:
+            raise ValueError("from the hook")
+
+        def on_failure(self, *_: Any) -> None:
+            told.append("on_failure")
+
+        def after_return(self, status: str, *_: Any) -> None:
+            told.append(status)
+
+    def complete() -> None:
+        with orm.Session(app.extra["engine"]) as session, session.begin():
+            dbqueue.complete(session, "completed")
+
+    raising: Any = app.task(name="t.raising", base=Raising)(complete)
+    result = raising.delay()
+    (run,) = testing.drain(app)
+    assert (run.state, run.result, result.get(timeout=0)) == ("SUCCESS", "completed", "completed")
+    assert told == ["SUCCESS"]
+    assert "from the hook" in caplog.text
 
 
 @pytest.mark.parametrize("how", ["leave", "rollback", "close"])
