@@ -50,8 +50,10 @@ class Neighbours:
         self._looks = 0
         self._looked_at, self._idle_then = 0.0, 0.0
         """When it looked last, and how long processors had been idle until then."""
+        self._first_ones: tuple[int, ...] = ()
+        """The processes of those before, at its first look: another one may have taken much before that."""
         self._at_first = 0.0
-        """Seconds of processor time that those before had taken at its first look."""
+        """Seconds of processor time that they had taken then."""
 
     @property
     def holding_back(self) -> bool:
@@ -70,7 +72,8 @@ class Neighbours:
         if self._idle(now):
             return self.join_in()
         if not self._looks:
-            self._at_first = seconds_of(self.before.pids)
+            self._first_ones = self.before.pids
+            self._at_first = seconds_of(self._first_ones)
         waited = now - self._since
         longest = min((self.before.slots - self._enough + 1) * JOIN_EVERY_SECONDS, LONGEST_SECONDS)
         if waited >= longest and self._short_jobs(waited):
@@ -99,8 +102,8 @@ class Neighbours:
         return idle == math.inf or idle - then >= IDLE_SHARE * self._processors * (now - since) + _TICK
 
     def _short_jobs(self, seconds: float) -> bool:
-        """Whether those before have been at work on many short jobs, for so long."""
-        return seconds_of(self.before.pids) - self._at_first >= SHORT_JOBS_SHARE * seconds
+        """Whether the first ones have been at work on many short jobs, for so long."""
+        return seconds_of(self._first_ones) - self._at_first >= SHORT_JOBS_SHARE * seconds
 
     @property
     def _enough(self) -> int:

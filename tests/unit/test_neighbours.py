@@ -110,6 +110,19 @@ def test_what_the_first_ones_did_before_the_wake_up_does_not_count(machine: Mach
     assert one.pause() == 0.0
 
 
+def test_one_that_takes_the_place_of_a_first_one_has_done_nothing_since_the_wake_up(machine: Machine) -> None:
+    """Whatever its process has taken before: it was one of many, and another has stopped."""
+    machine.shares = {13: 1.0}
+    machine.clock[0] += 100.0
+    one = worker(ENOUGH)
+    one.woken()
+    one.pause()
+    one.before = WorkersBefore(ENOUGH, (12, 13))
+    machine.shares = {13: 100.0 / (100.0 + 2 * JOIN_EVERY_SECONDS)}
+    machine.clock[0] += 2 * JOIN_EVERY_SECONDS
+    assert one.pause() == 0.0
+
+
 def test_where_processors_are_free_nobody_holds_back(machine: Machine) -> None:
     machine.busy = PROCESSORS - 1
     assert machine.joins_in_after(worker(1_000)) == 0.0
