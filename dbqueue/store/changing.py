@@ -34,25 +34,28 @@ def changed(store: Store, change: Callable[[sa.Connection, Ask], T], *, repeatab
 
     Where that was in the commit, nobody knows whether it stands. Then it runs again only if it is `repeatable`: one
     that does no harm where it has been done. What it returns lacks what it finds done, and so may not say that jobs may
-    run now: workers are woken in any case.
+    run now, nor does an error: workers are woken in any case.
     """
     tries, unheard = Tries(store.pool_limit), False
-    while True:
-        commits = False
-        try:
-            with changing(store) as connection:
-                result = change(connection, JoinedConnection(connection).reply)
-                commits = True
-            if unheard:
-                store.wake()
-            return result
-        except OperationalError as error:
-            trouble = trouble_of(error.__cause__)
-            if commits and trouble is Trouble.LOST and not repeatable:
-                raise OperationalError(f"{error}: it broke in the commit, look whether the change was made") from error
-            if not tries.again(trouble):
-                raise
-            unheard |= commits
+    try:
+        while True:
+            commits = False
+            try:
+                with changing(store) as connection:
+                    result = change(connection, JoinedConnection(connection).reply)
+                    commits = True
+                return result
+            except OperationalError as error:
+                unheard |= commits
+                trouble = trouble_of(error.__cause__)
+                if commits and trouble is Trouble.LOST and not repeatable:
+                    text = f"{error}: it broke in the commit, look whether the change was made"
+                    raise OperationalError(text) from error
+                if not tries.again(trouble):
+                    raise
+    finally:
+        if unheard:
+            store.wake()
 
 
 def among(store: Store, job_ids: Collection[str]) -> sa.TextClause:

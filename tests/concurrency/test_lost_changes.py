@@ -173,24 +173,39 @@ def test_a_change_whose_reply_is_lost_is_made(postgres_url: str, proxy: Proxy, w
     assert each_lost(postgres_url, proxy, prepare, change, check) == []
 
 
-def test_workers_hear_of_what_a_change_without_an_answer_has_let_run(postgres_url: str, proxy: Proxy) -> None:
-    """The second try finds nothing to do: the errback would wait until a worker looks by itself."""
+def behind(store: Store) -> None:
+    """An errback, which runs once its job is called off."""
+    jobs = [new_job(ID), new_job("errback")]
+    store.enqueue_workflow(Workflow.of(jobs, [Edge(ID, "errback", "error", ERRBACK)]))
+
+
+@pytest.mark.parametrize(
+    ("prepare", "change", "runs", "refused"),
+    [
+        (behind, lambda store: changes.cancel(store, [ID]), "errback", 0),
+        (ended, lambda store: changes.retry(store, [ID]), ID, 1),
+    ],
+    ids=["by a second try, which finds nothing to do", "though its caller is told that nobody knows"],
+)
+def test_workers_hear_of_what_a_change_without_an_answer_has_let_run(
+    postgres_url: str, proxy: Proxy, prepare: Prepare, change: Change, runs: str, refused: int
+) -> None:
+    """Else it would wait until a worker looks by itself."""
     with contextlib.ExitStack() as sleepers:
 
-        def prepare(store: Store) -> None:
-            jobs = [new_job(ID), new_job("errback")]
-            store.enqueue_workflow(Workflow.of(jobs, [Edge(ID, "errback", "error", ERRBACK)]))
+        def prepare_and_sleep(store: Store) -> None:
+            prepare(store)
             count(store)  # by now the wake-up of the enqueue is over: no connection is given away before
             sleeper = sleepers.enter_context(psycopg.connect(libpq_url(postgres_url), autocommit=True))
             sleeper.execute("LISTEN dbqueue")
             asleep.append(sleeper)
 
         def check(store: Store) -> None:
-            assert row(store, "errback")["blocked_reason"] is None
+            assert row(store, runs)["ready_at"] is not None
             assert list(asleep[-1].notifies(timeout=60, stop_after=1)), "nobody was told"
 
         asleep: list[psycopg.Connection] = []
-        assert each_lost(postgres_url, proxy, prepare, lambda store: changes.cancel(store, [ID]), check) == []
+        assert len(each_lost(postgres_url, proxy, prepare_and_sleep, change, check)) == refused
 
 
 def test_a_retry_is_made_once_and_its_caller_is_told_where_nobody_knows(postgres_url: str, proxy: Proxy) -> None:

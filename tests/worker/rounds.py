@@ -43,7 +43,7 @@ class RunningRounds:
 
     def take(self) -> ClaimedJob:
         """The next job that it claims."""
-        self.rounds.want(1)  # once: each call rings the bell
+        self.rounds.want(1)
         wait_until(lambda: self.has_claimed, what="a claimed job")
         (job,) = self.rounds.take_claimed()
         return job
