@@ -74,7 +74,7 @@ class Rounds:
         )
         self._clock = self._claims.clock
         self.take_claimed = self.handover.take
-        """Jobs for the supervisor, claimed since the last call; from then on it wants none until it says so."""
+        """Jobs for the supervisor, claimed since the last call; it wants so many fewer until it says what it wants."""
         self._session = LastingSession(store, config.name, self._holding, restored=self._restored)
         self._prepared: list[Outcome] | None = None
         """Those of the next round, where they were made ready in the last."""

@@ -21,6 +21,7 @@ from dbqueue.worker import supervisor as module
 from dbqueue.worker.children import Child
 from dbqueue.worker.config import WorkerConfig
 from dbqueue.worker.crew import Crew
+from dbqueue.worker.doorbell import Doorbell
 from dbqueue.worker.limits import Limits, TimeLimits
 from dbqueue.worker.shutdown import State
 from dbqueue.worker.supervisor import Supervisor
@@ -408,6 +409,21 @@ def test_what_waits_here_counts_as_held(start: Any) -> None:
     for child in list(worker.crew):
         worker.answers(done(next(iter(child.held.values()))), child.number)
     assert worker.rounds.handover.room == 1
+
+
+def test_a_loop_that_has_nothing_to_do_leaves_the_rounds_asleep(start: Any) -> None:
+    """What it wants is what it wanted before, or less by what it has taken; they are to hear of more."""
+    worker, bell = start(concurrency=2), Doorbell()
+    worker.rounds._bell = bell
+    worker.turn()
+    bell.answer()
+    worker.turn()
+    assert (bell.rung, worker.rounds.handover.room > 0) == (False, True)
+    worker.claims(A)
+    assert not bell.rung
+    worker.rounds.handover.want(0)
+    worker.turn()
+    assert (bell.rung, worker.rounds.handover.room) == (True, 1)
 
 
 def test_what_waits_for_children_that_are_not_ready_counts_as_held(start: Any) -> None:
