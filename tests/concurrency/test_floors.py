@@ -111,6 +111,14 @@ def test_what_a_worker_hands_back_is_found_at_once(store: PostgresStore, worker:
     assert ids(worker) == []
 
 
+def test_the_job_at_which_the_last_claim_ended_is_found_again_as_well(store: PostgresStore, worker: TestWorker) -> None:
+    """Its place is the hint itself, which is no lower than that."""
+    store.enqueue([new_job("first"), new_job("last")])
+    jobs = worker.claim(2)
+    worker.settle(Released("last", jobs[1].lease, jobs[1].ready_at))
+    assert ids(worker) == ["last"]
+
+
 def test_what_a_worker_takes_back_of_lost_claims_is_found_at_once(store: PostgresStore, worker: TestWorker) -> None:
     store.enqueue([new_job(f"job{n}") for n in range(3)])
     assert ids(worker) == ["job0", "job1", "job2"]
