@@ -105,6 +105,16 @@ def test_its_run_counts_as_lost(
     assert not take_back(worker, holding)
 
 
+def test_it_keeps_its_place_in_its_queue(store: Store, worker: TestWorker, holding: Holding) -> None:
+    store.enqueue([new_job("first")])
+    job = worker.claim_one()
+    store.enqueue([new_job("second")])
+    change_lease(store, job)
+    ended(worker, holding, job)
+    assert take_back(worker, holding)
+    assert [each.id for each in worker.claim()] == ["first", "second"]
+
+
 def test_what_is_anothers_or_held_is_left(store: Store, worker: TestWorker, holding: Holding) -> None:
     rival = TestWorker(store)
     for _ in range(3):
