@@ -85,6 +85,35 @@ def test_a_claim_that_found_nothing(revoker: Revoker, claims: Handover) -> None:
     assert not revoker.refuses(job("a"))
 
 
+def test_what_an_earlier_claim_has_found_is_handed_over_while_the_next_is_under_way(
+    revoker: Revoker, claims: Handover
+) -> None:
+    claims.claim_begins()
+    claims.claim_ended()
+    claims.add([job("earlier")])
+    claims.claim_begins()
+    claims.give()
+    claims.take()
+    revoker.revoke(["late"])
+    revoker.keep()
+    answered(claims, job("late"))
+    (late,) = claims.take()
+    assert revoker.refuses(late)
+
+
+def test_a_claim_is_not_over_before_what_it_found_is_handed_over(revoker: Revoker, claims: Handover) -> None:
+    claims.claim_begins()
+    revoker.revoke(["late"])
+    revoker.keep()
+    claims.claim_ended()
+    assert claims.take() == []  # between the two
+    revoker.keep()
+    claims.add([job("late")])
+    claims.give()
+    (late,) = claims.take()
+    assert revoker.refuses(late)
+
+
 def test_while_no_claim_is_under_way_nothing_is_to_be_remembered(revoker: Revoker, claims: Handover) -> None:
     claims.claim_begins()
     answered(claims)
