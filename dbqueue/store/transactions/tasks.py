@@ -275,7 +275,6 @@ class TaskTransaction:
 
     def _undo(self) -> None:
         connection, self._connection = self._connection, None
-        self._wakes.clear()
         if connection is not None:
             self._cancel(connection)
             try:
