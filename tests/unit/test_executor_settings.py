@@ -62,3 +62,11 @@ def test_times_of_the_call_are_shown_in_the_zone_of_the_settings(
     shown = run_with({"enable_utc": enable_utc}, "times", **times)
     assert isinstance(shown, Succeeded)
     assert json.loads(shown.result or "") == [eta, expires]
+
+
+def test_a_time_that_is_none_in_that_zone_is_shown_as_it_is(run_with: RunWith) -> None:
+    """`datetime.max`, say, in UTC: some hours later is a year that Python does not have."""
+    never = "9999-12-31T23:59:59.999999+00:00"
+    shown = run_with({"enable_utc": False}, "times", eta="2030-07-01T03:00:00+00:00", expires_at=never)
+    assert isinstance(shown, Succeeded)
+    assert json.loads(shown.result or "") == ["2030-07-01T12:00:00+09:00", never]
