@@ -170,15 +170,16 @@ def test_a_revoke_that_is_the_victim_of_a_deadlock_runs_again(
 
 
 def test_a_revoke_sees_a_job_that_is_enqueued_meanwhile(store: PostgresStore, other: psycopg.Connection[Any]) -> None:
-    """The row that would stand in its way came too late."""
+    """The row that would stand in its way came too late; and it tells of those too that it had ended before."""
+    store.enqueue([new_job("waits")])
     other.execute("INSERT INTO dbqueue_jobs (id, task) VALUES ('a', 'pack')")
     found: list[revoking.Revoked] = []
-    thread = threading.Thread(target=lambda: found.append(revoking.revoke(store, ["a"])))
+    thread = threading.Thread(target=lambda: found.append(revoking.revoke(store, ["a", "waits"])))
     thread.start()
     wait_until(lambda: waits_for(other))
     other.commit()
     thread.join(60)
-    assert [each.ended for each in found] == [{"a": "pack"}]
+    assert [each.ended for each in found] == [{"a": "pack", "waits": "shop.pack"}]
 
 
 def test_a_queue_that_two_pause_in_the_same_moment(store: PostgresStore, other: psycopg.Connection[Any]) -> None:
