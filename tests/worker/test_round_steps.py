@@ -352,3 +352,15 @@ def test_at_its_end_it_hands_back_what_a_lost_claim_took(store: Store, steps: St
     job_id = unseen(store, steps)
     steps._say_goodbye()
     assert row(store, job_id)["status"] == "PENDING"
+
+
+def test_at_its_end_it_takes_back_what_it_gives_back_in_vain(store: Store, steps: Steps) -> None:
+    """Somebody has changed the lease of a job that the supervisor never took."""
+    job_id = enqueued(store)
+    steps.want(1)
+    steps._step()
+    steps.handover.give()
+    run_sql(store, "UPDATE dbqueue_jobs SET lease = :lease WHERE id = :id", lease=str(uuid4()), id=job_id)
+    steps._say_goodbye()
+    stored = row(store, job_id)
+    assert (stored["status"], stored["losses"]) == ("PENDING", 1)
