@@ -109,3 +109,15 @@ def test_it_is_doomed_since_the_first_time_and_ended_once_for_each(
     assert child.doomed_at == began_at
     child.end()
     assert sent == [(child.pid, signal.SIGTERM), (child.pid, signal.SIGKILL)]
+
+
+def test_of_two_signals_before_its_end_the_later_one_is_sent(child: Child, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that takes no notice of the first is not to run on for that."""
+    sent: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append(number))
+    child.pid = os.getpid() + 1
+    child.doom(signal.SIGTERM)
+    child.doom(signal.SIGKILL)
+    child.end()
+    child.end()
+    assert sent == [signal.SIGKILL]
