@@ -182,6 +182,24 @@ def test_a_revoke_sees_a_job_that_is_enqueued_meanwhile(store: PostgresStore, ot
     assert [each.ended for each in found] == [{"a": "pack", "waits": "shop.pack"}]
 
 
+def test_a_revoke_sees_a_job_that_is_enqueued_between_two_of_its_statements(
+    store: PostgresStore, other: psycopg.Connection[Any]
+) -> None:
+    """It ended all that waited before that, and the look at what is there finds one more."""
+
+    looks: list[str] = []
+
+    def enqueue(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        if "is_left" in statement:
+            looks.append(statement)
+            if len(looks) == 1:
+                other.execute("INSERT INTO dbqueue_jobs (id, task) VALUES ('a', 'pack')")
+                other.commit()
+
+    sa.event.listen(store.engine, "before_cursor_execute", enqueue)
+    assert revoking.revoke(store, ["a"]).ended == {"a": "pack"}
+
+
 def test_a_queue_that_two_pause_in_the_same_moment(store: PostgresStore, other: psycopg.Connection[Any]) -> None:
     other.execute("INSERT INTO dbqueue_paused_queues (queue) VALUES ('mail')")
     failed: list[BaseException] = []
