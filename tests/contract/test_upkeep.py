@@ -111,6 +111,25 @@ def test_only_the_eldest_looks_for_lost_workers(
         assert connection.execute(query, {"id": lost.id}).one() == (lost.id.partition("#")[0], 7.0), "dead soon again"
 
 
+def test_a_look_for_lost_workers_that_has_not_seen_all_goes_on_soon(
+    store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The jobs of one whose row was deleted may be at the end of a large table."""
+    monkeypatch.setattr("dbqueue.store.postgres.lost_workers.PAGES_AT_ONCE", 4)
+    monkeypatch.setattr("dbqueue.store.sqlite.work_session.ROWS_AT_ONCE", 40)
+    store.enqueue([new_job(args=f'["{"x" * 400}"]') for _ in range(150)])
+    upkeep = Upkeep(WorkerConfig("w", ("celery",), "solo", 1), every_seconds=1e6)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    pauses: list[float] = []
+    while not pauses or pauses[-1] < LOOK_EVERY_SECONDS:
+        now = max(now, upkeep._look_at)
+        upkeep.run(worker.session, worker.id)
+        pauses.append(round(upkeep._look_at - now, 3))
+    assert len(pauses) > 2
+    assert set(pauses[:-1]) == {NEXT_PAGES_SECONDS}
+
+
 def test_a_look_for_lost_workers_that_fails_is_not_made_again_at_once(store: Store, worker: TestWorker) -> None:
     upkeep = Upkeep(WorkerConfig("w", ("celery",), "solo", 1), every_seconds=1e6)
     upkeep.rescue_at = time.monotonic() + 1e6
