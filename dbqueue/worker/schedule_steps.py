@@ -26,6 +26,7 @@ from typing import Final
 from uuid import UUID, uuid5
 from zoneinfo import ZoneInfo
 
+from dbqueue.codec.cautious import text_of, type_name
 from dbqueue.errors import ImproperlyConfigured
 from dbqueue.jobs import NewJob
 from dbqueue.schedules import BaseSchedule, crontab, from_text, schedule
@@ -81,7 +82,8 @@ class Steps:
         try:
             jobs = self._jobs(row, fired)
         except Exception as error:  # noqa: BLE001 - a row may hold anything; it must not keep others from firing
-            return Step(rule.next_after(until, zone), origin(row), problem=f"{type(error).__name__}: {error}")
+            said = f"{type_name(type(error))}: {text_of(error)}"
+            return Step(rule.next_after(until, zone), origin(row), problem=said)
         if len(jobs) < len(fired):
             fired = fired[: len(jobs)]
             until = fired[-1]

@@ -35,6 +35,8 @@ RACERS = 4
 def make_job(row: ScheduleRow, due: datetime, id: str) -> NewJob:
     if row.task == "broken":
         raise TypeError("no such argument")
+    if row.task == "picky":
+        raise TypeError(f"an unexpected keyword argument '{next(iter(json.loads(row.kwargs)))}'")
     return NewJob(id, row.task, "celery", row.args, row.kwargs, headers=json.dumps({"due_at": due.isoformat()}))
 
 
@@ -442,6 +444,20 @@ def test_a_row_whose_job_cannot_be_made_does_not_stop_others(store: Store) -> No
     settle(beat, NOON + timedelta(minutes=2))
     assert row(store, "bad").problem is None
     assert fired(store) == minutes(1, 2, 2)
+
+
+@pytest.mark.parametrize("name", ["\\u0000", "\\ud800"])
+def test_a_row_whose_problem_quotes_what_no_text_can_hold_does_not_stop_others(store: Store, name: str) -> None:
+    """A step that could not be written would be tried in turn after turn, each of which it ends."""
+    add(store, "bad", task="picky", kwargs=f'{{"{name}": 1}}')
+    add(store, "good")
+    beat = new_beat(store)
+    settle(beat, NOON)
+    settle(beat, NOON + timedelta(minutes=1))
+    assert fired(store) == minutes(1)
+    shown = {"\\u0000": "\\x00", "\\ud800": "\\ud800"}[name]
+    assert row(store, "bad").problem == f"TypeError: an unexpected keyword argument '{shown}'"
+    assert row(store, "bad").next_due_at == NOON + timedelta(minutes=2)
 
 
 def test_a_start_forgets_no_due_time_of_a_row_with_a_problem(store: Store) -> None:
