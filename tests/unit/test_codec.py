@@ -426,6 +426,8 @@ def test_the_limit_is_in_bytes() -> None:
         "",
         "{",
         "[1,]",
+        "[1] [2]",
+        '{"a": 1}}',
         "NaN",
         "[Infinity]",
         "nul",

@@ -7,6 +7,7 @@ import sys
 import types
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import product
 from traceback import format_exception
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -280,6 +281,13 @@ def test_what_does_not_fit_is_shortened_not_dropped() -> None:
 def test_of_many_arguments_that_do_not_fit_the_first_are_kept() -> None:
     error, _ = describe(MyError(*(f"{number}{'a' * 500}" for number in range(20))), max_bytes=1000)
     assert [argument[0] for argument in error["exc_message"]] == list("01234567")
+
+
+def test_of_arguments_that_nearly_fit_none_is_dropped() -> None:
+    """Each is in its share of the room, and the commas between them are too much."""
+    for max_bytes, length in product(range(1000, 1010), range(100, 125)):
+        error, _ = describe(MyError(*["a" * length] * 8), max_bytes=max_bytes)
+        assert len(error["exc_message"]) == 8
 
 
 @given(st.lists(st.text() | st.binary() | st.floats() | st.dictionaries(st.text(), st.text())), st.integers(100, 3000))

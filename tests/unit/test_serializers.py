@@ -219,6 +219,14 @@ def test_a_call_in_its_columns() -> None:
     assert payloads.rewritten(job(**plain), [2], {"c": 3}, max_bytes=LIMIT) == {"args": "[2]", "kwargs": '{"c":3}'}
 
 
+@pytest.mark.parametrize("serializer", ["json", "pickle"])
+def test_the_arguments_of_a_retry_may_be_no_longer_than_those_of_a_call(serializer: str) -> None:
+    call = job(**payloads.written("x", ["short"], {}, serializer=serializer, max_bytes=LIMIT))
+    for args, kwargs in (["a" * LIMIT], {}), ([], {"b": "a" * LIMIT}):
+        with pytest.raises(PayloadTooLarge):
+            payloads.rewritten(call, args, kwargs, max_bytes=LIMIT)
+
+
 @pytest.mark.parametrize("content_type", [None, "application/x-msgpack"])
 @pytest.mark.parametrize("value", [[[1]], [[1], {}, {}], {"a": 1}, [1, {}], [[1], [2]]])
 def test_content_that_is_no_call(content_type: str | None, value: Any) -> None:
