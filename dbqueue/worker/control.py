@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from dbqueue import codec
 from dbqueue.codec import nesting
+from dbqueue.codec.cautious import shown
 from dbqueue.errors import EncodeError
 from dbqueue.worker import log
 from dbqueue.worker.by_task import Totals
@@ -180,7 +181,7 @@ def carry_out(state: WorkerState, command: Command) -> str:
         return _encoded(command, known.handler(state, **codec.loads(command.arguments)))
     except Exception as error:  # noqa: BLE001 - a custom command may raise anything
         log.logger.exception("The command %s failed; the worker goes on", command.method)
-        return _encoded(command, {"error": repr(error)})
+        return _encoded(command, {"error": shown(error)})
 
 
 def _encoded(command: Command, value: Any) -> str:

@@ -173,3 +173,18 @@ def test_a_reply_that_is_too_long_is_an_error(desk: Desk, monkeypatch: pytest.Mo
     monkeypatch.setitem(Panel.commands, "long", CommandInfo("long", lambda state: "x" * 300, "inspect"))
     said = json.loads(carry_out(desk._state, control.Command("a", "long", "{}", None)))
     assert "200" in said["error"]
+
+
+def test_a_command_whose_error_cannot_be_shown_ends_no_worker(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unshown(Exception):
+        def __repr__(self) -> str:
+            raise RuntimeError("nor this")
+
+        __str__ = __repr__
+
+    def fail(state: WorkerState) -> None:
+        raise Unshown
+
+    monkeypatch.setitem(Panel.commands, "fail", CommandInfo("fail", fail, "control"))
+    said = json.loads(carry_out(desk._state, control.Command("a", "fail", "{}", None)))
+    assert "Unshown" in said["error"]
