@@ -195,8 +195,8 @@ def _primary_of_several(rest: str) -> str:
         options.append(("host", ",".join(host for host, _ in hosts)))
         options.append(("port", ",".join(port or _POSTGRES_PORT for _, port in hosts)))
         authority = ""
-    elif not any(name == "host" and "," in value for name, value in options):
-        return rest
+    elif "," not in ",".join(value for name, value in options if name == "host"):
+        return rest  # SQLAlchemy has a form of its own, too: ?host=a:5432&host=b:5432
     if not any(name == "target_session_attrs" for name, _ in options):
         options.append(("target_session_attrs", "read-write"))
     return f"{credentials}{at}{authority}{slash}{path}?{urlencode(options, safe='/,')}"

@@ -43,6 +43,10 @@ from dbqueue.urls import mask_url, normalise_url, same_database
             "postgresql:///app?host=/run/a,/run/b",
             "postgresql+psycopg:///app?host=/run/a,/run/b&target_session_attrs=read-write",
         ),
+        (
+            "postgresql://u@/app?host=a:5432&host=b:5433",
+            "postgresql+psycopg://u@/app?host=a%3A5432&host=b%3A5433&target_session_attrs=read-write",
+        ),
         ("postgresql://u:p%40x@h/app", "postgresql+psycopg://u:p%40x@h/app"),
         ("postgresql://h:5432/app?user=a@b", "postgresql+psycopg://h:5432/app?user=a@b"),
         ("postgresql://u:p@h/d@b", "postgresql+psycopg://u:p@h/d@b"),
