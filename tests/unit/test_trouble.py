@@ -43,7 +43,11 @@ def test_by_their_sqlstate(error: type[psycopg.Error], kind: Trouble | None) -> 
     [
         ("FATAL:  sorry, too many clients already", Trouble.CROWDED),
         ('FATAL:  too many connections for role "shop"', Trouble.CROWDED),
+        ('FATAL:  too many connections for database "shop"', Trouble.CROWDED),
+        ("FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute", Trouble.CROWDED),
+        ("FATAL:  no more connections allowed (max_client_conn)", Trouble.CROWDED),
         ("FATAL:  the database system is starting up", Trouble.CROWDED),
+        ("FATAL:  the database system is not yet accepting connections", Trouble.CROWDED),
         ("FATAL:  the database system is in recovery mode", Trouble.CROWDED),
         ('FATAL:  password authentication failed for user "shop"', None),
     ],
