@@ -78,7 +78,6 @@ class ResultWaiter(Generic[T]):
             self._intervals.append(interval)
             self._newest_at = first_look_at  # from there on the pauses grow
             self._next_look_at = first_look_at
-            self._condition.notify_all()  # a leader that pauses for long begins anew
             try:
                 record = self._wait(job_id, deadline, asked=first_look_at > now)
                 if record is not None and sent_at is not None:
