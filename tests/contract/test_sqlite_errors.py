@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -53,6 +54,35 @@ def test_a_file_that_was_replaced(store: Store, sqlite_url: str, tmp_path: Path)
             operation()
     watch.close()
     worker.close()
+
+
+@pytest.mark.parametrize("kind", ["function", "coroutine"])
+def test_a_transactional_task_writes_to_the_file_that_is_there(
+    store: Store, sqlite_url: str, tmp_path: Path, kind: str
+) -> None:
+    """It would succeed with what nobody will ever see."""
+    path, engines = sqlite_url.removeprefix("sqlite:///"), store.task_engines
+
+    async def write(number: int) -> None:
+        statement = f"INSERT INTO notes VALUES ({number})"
+        if kind == "coroutine":
+            acquired = await engines.aconnected(patient=False)
+            await acquired.exec_driver_sql(statement)
+            await acquired.close()
+        else:
+            with engines.connected(patient=False) as connection:
+                connection.exec_driver_sql(statement)
+
+    async def run() -> None:
+        await write(1)
+        replaced(path, tmp_path / "backup")
+        await write(2)
+        await engines.aclose()
+
+    run_sql(store, "CREATE TABLE notes (number integer)")
+    asyncio.run(run())
+    with closing(sqlite3.connect(path)) as fresh:
+        assert fresh.execute("SELECT number FROM notes ORDER BY number").fetchall() == [(1,), (2,)]
 
 
 def test_a_worker_goes_over_to_the_new_file(sqlite_url: str, tmp_path: Path) -> None:
