@@ -121,6 +121,17 @@ def test_a_limited_job_that_is_to_run_again_waits_for_a_permit(store: Store, wor
     assert [job.id for job in worker.claim_held().claimed] == [job_id]
 
 
+def test_a_limited_job_of_a_worker_that_has_stopped_gives_its_permit_back(store: Store, worker: TestWorker) -> None:
+    """It would hold the permit that it waits for."""
+    limits.set_limit(store, "key", Limit(running=1))
+    job_id = held(store, "key")
+    worker.claim_held()
+    worker.session.close_worker(worker.id)
+    assert changes.retry(store, [job_id]) == {job_id}
+    assert row(store, job_id)["permit"] is None
+    assert [(each.running, each.held) for each in limits.rows(store)] == [(0, 1)]
+
+
 def test_only_what_has_ended_is_deleted(store: Store, worker: TestWorker) -> None:
     running = enqueued(store)
     worker.claim_one()

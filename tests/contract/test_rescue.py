@@ -538,6 +538,20 @@ class TestReading:
         assert calls > 3 or store.dialect == "sqlite"
         assert prune(older_than_seconds=60, limit=30, now=now) == 0
 
+    def test_prune_leaves_no_page_before_all_of_it_is_gone(
+        self, store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As upkeep asks: until it has deleted less than it may, and there is no more to look at."""
+        monkeypatch.setattr("dbqueue.store.postgres.pruning.PAGES_AT_ONCE", 2)
+        store.enqueue([new_job(args=f'["{"x" * 500}"]') for _ in range(50)])
+        worker.settle(*(Succeeded(job.id, job.lease, "1", 0.0) for job in worker.claim(50)))
+        store.enqueue([new_job(args=f'["{"x" * 500}"]') for _ in range(100)])  # on the last pages
+        prune, now = worker.session.prune, datetime.now(UTC) + timedelta(hours=1)
+        deleted = rows = prune(older_than_seconds=60, limit=5, now=now)
+        while rows == 5 or worker.session.is_pruning:
+            deleted += (rows := prune(older_than_seconds=60, limit=5, now=now))
+        assert deleted == 50
+
 
 class TestKeepingSoMany:
     """`result_max_kept`: of more finished jobs the oldest go."""
