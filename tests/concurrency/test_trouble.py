@@ -20,7 +20,7 @@ from dbqueue.store.postgres.store import PostgresStore
 from dbqueue.store.schedules import ScheduleRow, Step
 from tests.contract.test_schedules import add
 from tests.servers import libpq_url
-from tests.stores import TestWorker, count, enqueued, new_job
+from tests.stores import TestWorker, count, enqueued, new_job, row
 from tests.waiting import wait_until
 
 
@@ -198,6 +198,27 @@ def test_a_revoke_sees_a_job_that_is_enqueued_between_two_of_its_statements(
 
     sa.event.listen(store.engine, "before_cursor_execute", enqueue)
     assert revoking.revoke(store, ["a"]).ended == {"a": "pack"}
+
+
+def test_a_revoke_sees_a_job_that_begins_between_two_of_its_statements(
+    store: PostgresStore, other: psycopg.Connection[Any]
+) -> None:
+    """It was not there when jobs that run were marked: it would be run again, and not be ended by its worker."""
+    worker, claimed = TestWorker(store), list[str]()
+
+    def meanwhile(connection: object, cursor: object, statement: str, *_: object) -> None:
+        if "is_left" in statement and not claimed:
+            other.execute("INSERT INTO dbqueue_jobs (id, task) VALUES ('a', 'pack')")
+            other.commit()
+            claimed.append(worker.claim_one().id)
+
+    sa.event.listen(store.engine, "before_cursor_execute", meanwhile)
+    found = revoking.revoke(store, ["a"])
+    assert claimed == ["a"]
+    assert not found.ended
+    assert found.running == {"a"}
+    assert row(store, "a")["revoked_at"] is not None
+    worker.close()
 
 
 def test_a_queue_that_two_pause_in_the_same_moment(store: PostgresStore, other: psycopg.Connection[Any]) -> None:
