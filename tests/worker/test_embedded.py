@@ -58,6 +58,20 @@ def test_each_pool_on_each_database(app: DBQueue, pool: str) -> None:
         assert same == (pool == "solo")
 
 
+def test_a_stop_that_comes_before_it_runs_is_heeded(memory_app: DBQueue) -> None:
+    codes: list[int] = []
+    worker = memory_app.Worker(pool="solo", concurrency=1, embedded=True)
+    worker.prepare()
+    worker.stop()
+    thread = threading.Thread(target=lambda: codes.append(worker.run(handle_signals=False)))
+    thread.start()
+    thread.join(60)
+    found = list(codes)
+    worker.stop()
+    thread.join()
+    assert found == [0]
+
+
 def test_prefork_lives_on_when_another_thread_ends(app: DBQueue) -> None:
     """Linux ends the pool's processes with the thread that forked them: that must be the one of the block."""
     with start_worker(app, pool="prefork", **SECONDS):
