@@ -35,10 +35,11 @@ from dbqueue import DBQueue
 app = DBQueue("forked", broker=sys.argv[1], set_as_current=False)
 task = app.task(name="work")(lambda: None)
 task.delay()
-before = app.database.store
+before, waiter = app.database.store, app.database.waiter
 pid = os.fork()
 if pid == 0:
     seen = [app.database.opened is None, app.database.store is not before, app.database.store.dialect]
+    seen.append(app.database.waiter is not waiter)  # it asks on connections of the other process
     task.delay()
     app.close()
     print(json.dumps(seen), flush=True)
@@ -86,7 +87,7 @@ def test_ids_are_drawn_anew() -> None:
 
 def test_the_database_is_opened_anew(database_url: str) -> None:
     of_the_copy, jobs = said(STORES, database_url)
-    assert of_the_copy == [True, True, database_url.partition(":")[0].partition("+")[0]]
+    assert of_the_copy == [True, True, database_url.partition(":")[0].partition("+")[0], True]
     assert jobs == 3
 
 
