@@ -35,8 +35,8 @@ class Listening:
     def _look(self) -> None:
         """Take what libpq has read: before a wait too, for the socket tells no more of it.
 
-        Where the last answers of a pipeline come at once, the driver tells nobody of what came with them: of 22 of
-        2,300 notifications that were sent beside short statements.
+        Where the last answers of a pipeline come at once, the driver tells nobody of what came with them: 22 of 2,300
+        notifications that were sent beside short statements were not heard.
         """
         while self._driver.pgconn.notifies() is not None:
             self._announced = True
