@@ -88,7 +88,7 @@ class Worker:
         if unknown:
             raise TypeError(f"Worker() got an unexpected keyword argument {unknown[0]!r}")
         self.app = app
-        self.hostname = worker_name(hostname)
+        self.hostname = expanded_name(hostname)
         """The worker's name."""
         conf = app.conf
         if include:
@@ -328,7 +328,7 @@ def make_executor(
     return Executor(cast("Callable[[str], Runnable | None]", app.tasks.get), options)
 
 
-def worker_name(given: str | None) -> str:
+def expanded_name(given: str | None) -> str:
     """`celery@host` by default; `%h`, `%n` and `%d` stand for parts of the host's name, `%%` for `%`, as in Celery."""
     host = socket.gethostname()
     short, _, domain = host.partition(".")

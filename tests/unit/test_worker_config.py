@@ -10,7 +10,7 @@ import pytest
 
 from dbqueue import DBQueue
 from dbqueue.errors import ImproperlyConfigured
-from dbqueue.services.workers import Worker, worker_name
+from dbqueue.services.workers import Worker, expanded_name
 from dbqueue.worker.config import WorkerConfig
 
 NewConfig = Callable[..., WorkerConfig]
@@ -124,14 +124,14 @@ def test_a_concurrency_that_no_machine_bears_is_refused(config: NewConfig, pool:
 )
 def test_the_name_of_a_worker(monkeypatch: pytest.MonkeyPatch, given: str | None, name: str) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "box.example.com")
-    assert worker_name(given) == name
+    assert expanded_name(given) == name
 
 
 @pytest.mark.parametrize("given", ["n" * 254 + "@h", "n" * 240, "a\nb"])
 def test_names_that_no_worker_may_have(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "box.example.com")
     with pytest.raises(ImproperlyConfigured, match="1 to 255 printable characters"):
-        worker_name(given)
+        expanded_name(given)
 
 
 def test_names_of_queues_may_stand_in_one_text(config: NewConfig) -> None:
