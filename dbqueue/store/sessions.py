@@ -204,7 +204,7 @@ class WorkSession(Session):
     def workers_before(self, worker_id: str) -> WorkersBefore:
         """The live workers that share this one's host and queues, and registered before it.
 
-        None where the database wakes nobody: SQLite.
+        Empty where the database wakes nobody: SQLite.
         """
         return WorkersBefore()
 
