@@ -242,13 +242,17 @@ def _check_sqlite(rest: str) -> str:
 def _identity(url: str) -> tuple[str, ...]:
     scheme, _, rest = url.partition("://")
     before_query, _, query = rest.partition("?")
-    options = dict(parse_qsl(query))
+    pairs = parse_qsl(query)
+    options = dict(pairs)
     if scheme == SQLITE_SCHEME:
         return SQLITE_SCHEME, _sqlite_path(before_query[1:])
     credentials, _, location = before_query.rpartition("@")
     host_and_port, _, name = location.partition("/")
     host, port = _host_and_port(host_and_port)
     host, port = options.get("host", host), options.get("port", port)
+    if len(several := [_host_and_port(value) for option, value in pairs if option == "host"]) > 1:
+        # SQLAlchemy's own form, ?host=a:5432&host=b:5432.
+        host, port = (",".join(each) for each in zip(*((a, b or _POSTGRES_PORT) for a, b in several), strict=True))
     user = unquote(credentials.partition(":")[0])
     database = options.get("dbname") or unquote(name) or options.get("user") or user
     return POSTGRES_SCHEME, _host_name(host), port or _POSTGRES_PORT, database

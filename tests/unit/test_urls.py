@@ -178,6 +178,8 @@ def test_options_that_cannot_be_read(url: str, make: Callable[[Access], object])
         ("postgresql://h/app?dbname=other", "postgresql://h/app", False),
         ("postgresql://a,b/app", "postgresql://u@a:5432,b:5432/app?target_session_attrs=primary", True),
         ("postgresql://a,b/app", "postgresql://a,c/app", False),
+        ("postgresql://a,b:5433/app", "postgresql:///app?host=a&host=b:5433", True),
+        ("postgresql:///app?host=a:5432&host=b:5432", "postgresql:///app?host=c:5432&host=b:5432", False),
         ("postgresql://h/app", "sqlite:///app", False),
         ("sqlite:///jobs.db", "db+sqlite:////{cwd}/jobs.db", True),
         ("sqlite:///jobs.db", "sqlite:///other.db", False),
