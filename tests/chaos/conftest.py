@@ -48,6 +48,8 @@ FULL = {
     "S1": 1000,
 }
 """How many tries `--full` makes of each row; the variants of its tests share them evenly."""
+STOPS_ALL = "a process that is stopped with SQLite's write lock stops all others: docs/transactions.md"
+"""Why a variant is `void`."""
 PROGRESS = ".chaos"
 """Where a long run notes how far it has come, so that the next goes on from there."""
 VARIANTS = pytest.StashKey[Counter[str]]()
@@ -73,6 +75,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if (mark := item.get_closest_marker("void")) and _is_void(item):
+            item.add_marker(pytest.mark.skip(reason=mark.args[0]))
     config.stash[VARIANTS] = Counter(row for item in items if (row := _row(item)) and not _is_void(item))
     rows = config.getoption("--row", default=[])
     everything = config.getoption("--all", default=True) or config.getoption("--full", default=True)
@@ -93,8 +98,11 @@ def _row(item: pytest.Item) -> str | None:
 
 
 def _is_void(item: pytest.Item) -> bool:
-    """Whether it skips itself: there is no connection to cut."""
-    return "sqlite" in item.nodeid and "cut" in item.nodeid
+    """Whether it is a variant that cannot be (`void`), and has no share of its row's tries."""
+    mark = item.get_closest_marker("void")
+    if mark is None or not isinstance(item, pytest.Function):
+        return False
+    return all(item.callspec.params[name] in values for name, values in mark.kwargs.items())
 
 
 def _sample(items: list[pytest.Item]) -> list[pytest.Item]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.conftest import Tries
+from tests.chaos.conftest import STOPS_ALL, Tries
 from tests.chaos.proxy import Weather
 from tests.worker import exactly_once
 from tests.worker.exactly_once import TASKS, Start
@@ -54,13 +54,12 @@ def test_effects_of_workers_killed_under_load(
 
 
 @pytest.mark.chaos("P4")
+@pytest.mark.void(STOPS_ALL, kind=["sqlite"], at=["commit.before"])
 @pytest.mark.parametrize("pool", TASKS)
 @pytest.mark.parametrize("at", ["start.before", "commit.before"])
 def test_effects_of_zombies(
     tries: Tries, kind: str, fresh: Callable[[], str], start_worker: Start, pool: str, at: str, tmp_path: Path
 ) -> None:
-    if kind == "sqlite" and at == "commit.before":
-        pytest.skip("a process that is stopped with SQLite's write lock stops all others: docs/transactions.md")
     for left in tries.until(short=1):
         folder = tmp_path / str(left)
         folder.mkdir()

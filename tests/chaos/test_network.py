@@ -49,11 +49,10 @@ def test_terminated_backends(campaign: Judge, tries: Tries, fresh_postgres: Call
 
 
 @pytest.mark.chaos("D3")
+@pytest.mark.void("SQLite has no connection to cut", kind=["sqlite"], action=["cut"])
 @pytest.mark.parametrize("action", ["cut", "raise"])
 @pytest.mark.parametrize("point", POINTS)
 def test_connections_that_end_at_a_point(campaign: Judge, tries: Tries, kind: str, point: str, action: str) -> None:
-    if kind == "sqlite" and action == "cut":
-        pytest.skip("SQLite has no connection to cut")
     for left in tries.until(short=3):
         with campaign(**LASTING | {"worker_heartbeat_interval": 0.1}) as it:
             it.enqueue_many(JOBS, 0.01)
@@ -66,11 +65,10 @@ def test_connections_that_end_at_a_point(campaign: Judge, tries: Tries, kind: st
 
 
 @pytest.mark.chaos("D3")
+@pytest.mark.void("SQLite has no connection to cut", kind=["sqlite"], action=["cut"])
 @pytest.mark.parametrize("action", ["kill", "cut", "raise"])
 def test_a_rescue_that_ends_in_its_middle(campaign: Judge, tries: Tries, kind: str, action: str) -> None:
     """It is one transaction: the next one finds the dead worker and all of its jobs."""
-    if kind == "sqlite" and action == "cut":
-        pytest.skip("SQLite has no connection to cut")
     for _ in tries.until(short=1):
         with campaign() as it:
             rescuer = it.start_worker(failpoints=f"rescue.between={action}@1")

@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from tests.chaos.campaign import POOLS, Campaign, pool_processes
-from tests.chaos.conftest import Judge, Tries
+from tests.chaos.conftest import STOPS_ALL, Judge, Tries
 from tests.worker.test_lifecycle import stop_processes
 from tests.workers import WorkerProcess
 
@@ -104,14 +104,15 @@ def test_stopped_under_load(campaign: Judge, tries: Tries, kind: str, pool: str,
 
 
 @pytest.mark.chaos("P4")
+@pytest.mark.void(  # at a heartbeat another thread may write
+    STOPS_ALL, kind=["sqlite"], point=["complete.between", "heartbeat.before", "heartbeat.after"]
+)
 @pytest.mark.parametrize(
     "point",
     ["claim.after", "complete.before", "complete.between", "complete.after", "heartbeat.before", "heartbeat.after"],
 )
 def test_a_supervisor_stopped_at_a_point(campaign: Judge, tries: Tries, kind: str, point: str) -> None:
     """Maybe in the middle of a transaction; what it had claimed or was about to write is another's."""
-    if kind == "sqlite" and (point.endswith("between") or point.startswith("heartbeat")):  # another thread may write
-        pytest.skip("a process that is stopped with SQLite's write lock stops all others: docs/transactions.md")
     for _ in tries.until(short=1):
         with campaign(counts=1) as it:
             it.zombies = True
