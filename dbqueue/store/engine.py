@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -85,7 +85,7 @@ def make_engine(access: Access) -> sa.Engine:
     options["use_native_hstore"] = False  # the store has no such column, and would ask for the type first of all
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", **options)
     sa.event.listen(engine, "do_connect", _connect_through_pooler if access.pooler else _connect)
-    sa.event.listen(engine, "checkout", _settle)
+    _replace_ended(engine, lambda driver: driver.settle())
     sa.event.listen(engine, "reset", _reset)
     if not access.pooler:
         sa.event.listen(engine, "connect", _limit_waits)
@@ -105,7 +105,7 @@ def make_task_engine(access: Access) -> sa.Engine:
         return engine
     options = _postgres_options(access, url)
     engine = sa.create_engine(url, isolation_level="READ COMMITTED", pool_timeout=None, **options)
-    sa.event.listen(engine, "checkout", _hear_last_words)
+    _replace_ended(engine, _hear_last_words)
     return engine
 
 
@@ -119,7 +119,7 @@ def make_async_task_engine(access: Access) -> AsyncEngine:
         if url.get_backend_name() != "sqlite":
             options = _postgres_options(access, url)
             engine = create_async_engine(url, isolation_level="READ COMMITTED", pool_timeout=None, **options)
-            sa.event.listen(engine.sync_engine, "checkout", _hear_last_words)
+            _replace_ended(engine.sync_engine, _hear_last_words)
             return engine
         url, options = _sqlite_options(url, access.pool_size)
         url = url.set(drivername="sqlite+aiosqlite")
@@ -221,28 +221,38 @@ def _reset(connection: Any, record: object, state: object) -> None:
         connection.rollback()
 
 
-def _settle(connection: Any, record: object, proxy: object) -> None:
-    """`connection` is a PoolConnection; where it is broken the pool opens another."""
-    import psycopg
+def _replace_ended(engine: sa.Engine, hear: Callable[[Any], None]) -> None:
+    """Let the pool open another connection in place of one that the server has ended, which `hear` finds out.
 
-    try:
-        connection.settle()
-    except psycopg.Error as error:
-        raise sa.exc.DisconnectionError(str(error)) from error
-
-
-def _hear_last_words(connection: object, record: Any, proxy: object) -> None:
-    """Let the pool give out no connection that the server has ended: the task that got it would fail.
-
-    As `PoolConnection.settle`: what the server has said is here already, and costs no round trip.
+    Of one that it has only just opened that is an error of the driver's, which whoever asked knows what to do about:
+    SQLAlchemy would open a second one, and say of that, in words for a mistake in the program, that it is closed.
     """
-    import psycopg
 
-    try:
-        for _ in ("the last words", "the end of the stream"):
-            record.driver_connection.pgconn.consume_input()
-    except psycopg.Error as error:
-        raise sa.exc.DisconnectionError(str(error)) from error
+    def note(connection: object, record: Any) -> None:
+        record.info["is new"] = True
+
+    def look(connection: object, record: Any, proxy: object) -> None:
+        import psycopg
+
+        is_new = record.info.pop("is new", False)
+        try:
+            hear(record.driver_connection)
+        except psycopg.Error as error:
+            if is_new:
+                raise psycopg.errors.ConnectionFailure(str(error)) from error
+            raise sa.exc.DisconnectionError(str(error)) from error
+
+    sa.event.listen(engine, "connect", note)
+    sa.event.listen(engine, "checkout", look)
+
+
+def _hear_last_words(driver: Any) -> None:
+    """As `PoolConnection.settle`: what the server has said is here already, and costs no round trip.
+
+    A task that was given a connection which the server has ended would fail.
+    """
+    for _ in ("the last words", "the end of the stream"):
+        driver.pgconn.consume_input()
 
 
 def _limit_waits(connection: Any, record: object) -> None:

@@ -282,6 +282,59 @@ def test_no_task_is_given_a_connection_that_the_server_has_ended(postgres_url: s
         worker.close()
 
 
+def end_each_new(engine: sa.Engine, url: str, count: int) -> None:
+    """Have the server end the next connections of this engine, so many of them, as soon as each is open."""
+    left = [None] * count
+
+    def end(connection: Any, record: Any) -> None:
+        if left:
+            left.pop()
+            with psycopg.connect(libpq_url(url), autocommit=True) as other:
+                other.execute(ENDED, [record.driver_connection.info.backend_pid])
+
+    sa.event.listen(engine, "connect", end)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_call_whose_new_connections_end_at_once_has_another(postgres_url: str, count: int) -> None:
+    """As amid a server's crash. SQLAlchemy's pool gives up with the second, as if the program were wrong."""
+    with opened(postgres_url) as store:
+        end_each_new(store.engine, postgres_url, count)
+        enqueued(store)
+
+
+def test_a_look_whose_new_connections_end_at_once_says_so(postgres_url: str) -> None:
+    with opened(postgres_url) as store:
+        end_each_new(store.engine, postgres_url, 3)
+        with pytest.raises(OperationalError), store.connect():
+            pass
+
+
+@pytest.mark.parametrize("kind", ["function", "coroutine"])
+def test_a_task_whose_new_connections_end_at_once_has_another(postgres_url: str, kind: str) -> None:
+    """It waits for one as long as a server takes to come back."""
+
+    async def run(store: Store) -> None:
+        if kind == "coroutine":
+            end_each_new(store.task_engines.asynchronous().sync_engine, postgres_url, 2)
+            transaction: Any = AsyncTaskTransaction(store, job, idle_seconds=7.0)
+            await transaction.open()
+            await transaction.rollback()
+        else:
+            end_each_new(store.task_engines.plain(), postgres_url, 2)
+            transaction = TaskTransaction(store, job, idle_seconds=7.0)
+            transaction.connection.exec_driver_sql("SELECT 1")
+            transaction.rollback()
+        await store.task_engines.aclose()
+
+    with opened(postgres_url) as store:
+        worker = TestWorker(store)
+        enqueued(store)
+        job = worker.claim_one()
+        asyncio.run(run(store))
+        worker.close()
+
+
 ON_A_FILE: dict[str, Callable[[Store], sa.PoolProxiedConnection]] = {
     "pooled": lambda store: store.engine.raw_connection(),
     "of rounds": lambda store: cast(SqliteWorkSession, store.work_session("test"))._connection,
