@@ -15,6 +15,7 @@ here is immutable, knows no SQL, and nothing of dbqueue but how JSON is read.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import time
@@ -63,6 +64,7 @@ UNIQUE_OPTION: Final = "unique_key"
 NOT_ENQUEUED: Final = ""
 """The task of a row that only remembers a revoke: the id was revoked before anybody enqueued it."""
 
+_DIGEST_BYTES: Final = 16
 
 _HALVES: Final = re.compile("[\ud800-\udfff]")
 
@@ -70,6 +72,14 @@ _HALVES: Final = re.compile("[\ud800-\udfff]")
 def is_name(value: object) -> TypeGuard[str]:
     """Whether this may name a job, a task, a queue, a state or a worker: every database and log line can carry it."""
     return isinstance(value, str) and 0 < len(value) <= MAX_NAME_LENGTH and value.isprintable()
+
+
+def shortened(key: str) -> str:
+    """The key itself, or if it is longer than a name its beginning and what tells it from all others."""
+    if len(key) <= MAX_NAME_LENGTH:
+        return key
+    digest = hashlib.blake2b(key.encode(), digest_size=_DIGEST_BYTES).hexdigest()
+    return f"{key[: MAX_NAME_LENGTH - len(digest) - 1]}:{digest}"
 
 
 def worker_name(worker_id: str) -> str:

@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from dbqueue.jobs import shortened
+
 _PERIODS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
 BURST_SECONDS: Final = 0.1
 """How much of a fast rate may come at once."""
@@ -121,7 +123,7 @@ class Limit:
         """The one key of all the task's jobs; None where it follows from their arguments."""
         if self.key is None:
             return task
-        return self.key if isinstance(self.key, str) and not set("{}") & set(self.key) else None
+        return check_key(self.key) if isinstance(self.key, str) and not set("{}") & set(self.key) else None
 
 
 class Policies:
@@ -147,9 +149,9 @@ NO_POLICIES: Final = Policies({})
 
 
 def check_key(key: Any) -> str:
-    """The key, or ValueError for one that no limit can have."""
+    """The key as rows have it, or ValueError for one that no limit can have."""
     if not isinstance(key, str) or not key or not key.isprintable():
         raise ValueError(f"the key of a limit is a printable text that is not empty, not {key!r}")
     if key.startswith(TASK_KEYS):
         raise ValueError(f"the key of a limit cannot begin with {TASK_KEYS!r}, as {key!r} does: those are rate_limit's")
-    return key
+    return shortened(key)

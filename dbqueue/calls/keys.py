@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dbqueue import codec
 from dbqueue.errors import EncodeError
-from dbqueue.jobs import MAX_NAME_LENGTH, storable
+from dbqueue.jobs import shortened, storable
 from dbqueue.limits import check_key
 from dbqueue.shown import shown
 
@@ -50,12 +50,12 @@ def limit_key(
     """
     limit = None if task is None else task.limit
     if given is not None:
-        return shortened(check_key(given))
+        return check_key(given)
     if task is None or limit is None:
         return None
     fixed = limit.fixed_key(task.name)
     key = fixed or made_key(task, limit.key, args, kwargs, given=False)
-    return None if key is None else shortened(check_key(key))
+    return None if key is None else check_key(key)
 
 
 def made_key(
@@ -71,14 +71,6 @@ def made_key(
     if not isinstance(key, str) or not key or not storable([key]):
         raise ValueError(f"a key must be a text that is not empty and that a database can hold, not {shown(key)}")
     return key
-
-
-def shortened(key: str) -> str:
-    """The key itself, or if it is long its beginning and what tells it from all others."""
-    if len(key) <= MAX_NAME_LENGTH:
-        return key
-    digest = hashlib.blake2b(key.encode(), digest_size=_DIGEST_BYTES).hexdigest()
-    return f"{key[: MAX_NAME_LENGTH - len(digest) - 1]}:{digest}"
 
 
 def _filled(template: str, task: Task[Any, Any] | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from dbqueue.jobs import storable
+from dbqueue.jobs import shortened, storable
 from dbqueue.limits import Limit, Policies, check_key
 from dbqueue.store.base import Store
 from dbqueue.store.changing import changed
@@ -74,7 +74,7 @@ def set_limit(store: Store, key: str, limit: Limit) -> None:
 
 def clear_limit(store: Store, key: str) -> bool:
     """Forget what was set for the key: it is what code says again, or no limit; False where it has no row."""
-    change = sa.delete(limits).where(limits.c.key.in_(storable([key])))
+    change = sa.delete(limits).where(limits.c.key.in_(map(shortened, storable([key]))))
     cleared = changed(store, lambda connection, _: connection.execute(change).rowcount > 0)
     store.wake()
     return cleared

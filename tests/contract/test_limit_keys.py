@@ -9,6 +9,8 @@ import pytest
 
 from dbqueue import DBQueue, Limit
 from dbqueue.errors import ImproperlyConfigured
+from dbqueue.limits import Policies
+from dbqueue.store import limits
 from dbqueue.testing import all_enqueued, drain
 from tests.stores import count, row
 
@@ -76,6 +78,21 @@ def test_a_long_key_is_shortened_and_stays_itself(app: DBQueue) -> None:
     )
     assert first == second != other
     assert len(first) == 255
+
+
+def test_a_long_key_is_the_same_to_calls_code_and_an_operator(app: DBQueue) -> None:
+    long = "x" * 300
+    limit = Limit(running=2, key=long)
+    app.task(name="long", limit=limit)(run)
+    app.tasks["long"].delay(1)
+    store = app.database.store
+    limits.declare(store, Policies({"long": limit}))
+    assert [(each.max_running, each.source, each.held) for each in limits.rows(store)] == [(2, "settings", 1)]
+    app.control.set_limit(long, running=0)
+    assert [(each.max_running, each.source, each.held) for each in limits.rows(store)] == [(0, "user", 1)]
+    assert drain(app).counts == {}
+    assert app.control.clear_limit(long)
+    assert drain(app).counts == {"SUCCESS": 1}
 
 
 def test_drain_keeps_to_what_may_run(app: DBQueue) -> None:
