@@ -10,9 +10,8 @@ import click
 
 from dbqueue.cli import exit_codes
 from dbqueue.cli.output import count, print_json
-from dbqueue.cli.purge import names
 from dbqueue.cli.target import Target, importing
-from dbqueue.cli.values import Seconds
+from dbqueue.cli.values import Seconds, names
 from dbqueue.shown import harmless
 
 if TYPE_CHECKING:
@@ -29,7 +28,9 @@ def remote_options(command: F) -> F:
     for add in (
         click.argument("arguments", metavar="[ARGUMENT]...", nargs=-1),
         click.argument("name", metavar="COMMAND", required=False),
-        click.option("-d", "--destination", metavar="NAMES", help="Only these workers, with commas between them."),
+        click.option(
+            "-d", "--destination", callback=names, metavar="NAMES", help="Only these workers, with commas between them."
+        ),
         click.option("-t", "--timeout", type=Seconds(min=0), metavar="SECONDS", help="How long to wait for replies."),
         click.option("-l", "--list", "list_only", is_flag=True, help="Show the commands."),
         click.option("--terminate", is_flag=True, help="revoke: end those that run, too."),
@@ -45,7 +46,7 @@ def ask(
     *,
     name: str | None,
     arguments: Sequence[str],
-    destination: str | None,
+    destination: Sequence[str],
     timeout: float | None,
     list_only: bool,
     terminate: bool,
@@ -95,11 +96,11 @@ def _known(target: Target, kind: str) -> dict[str, CommandInfo]:
 
 
 def _send(
-    target: Target, info: CommandInfo, given: dict[str, Any], destination: str | None, timeout: float
+    target: Target, info: CommandInfo, given: dict[str, Any], destination: Sequence[str], timeout: float
 ) -> list[dict[str, Any]]:
     target.require_tables()
     control = target.database_app.control
-    options: dict[str, Any] = {"destination": names(destination) or None, "reply": True, "timeout": max(timeout, 1.0)}
+    options: dict[str, Any] = {"destination": destination or None, "reply": True, "timeout": max(timeout, 1.0)}
     if info.name in (*WRITTEN, "revoke_by_stamped_headers"):
         # Through the facade, which writes the rows: that holds for workers that start later, too.
         given = {name: value for name, value in given.items() if value is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Final
 
@@ -9,9 +10,8 @@ import click
 
 from dbqueue.cli import exit_codes
 from dbqueue.cli.output import count, duration, json_option, print_json, print_table
-from dbqueue.cli.purge import names
 from dbqueue.cli.target import Target
-from dbqueue.cli.values import Seconds
+from dbqueue.cli.values import Seconds, names
 
 PING_SECONDS: Final = 2.0
 """Default of `--timeout`: how long to wait for workers that are slow to answer; others are through in milliseconds."""
@@ -22,20 +22,21 @@ PING_SECONDS: Final = 2.0
     "-t", "--timeout", type=Seconds(min=0), metavar="SECONDS", default=PING_SECONDS, show_default=True,
     help="How long to wait for answers.",
 )  # fmt: skip
-@click.option("-d", "--destination", metavar="NAMES", help="Only these workers, with commas between them.")
+@click.option(
+    "-d", "--destination", callback=names, metavar="NAMES", help="Only these workers, with commas between them."
+)
 @json_option
 @click.pass_obj
-def command(target: Target, /, timeout: float, destination: str | None, as_json: bool) -> None:
+def command(target: Target, /, timeout: float, destination: Sequence[str], as_json: bool) -> None:
     """Show the workers that are alive; exit code 69 if none of them answers a ping.
 
     A worker is alive while its heartbeat in the database is younger than its lease.
     """
     from dbqueue.store import queries
 
-    chosen = names(destination)
-    known = [worker for worker in queries.open_workers(target.store) if not chosen or worker.name in chosen]
+    known = [worker for worker in queries.open_workers(target.store) if not destination or worker.name in destination]
     alive = [worker for worker in known if worker.alive]
-    replies = target.database_app.control.ping(chosen or None, timeout=timeout)
+    replies = target.database_app.control.ping(destination or None, timeout=timeout)
     answered = {name for reply in replies for name in reply}
     if as_json:
         print_json([asdict(worker) | {"answers": worker.name in answered} for worker in alive])

@@ -29,5 +29,21 @@ def queue_names(ctx: click.Context, param: click.Parameter, names: Sequence[str]
     return names
 
 
+def names(ctx: click.Context, param: click.Parameter, text: str | None) -> list[str]:
+    """The names in a text with commas; none where the option is not given.
+
+    One that is given and names nothing is refused, as an unset variable of a script leaves it: it would stand for all.
+    """
+    found = names_in(text)
+    if text is not None and not found:
+        raise click.BadParameter("this names nothing: leave it out for all")
+    return found
+
+
+def names_in(text: str | None) -> list[str]:
+    """The names in a text with commas."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
 SOME: Final = click.IntRange(min=1, max=2**31 - 1)
 """How many to show at most; the upper bound is one that every database takes."""

@@ -16,10 +16,9 @@ from dbqueue.cli.detach import Daemon, daemon_flags
 from dbqueue.cli.log_options import filled, level_number, log_flags, log_options, set_up_log
 from dbqueue.cli.output import count
 from dbqueue.cli.pidfile import holding
-from dbqueue.cli.purge import names
 from dbqueue.cli.target import Target, importing
 from dbqueue.cli.user_options import own_options
-from dbqueue.cli.values import Seconds
+from dbqueue.cli.values import Seconds, names_in
 from dbqueue.cli.worker_options import celery_options, unused
 from dbqueue.errors import ImproperlyConfigured
 from dbqueue.queue_patterns import resolve
@@ -164,7 +163,7 @@ def _run(target: Target, options: Options, daemon: Daemon, note: str | None, *, 
     held = ExitStack()
     with importing():
         if options.include:
-            app.conf.include = [*app.conf.include, *names(options.include)]
+            app.conf.include = [*app.conf.include, *names_in(options.include)]
         # Made before the log is set up, for its name may be in the log's file's.
         worker = _make(target, options, start_child=lambda name: log.enter_child(logs[0], name), at_exit=held.close)
     logs.append(log_options(target, options.loglevel, options.logfile, worker.config.name, colour))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import import_module
+from typing import Any
 
 import pytest
 
 from dbqueue import DBQueue, __version__
 from dbqueue.cli.root import COMMANDS
+from dbqueue.cli.run import run
+from dbqueue.errors import ImproperlyConfigured
 from tests.cli.commands import CHECKOUT, Commands
 
 
@@ -88,6 +91,14 @@ def test_version(dbqueue_sqlite: Commands) -> None:
         (["-A", "cele", "queues", "pause", "\udcff"], "not '\\udcff'"),
         (["-A", "cele", "queues", "pause", ""], "1 to 255 printable characters"),
         (["-A", "cele", "queues", "pause", "q" * 256], "1 to 255 printable characters"),
+        (["-A", "cele", "migrate", "--partition", "day", "--check"], "--partition goes with"),
+        (["-A", "cele", "migrate", "--apply"], "--apply goes with --roles"),
+        (["-A", "cele", "queues", "pause", "mail.*"], "is a pattern: name each queue to pause"),
+        (["-A", "cele", "purge", "-f", "-Q", ""], "'-Q'"),
+        (["-A", "cele", "purge", "-f", "-X", " , "], "'-X'"),
+        (["-A", "cele", "control", "shutdown", "-d", ""], "this names nothing: leave it out for all"),
+        (["-A", "cele", "inspect", "ping", "-d", ","], "'-d'"),
+        (["-A", "cele", "status", "-d", ""], "'-d'"),
         (["-A", "cele", "worker", "-n", "\udcff"], "printable characters, not '\\udcff'"),
         (["-A", "cele", "worker", "--time-limit", "nan"], "nan is no length of time"),
         (["-A", "cele", "beat", "--max-interval", "inf"], "inf is no length of time"),
@@ -201,3 +212,34 @@ def test_concurrency_as_celery_takes_it(given: str, concurrency: int | None) -> 
     from dbqueue.cli.worker import command
 
     assert command.make_context("worker", ["-c", given]).params["concurrency"] == concurrency
+
+
+@pytest.mark.parametrize(("given", "bounds"), [("3", (3, 0)), ("10,3", (10, 3))])
+def test_the_bounds_of_a_pool_as_celery_takes_them(given: str, bounds: tuple[int, int]) -> None:
+    from dbqueue.cli.worker import command
+
+    assert command.make_context("worker", ["--autoscale", given]).params["autoscale"] == bounds
+
+
+def test_what_is_said_of_a_worker_reaches_it(monkeypatch: pytest.MonkeyPatch, dbqueue_sqlite: Commands) -> None:
+    """Each option its own setting of the worker; the program that it would run is not."""
+    told: dict[str, Any] = {}
+
+    def make(**options: Any) -> None:
+        told.update(options)
+        raise ImproperlyConfigured("enough")
+
+    with DBQueue("told", broker=dbqueue_sqlite.url, set_as_current=False) as app:
+        app.conf.include = ["os"]
+        monkeypatch.setattr(app, "Worker", make)
+        values = {
+            "hostname": "one@host", "queues": "a,b", "exclude_queues": "c", "time_limit": 9.0, "soft_time_limit": 8.0,
+            "max_tasks_per_child": 7, "max_memory_per_child": 6000, "autoscale": (5, 4), "concurrency": 3,
+        }  # fmt: skip
+        texts = {**values, "autoscale": "5,4"}
+        options = [f"--{name.replace('_', '-')}={text}" for name, text in texts.items()]
+        arguments = ["worker", "-P", "threads", "-E", "-B", "-I", "json, sys", *options]
+        assert run(app=app, argv=arguments) != 0
+        assert app.conf.include == ["os", "json", "sys"]
+    expected = {**values, "pool": "threads", "task_events": True, "beat": True}
+    assert {name: told[name] for name in expected} == expected
