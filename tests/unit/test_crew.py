@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import selectors
@@ -52,7 +53,8 @@ def kill(crew: Crew, child: Child) -> None:
     """As the supervisor sees to a child that is dead."""
     born(crew, child)
     assert child.pid is not None
-    os.kill(child.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # one that is to stop may have done so
+        os.kill(child.pid, signal.SIGKILL)
     wait_until(crew.nursery_events, what="its death")
     crew.remove(child, replace=True)
 
@@ -73,6 +75,7 @@ def test_one_that_has_a_job_is_none_for_the_next(crew: Crew) -> None:
     crew.provide_alone(1)
     (busy,) = alone(crew)
     busy.send_jobs([claimed_job()])
+    assert busy.left == 0, "it leaves with its job"
     crew.provide_alone(1)
     assert [(child.stopping, len(child.held)) for child in alone(crew)] == [(False, 1), (False, 0)]
     crew.provide_alone(0)
@@ -252,6 +255,20 @@ def test_one_that_was_to_be_born_again_is_not_where_fewer_are_wanted(prefork: Cr
     prefork._missing = dict.fromkeys(prefork._missing, 0.0)
     prefork.bear_missing()
     assert list(prefork.children) == [1]
+
+
+def test_the_pool_shrinks_by_who_has_the_least_to_do(prefork: Crew) -> None:
+    prefork.children[2].send_jobs([claimed_job("runs")])
+    prefork.resize(-1)
+    assert [child.number for child in prefork if child.stopping] == [1]
+    with pytest.raises(ValueError, match="one must be left"):
+        prefork.resize(-1)
+
+
+def test_another_restart_forgets_no_module_of_the_one_before(prefork: Crew) -> None:
+    prefork.restart(["first"], reload=True)
+    prefork.restart(["second", "first"])
+    assert prefork._modules == (("first", "second"), True)
 
 
 def test_a_doomed_child_is_ended_when_it_has_given_back_what_waits_or_does_not_hear(
