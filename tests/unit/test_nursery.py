@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,6 +152,19 @@ def test_one_that_somebody_has_stopped_bears_all_the_same() -> None:
     bear(nursery, 7)
     assert isinstance(next_events(nursery)[0], Born)
     nursery.close()
+
+
+def test_one_that_somebody_has_stopped_ends_all_the_same() -> None:
+    nursery = Nursery(lambda connection, number: None)
+    os.kill(nursery.pid, signal.SIGSTOP)
+    closing = threading.Thread(target=nursery.close)
+    closing.start()
+    try:
+        wait_until(lambda: not closing.is_alive(), what="its end")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(nursery.pid, signal.SIGCONT)
+        closing.join()
 
 
 def test_one_that_the_worker_may_not_wake_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

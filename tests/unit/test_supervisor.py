@@ -656,3 +656,14 @@ def test_what_waits_behind_a_long_run_is_called_back_and_what_waits_here_goes_ba
             worker.turn()
     assert worker.sent() == [wire.RECALL]
     assert worker.written() == [released(C)]
+
+
+def test_what_waits_here_stays_while_a_child_gets_no_processor(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere it would wait for the same one."""
+    worker = start()
+    worker.claims(A)
+    worker.dispatcher.add([C])
+    worker.dispatcher.progress_at -= 1.0
+    monkeypatch.setattr(worker.child.silence, "seconds", lambda now, pid: 0.0)
+    worker.turn()
+    assert worker.written() == []
