@@ -160,16 +160,36 @@ def test_more_jobs_are_called_off_than_a_statement_takes_parameters(
     assert (count(store), row(store, ids[0])["status"]) == (1, "REVOKED")
 
 
-@pytest.mark.parametrize(("options", "left"), [({"queues": ["mail"]}, 3), ({"excluded": ["mail"]}, 2), ({}, 1)])
+@pytest.mark.parametrize("call_off", [changes.cancel, revoking.revoke])
+def test_what_waits_to_be_tried_again_is_called_off(
+    store: Store, worker: TestWorker, call_off: Callable[[Store, list[str]], Any]
+) -> None:
+    job_id = enqueued(store)
+    worker.settle(Retried(job_id, worker.claim_one().lease, "{}", "Traceback", 0.0, 3600.0))
+    call_off(store, [job_id])
+    assert (row(store, job_id)["status"], row(store, job_id)["traceback"]) == ("REVOKED", None)
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        ({"queues": ["mail"]}, 4),
+        ({"excluded": ["mail"]}, 2),
+        ({"queues": ["celery", "mail"], "excluded": ["mail"]}, 2),
+        ({}, 1),
+    ],
+)
 def test_a_purge_is_of_what_waits_in_these_queues(
     store: Store, worker: TestWorker, options: dict[str, list[str]], left: int
 ) -> None:
+    tried = enqueued(store)
+    worker.settle(Retried(tried, worker.claim_one().lease, "{}", "Traceback", 0.0, 3600.0))
     enqueued(store)
     worker.claim_one()
     enqueued(store)
     enqueued(store, delay_seconds=3600.0)
     enqueued(store, queue="mail")
-    assert changes.purge(store, **options) == 4 - left
+    assert changes.purge(store, **options) == 5 - left
     assert (count(store), count(store, "status = 'STARTED'")) == (left, 1)
 
 

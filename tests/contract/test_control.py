@@ -313,6 +313,13 @@ class TestReplies:
         assert len(app.control.ping(destination="worker@test", timeout=self.TIMEOUT)) == 3
         assert answering.now >= self.TIMEOUT, silent.id
 
+    def test_a_revoke_of_what_runs_nowhere_is_answered_where_that_is_asked_for(
+        self, app: DBQueue, answering: Answering, worker: TestWorker
+    ) -> None:
+        answering.workers = [worker.id]
+        assert app.control.revoke("unknown") is None
+        assert app.control.revoke("unknown", reply=True, timeout=self.TIMEOUT) == [{"worker@test": {"ok": "pong"}}]
+
     def test_by_the_whole_name_of_a_worker(self, app: DBQueue, answering: Answering, worker: TestWorker) -> None:
         """Whatever signs are in it: one of them tells its incarnations apart."""
         info = WorkerInfo("shop#1@test#0123456789ab", "shop#1@test", "test", 1, "solo", 1, ("celery",), "0", 30.0)

@@ -438,6 +438,13 @@ def test_only_the_keys_that_are_asked_for(store: Store, worker: TestWorker) -> N
     assert worker.claim_held(keys=["nothing"]).keys == frozenset()
 
 
+def test_of_a_key_that_is_asked_for_the_urgent_come_first(store: Store, worker: TestWorker) -> None:
+    limits.set_limit(store, "k", Limit(running=1))
+    for priority in (0, 9, 5):
+        held(store, "k", f"p{priority}", priority=priority)
+    assert [job.id for job in worker.claim_held(keys=["k"]).claimed] == ["p9"]
+
+
 def test_what_is_behind_many_levels_that_are_not_due_has_its_turn(store: Store, worker: TestWorker) -> None:
     for number in range(MAX_LEVELS):
         held(store, f"customer-{number:04}", delay_seconds=3600.0)

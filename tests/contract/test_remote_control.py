@@ -77,6 +77,27 @@ class TestLongCommands:
             app.control.inspect(timeout=0).query_task([str(number) for number in range(50_000)])
         assert run_sql(store, "DELETE FROM dbqueue_control") == 0
 
+    def test_what_waits_and_what_runs_is_revoked_by_its_stamps(
+        self, app: DBQueue, store: Store, worker: TestWorker
+    ) -> None:
+        """In the rows: a worker that starts later, and takes what is tried again, knows of no stamp."""
+
+        def stamped(customer: str) -> str:
+            return enqueued(
+                store, headers=json.dumps({"stamped_headers": ["customer"], "stamps": {"customer": [customer]}})
+            )
+
+        running = stamped("acme")
+        worker.claim_one()
+        waiting, other = stamped("acme"), stamped("else")
+        app.control.revoke_by_stamped_headers({"customer": "acme"}, timeout=0)
+        assert row(store, running)["revoked_at"] is not None
+        assert [row(store, job_id)["status"] for job_id in (running, waiting, other)] == [
+            "STARTED",
+            "REVOKED",
+            "PENDING",
+        ]
+
     def test_nothing_is_revoked_by_stamps_that_no_command_can_carry(
         self, app: DBQueue, store: Store, worker: TestWorker
     ) -> None:

@@ -352,6 +352,9 @@ def test_a_retry_is_refused_while_a_success_stands_for_the_key(store: Store) -> 
     store.enqueue([new_job("new", unique_key="k", unique_seconds=3600)])
     ended(store, "new", status="SUCCESS")
     assert changes.retry(store, ["old"]) == set()
+    assert queries.holders(store, ["old"]) == {"old": "new"}
+    run_sql(store, "UPDATE dbqueue_unique_keys SET until = '2020-01-01 00:00:00.000'")
+    assert queries.holders(store, ["old"]) == {}
     assert changes.retry(store, ["new"]) == {"new"}, "it has the key itself"
 
 
