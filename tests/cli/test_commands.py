@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -12,7 +13,10 @@ import sqlalchemy as sa
 from dbqueue import DBQueue
 from dbqueue.cli.server_checks import examine_server
 from dbqueue.cli.target import Target
+from dbqueue.errors import OperationalError
+from dbqueue.jobs import BLOCKED_BY_LIMIT
 from dbqueue.store import migrate
+from dbqueue.store.compatibility import SchemaState
 from tests.cli.commands import Commands
 from tests.servers import libpq_url
 from tests.stores import new_job, opened
@@ -72,7 +76,9 @@ def test_jobs_in_words(dbqueue: Commands) -> None:
     for chosen in (("-s", "pending", "-Q", "mail"), ("-t", "other.task"), ("--limit", "1")):
         assert [job["id"] for job in json.loads(dbqueue.here("jobs", "list", "--json", *chosen).stdout)] == ["second"]
     assert dbqueue.here("jobs", "list", "-s", "FAILURE").stdout == "No jobs.\n"
-    assert "\nargs:       [1,2]\n" in dbqueue.here("jobs", "show", "first").stdout.replace(", ", ",")
+    shown = dbqueue.here("jobs", "show", "first").stdout.replace(", ", ",")
+    assert "\nargs:       [1,2]\n" in shown
+    assert "\npriority:   0\n" in shown
 
     assert dbqueue.here("jobs", "cancel", "first").stdout == "1 job cancelled.\n"
     again = dbqueue.here("jobs", "cancel", "first")
@@ -87,6 +93,9 @@ def test_jobs_in_words(dbqueue: Commands) -> None:
 def test_results(dbqueue: Commands) -> None:
     good, bad = dbqueue.ok("call", "cele.add", "-a", "[1, 2]"), dbqueue.ok("call", "cele.fail")
     assert dbqueue.here("result", good).stdout == "PENDING: there is no result yet.\n"
+    called_off = dbqueue.here("call", "cele.add", "-a", "[1, 2]").stdout.strip()
+    dbqueue.here("jobs", "cancel", called_off)
+    assert dbqueue.here("result", called_off).returncode == 1
     assert dbqueue.json("result", "unknown", code=1) == {"id": "unknown", "exists": False}
     assert "there is no job 'unknown'" in dbqueue.here("result", "unknown").stderr
     worker = dbqueue.worker()
@@ -147,6 +156,18 @@ def test_queues_status_and_purge_beside_a_worker(dbqueue: Commands, tmp_path: Pa
     gate.touch()
     assert dbqueue.ok("result", running, "--timeout", "30") == "None"
     assert worker.stop() == 0
+
+
+def test_what_a_purge_asks_about_and_leaves(dbqueue: Commands) -> None:
+    with opened(dbqueue.url) as store:
+        names = ("celery", "mail", "images")
+        store.enqueue([new_job(name, queue=name) for name in names])
+        store.enqueue([new_job("held", queue="celery", limit_key="k", blocked_reason=BLOCKED_BY_LIMIT)])
+    asked = dbqueue.run("-A", "cele", "purge", "-X", "mail, images", "--json", typed="n\n")
+    assert (asked.returncode, asked.stdout, "2 waiting jobs (celery: 2)" in asked.stderr) == (1, "", True)
+    assert len(dbqueue.json("jobs", "list")) == 4
+    assert dbqueue.json("purge", "-f", "-X", "mail, images") == {"purged": 2}
+    assert {job["id"] for job in dbqueue.json("jobs", "list")} == {"mail", "images"}
 
 
 def test_doctor(dbqueue: Commands) -> None:
@@ -244,10 +265,13 @@ def test_migrate(tmp_path: Path, empty_database_url: str) -> None:
     assert commands.ok("migrate").endswith(f"from base to {head}.")
     assert commands.here("migrate").stdout == f"Nothing to do: the tables are at revision {head}.\n"
     assert commands.json("migrate", "--check") == {"status": "current", "revision": head, "head": head}
+    assert commands.here("migrate", "--revision", head).stdout.startswith("Nothing to do: ")
     unknown = commands.here("migrate", "--revision", "9999")
     assert (unknown.returncode, "there is no revision '9999'" in unknown.stderr) == (2, True)
     unsure = commands.run("-A", "cele", "migrate", "--revision", "base")
     assert (unsure.returncode, unsure.stdout) == (1, "")
+    unsure = commands.run("-A", "cele", "migrate", "--revision", "0001", "--json", typed="n\n")
+    assert (unsure.returncode, unsure.stdout, "is lost" in unsure.stderr) == (1, "", True)
     assert "current" in commands.here("migrate", "--check").stdout
     assert commands.here("migrate", "--revision", "-1", "--yes").stdout.endswith(f"from {head} to 0001.\n")
     assert commands.here("migrate", "--revision", "base", "--yes").stdout.endswith("from 0001 to base.\n")
@@ -255,6 +279,23 @@ def test_migrate(tmp_path: Path, empty_database_url: str) -> None:
     statements = commands.here("migrate", "--sql").stdout
     assert statements.startswith("BEGIN")
     assert "CREATE TABLE dbqueue_jobs" in statements
+
+
+def test_migrate_waits_for_a_database_that_is_not_up_yet(
+    dbqueue_sqlite: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = [OperationalError("it starts") for _ in range(3)]
+
+    def check(*arguments: Any, **options: Any) -> SchemaState:
+        if errors:
+            raise errors.pop()
+        return found(*arguments, **options)
+
+    found = migrate.check
+    monkeypatch.setattr(migrate, "check", check)
+    monkeypatch.setattr("dbqueue.cli.migrate.RETRY_SECONDS", 0.0)
+    assert (dbqueue_sqlite.here("migrate", "--check").returncode, len(errors)) == (1, 2)
+    assert (dbqueue_sqlite.here("migrate", "--check", "--wait", "600").returncode, errors) == (0, [])
 
 
 def test_migrate_by_older_code(tmp_path: Path, empty_database_url: str) -> None:

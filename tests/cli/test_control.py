@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 import pytest
+import sqlalchemy as sa
 
+from dbqueue.store.tables import control
 from tests.cli.commands import Commands
+from tests.stores import TestWorker, opened
 from tests.waiting import wait_until
 
 
@@ -52,6 +56,22 @@ def test_a_waiting_job_is_revoked_without_a_worker(dbqueue_sqlite: Commands) -> 
     nobody = dbqueue_sqlite.here("control", "revoke", job_id)
     assert (nobody.returncode, "it is written in the database" in nobody.stderr) == (69, True)
     assert dbqueue_sqlite.status(job_id) == "REVOKED"
+
+
+def test_a_worker_that_lives_and_answers_nothing(dbqueue: Commands) -> None:
+    with opened(dbqueue.url) as store:
+        worker = TestWorker(store)
+        mute = dbqueue.here("status", "-t", "0.1")
+        assert (mute.returncode, "1 worker online." in mute.stdout) == (69, True)
+        assert "Did not answer within 0.1 s: " in mute.stderr
+        worker.close()
+
+
+def test_the_signal_of_a_revoke_is_told_to_the_workers(dbqueue_sqlite: Commands) -> None:
+    dbqueue_sqlite.here("control", "revoke", "a", "--terminate", "--signal", "KILL", "-t", "0.1")
+    with opened(dbqueue_sqlite.url) as store, store.engine.connect() as connection:
+        (told,) = connection.execute(sa.select(sa.cast(control.c.body, sa.Text))).scalars()
+    assert json.loads(told) == {"task_id": ["a"], "terminate": True, "signal": "KILL"}
 
 
 def test_autoscale(dbqueue_sqlite: Commands) -> None:

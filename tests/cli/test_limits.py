@@ -33,6 +33,8 @@ def test_limits_from_setting_to_clearing(dbqueue: Commands) -> None:
     ]
     assert "PENDING (limit)" in dbqueue.here("jobs", "list").stdout
     assert dbqueue.json("jobs", "show", "of mail")["limit_key"] == "mail"
+    assert dbqueue.here("limits", "set", "mail", "--running", "0").returncode == 0
+    assert [each["max_running"] for each in dbqueue.json("limits", "list") if each["key"] == "mail"] == [0]
     assert dbqueue.ok("limits", "clear", "mail") == "mail: cleared."
     again = dbqueue.here("limits", "clear", "mail")
     assert (again.returncode, again.stdout) == (1, "mail: has no limit.\n")

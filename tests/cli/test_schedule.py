@@ -158,6 +158,8 @@ def test_the_due_times_to_come(dbqueue: Commands) -> None:
     assert table[1].endswith("adding")
     assert len(table) == 3
     assert dbqueue.run("-A", "cele", "schedule", "next", "nope").returncode == 1
+    dbqueue.here("schedule", "pause", "adding")
+    assert {each["name"] for each in dbqueue.json("schedule", "next")} == {"new year"}
 
 
 def test_the_due_times_of_an_entry_that_cannot_be_planned_here(dbqueue: Commands) -> None:

@@ -107,4 +107,19 @@ def test_whole_workflows_are_retried_and_cancelled(store: Store, dbqueue: Comman
     assert sorted(retried["retried"]) == ["a", "b", "c", "d-body", "e-last"]
     cancelled = json.loads(dbqueue.here("jobs", "cancel", "a", "--workflow", "--json").stdout)
     assert sorted(cancelled["cancelled"]) == ["a", "b", "c", "d-body", "e-last"]
+    again = dbqueue.here("jobs", "cancel", "a", "--workflow")
+    assert (again.returncode, again.stderr) == (1, "Error: a: it has ended already (REVOKED)\n")
+    worker.close()
+
+
+def test_a_workflow_that_is_retried_keeps_what_has_succeeded(store: Store, dbqueue: Commands) -> None:
+    chord(store)
+    worker = TestWorker(store)
+    job = worker.claim_one()
+    worker.settle(Succeeded(job.id, job.lease, "1", 0.0))
+    first, second = worker.claim(2)
+    worker.settle(Succeeded(first.id, first.lease, "1", 0.0))
+    worker.settle(Failed(second.id, second.lease, ERROR, None, 0.0))
+    retried = json.loads(dbqueue.here("jobs", "retry", "a", "--workflow", "--json").stdout)
+    assert retried == {"retried": ["c", "d-body", "e-last"], "refused": {}}
     worker.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dbqueue.cli.output import count
 from tests.cli.commands import Commands
 from tests.servers import PostgresServer
 from tests.waiting import wait_until
@@ -197,11 +198,18 @@ def test_max_tasks_per_child(dbqueue_sqlite: Commands) -> None:
     assert worker.stop() == 0
 
 
-def test_purge_at_the_start(dbqueue_sqlite: Commands) -> None:
-    job_id = dbqueue_sqlite.ok("call", "cele.add", "-a", "[1, 2]")
-    other_id = dbqueue_sqlite.ok("call", "cele.add", "-a", "[1, 2]", "-Q", "other")
-    worker = dbqueue_sqlite.worker("-l", "info", "--purge")
-    worker.says("Purged 1 message.")
+@pytest.mark.parametrize(
+    ("arguments", "left"),
+    [
+        ((), ["other"]),
+        (("-Q", "*", "-X", "other"), ["other"]),
+        (("-Q", "reports.*"), ["celery", "other"]),  # it names queues of which none is there, and not all that are
+    ],
+)
+def test_purge_at_the_start(dbqueue_sqlite: Commands, arguments: tuple[str, ...], left: list[str]) -> None:
+    for queue in ("celery", "other"):
+        dbqueue_sqlite.here("call", "cele.add", "-a", "[1, 2]", "-Q", queue, "--countdown", "3000", "--id", queue)
+    worker = dbqueue_sqlite.worker("-l", "info", "--purge", *arguments)
+    worker.says(f"Purged {count(2 - len(left), 'message')}.")
     assert worker.stop() == 0
-    assert dbqueue_sqlite.here("jobs", "show", job_id).returncode == 1
-    assert dbqueue_sqlite.status(other_id) == "PENDING"
+    assert sorted(job["id"] for job in dbqueue_sqlite.json("jobs", "list")) == left
