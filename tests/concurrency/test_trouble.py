@@ -18,7 +18,7 @@ from dbqueue.jobs import new_job_id
 from dbqueue.store import engine, open_store, queues, revoking, schedules, trouble
 from dbqueue.store.postgres.store import PostgresStore
 from dbqueue.store.schedules import ScheduleRow, Step
-from tests.contract.test_schedules import add
+from tests.contract.schedules import add
 from tests.servers import libpq_url
 from tests.stores import TestWorker, count, enqueued, new_job, row
 from tests.waiting import wait_until
