@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from dbqueue.store.postgres.work_session import PostgresWorkSession
-from tests.contract.test_rescue import later
+from tests.contract.heartbeats import later
 from tests.servers import libpq_url
 from tests.stores import TestWorker, enqueued, opened
 from tests.waiting import wait_until

@@ -20,6 +20,9 @@ ON_PARTITIONS = {
     "claim",
     "outcomes",
     "rescue",
+    "heartbeats",
+    "lost_workers",
+    "kept_jobs",
     "workflow_writing",
     "workflow_success",
     "workflow_errbacks",
@@ -113,3 +116,14 @@ def new_worker(store: Store) -> Iterator[Callable[..., TestWorker]]:
 @pytest.fixture
 def worker(new_worker: Callable[..., TestWorker]) -> TestWorker:
     return new_worker()
+
+
+@pytest.fixture
+def dead(new_worker: Callable[..., TestWorker]) -> TestWorker:
+    """One of whom nothing is heard for the five seconds of its lease, once a test has let them pass."""
+    return new_worker(lease_seconds=5)
+
+
+@pytest.fixture
+def rescuer(new_worker: Callable[..., TestWorker]) -> TestWorker:
+    return new_worker(lease_seconds=3600)
