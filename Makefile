@@ -84,8 +84,9 @@ packaging: $(VENV)/.dev
 	$(PY) -m pytest -m packaging tests/packaging $(ARGS)
 
 # What differs between versions: drivers, transactions, migrations, and the first steps with a real worker.
-SMOKE = $(addprefix tests/,contract/test_joining.py contract/test_claim.py contract/test_outcomes.py \
-	contract/test_rescue.py contract/test_heartbeats.py contract/test_lost_workers.py contract/test_kept_jobs.py contract/test_lock_files.py \
+SMOKE = $(addprefix tests/,contract/test_joining.py contract/test_joining_refusals.py contract/test_using.py \
+	contract/test_joined_wake_ups.py contract/test_claim.py contract/test_outcomes.py contract/test_rescue.py \
+	contract/test_heartbeats.py contract/test_lost_workers.py contract/test_kept_jobs.py contract/test_lock_files.py \
 	migrations/test_host_alembic.py examples/test_walkthrough.py)
 
 $(VENV)/.smoke: pyproject.toml | $(PY)

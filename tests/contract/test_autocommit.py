@@ -18,7 +18,7 @@ from dbqueue.store.base import Store
 from dbqueue.store.revoking import revoke
 from dbqueue.store.transactions.joining import aenqueue_in, aenqueue_workflow_in, enqueue_in, enqueue_workflow_in
 from dbqueue.workflows import Edge, Workflow
-from tests.contract.test_joining import by_async_psycopg, by_psycopg, by_sqlite3
+from tests.contract.callers import by_async_psycopg, by_psycopg, by_sqlite3
 from tests.contract.workflows import chain, edges
 from tests.stores import count, new_job, opened
 

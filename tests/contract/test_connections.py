@@ -28,7 +28,7 @@ from dbqueue.store.statements import Statement
 from dbqueue.store.steps import Steps
 from dbqueue.store.transactions.tasks import AsyncTaskTransaction, TaskTransaction
 from dbqueue.store.trouble import LOCK_SECONDS, ROUND_LOCK_SECONDS
-from tests.contract.test_joining import sqlite_path
+from tests.contract.callers import sqlite_path
 from tests.servers import libpq_url
 from tests.stores import TestWorker, claimed_job, count, enqueued, new_job, opened
 from tests.waiting import wait_until

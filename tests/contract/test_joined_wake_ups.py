@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,21 +12,18 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
 
+from dbqueue import DBQueue
 from dbqueue.errors import ForeignConnection
 from dbqueue.jobs import Replaced, Succeeded
 from dbqueue.store.base import Store
 from dbqueue.store.transactions.completing import recorded_at_last
-from dbqueue.store.transactions.joining import (
-    aenqueue_in,
-    aenqueue_workflow_in,
-    enqueue_in,
-    enqueue_workflow_in,
-)
+from dbqueue.store.transactions.joining import aenqueue_in, aenqueue_workflow_in, enqueue_in, enqueue_workflow_in
 from dbqueue.store.transactions.tasks import TaskTransaction
 from dbqueue.workflows import Edge, Workflow
-from tests.contract.test_joining import ASYNC, SYNC, by_async_psycopg, by_session
+from tests.contract.callers import ASYNC, SYNC, by_async_psycopg, by_psycopg, by_session, ids, make_app
 from tests.servers import PostgresServer, libpq_url
 from tests.stores import TestWorker, count, new_job
+from tests.waiting import wait_until
 
 ON_POSTGRES = [kind for kind, (dialect, _) in SYNC.items() if dialect != "sqlite"]
 
@@ -186,3 +184,84 @@ def test_another_database_of_an_asynchronous_caller(
 
     with postgres_server.database(postgres_template) as other:
         asyncio.run(run(other))
+
+
+class TestWakeUps:
+    """PostgreSQL: a NOTIFY when the transaction has committed, none after a rollback."""
+
+    @pytest.fixture
+    def listener(self, postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
+        with psycopg.connect(libpq_url(postgres_url), autocommit=True) as listener:
+            listener.execute("LISTEN dbqueue")
+            yield listener
+
+    def heard(self, listener: psycopg.Connection[Any]) -> bool:
+        return wait_until(lambda: bool(list(listener.notifies(timeout=0.05))), what="the NOTIFY")
+
+    def silent(self, listener: psycopg.Connection[Any], app: DBQueue) -> bool:
+        """No NOTIFY so far: one that the test sends itself is the first to come."""
+        app.AsyncResult("none").exists()  # by now a wake-up is over, if there was one
+        listener.execute("SELECT pg_notify('dbqueue', 'mark')")
+        payloads = wait_until(lambda: [each.payload for each in listener.notifies(timeout=0.05)])
+        return payloads == ["mark"]
+
+    @pytest.mark.parametrize("kind", [kind for kind, (dialect, _) in SYNC.items() if dialect != "sqlite"])
+    def test_after_a_commit_only(self, postgres_url: str, listener: psycopg.Connection[Any], kind: str) -> None:
+        with make_app(postgres_url) as app, SYNC[kind][1](postgres_url) as (connection, commit, rollback):
+            app.tasks["joined.add"].apply_async((1,), connection=connection)
+            rollback()
+            assert self.silent(listener, app)
+        with make_app(postgres_url) as app, SYNC[kind][1](postgres_url) as (connection, commit, rollback):
+            app.tasks["joined.add"].apply_async((1,), connection=connection)
+            assert self.silent(listener, app)
+            commit()
+            assert self.heard(listener)
+
+    def test_a_plain_delay(self, postgres_url: str, listener: psycopg.Connection[Any]) -> None:
+        with make_app(postgres_url) as app:
+            app.tasks["joined.add"].delay(1)
+            assert self.heard(listener)
+
+    def test_a_savepoint_is_no_commit(self, postgres_url: str, listener: psycopg.Connection[Any]) -> None:
+        with make_app(postgres_url) as app, by_session(postgres_url) as (session, commit, _):
+            with session.begin_nested():
+                app.tasks["joined.add"].apply_async((1,), connection=session)
+            assert self.silent(listener, app)
+            commit()
+            assert self.heard(listener)
+
+    def test_a_savepoint_rolled_back_forgets_no_earlier_job(
+        self, postgres_url: str, listener: psycopg.Connection[Any]
+    ) -> None:
+        with make_app(postgres_url) as app, by_session(postgres_url) as (session, commit, _):
+            app.tasks["joined.add"].apply_async((1,), connection=session)
+            savepoint = session.begin_nested()
+            app.tasks["joined.add"].apply_async((2,), connection=session)
+            savepoint.rollback()
+            commit()
+            assert self.heard(listener)
+        assert len(ids(postgres_url)) == 1
+
+    @pytest.mark.parametrize("kind", ASYNC)
+    def test_of_asynchronous_callers(self, postgres_url: str, listener: psycopg.Connection[Any], kind: str) -> None:
+        async def run(app: DBQueue) -> None:
+            async with ASYNC[kind][1](postgres_url) as (connection, commit, rollback):
+                await app.tasks["joined.add"].aapply_async((1,), connection=connection)
+                await rollback()
+                assert await asyncio.to_thread(self.silent, listener, app)
+                await app.tasks["joined.add"].aapply_async((1,), connection=connection)
+                await commit()
+                assert await asyncio.to_thread(self.heard, listener)
+
+        with make_app(postgres_url) as app:
+            asyncio.run(run(app))
+
+    def test_autocommit(self, postgres_url: str, listener: psycopg.Connection[Any]) -> None:
+        with make_app(postgres_url) as app, by_psycopg(postgres_url, autocommit=True) as (connection, _, _):
+            result = app.tasks["joined.add"].apply_async((1,), connection=connection)
+            assert ids(postgres_url) == {result.id}
+            assert self.heard(listener)
+            with contextlib.suppress(ZeroDivisionError), connection.transaction():
+                app.tasks["joined.add"].apply_async((2,), connection=connection)
+                _ = 1 / 0
+            assert len(ids(postgres_url)) == 1
