@@ -25,9 +25,10 @@ from dbqueue.store.postgres import sql
 from dbqueue.store.postgres.pool_connection import PoolConnection
 from dbqueue.store.postgres.quick_pool import QuickPool
 from dbqueue.store.postgres.store import PostgresStore
+from dbqueue.store.records import WorkerInfo
 from dbqueue.urls import normalise_url
 from tests.servers import libpq_url
-from tests.stores import count, enqueued, new_job, opened, row
+from tests.stores import count, enqueued, new_job, opened, row, run_sql
 from tests.waiting import wait_until
 
 _given_back: list[PoolConnection] = []
@@ -211,6 +212,17 @@ def test_tables_that_come_later(empty_postgres_url: str) -> None:
         migrate.upgrade(store.engine)
         enqueued(store)
         assert count(store) == 1
+
+
+def test_tables_without_their_keys(store: PostgresStore) -> None:
+    """A restore of a backup makes the tables first, and workers and callers may come before it is through."""
+    for table in ("dbqueue_unique_keys", "dbqueue_workers"):
+        run_sql(store, f"ALTER TABLE {table} DROP CONSTRAINT {table}_pkey")
+    with pytest.raises(SchemaError, match="dbqueue migrate"):
+        store.enqueue([new_job(unique_key="the key")])
+    worker = WorkerInfo("w#1", "w", "host", 1, "solo", 1, ("celery",), "0", 30.0)
+    with contextlib.closing(store.work_session("test")) as session, pytest.raises(SchemaError, match="dbqueue migrate"):
+        session.register(worker)
 
 
 def test_a_wake_up_that_the_server_refuses_is_no_error(store: PostgresStore) -> None:

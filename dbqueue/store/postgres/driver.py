@@ -15,7 +15,12 @@ from dbqueue.errors import AccessDenied, EncodeError, ImproperlyConfigured, Lock
 from dbqueue.store.trouble import Trouble, trouble_of
 
 Driver = psycopg.Connection[tuple[Any, ...]]
-NO_TABLES: Final = (pg_errors.UndefinedTable, pg_errors.UndefinedColumn, pg_errors.InvalidSchemaName)
+NO_TABLES: Final = (
+    pg_errors.UndefinedTable,
+    pg_errors.UndefinedColumn,
+    pg_errors.InvalidSchemaName,
+    pg_errors.InvalidColumnReference,  # ON CONFLICT without its index: a restore makes tables first, then their keys
+)
 PROGRAM_LIMITS: Final = (
     pg_errors.ProgramLimitExceeded,
     pg_errors.StatementTooComplex,
