@@ -17,7 +17,7 @@ from dbqueue.store.records import Claim, WorkerInfo
 from dbqueue.store.trouble import LOCK_SECONDS, ROUND_LOCK_SECONDS
 from tests.contract.workflows import chain
 from tests.servers import libpq_url
-from tests.stores import TestWorker, enqueued, opened, run_sql
+from tests.stores import TestWorker, enqueued, opened, row, run_sql
 from tests.waiting import wait_until
 
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -55,6 +55,24 @@ def test_a_worker_that_has_ended_since_it_was_found_silent_is_not_dead(postgres_
         worker.session.close_worker(worker.id)
         session._dead = lambda now: silent  # type: ignore[method-assign]
         assert session.rescue(max_losses=3) == []
+        for each in (worker, rescuer):
+            each.close()
+
+
+def test_a_worker_that_has_sent_a_heartbeat_since_it_was_found_silent_is_not_dead(postgres_url: str) -> None:
+    """It runs its jobs: nobody else may."""
+    with opened(postgres_url) as store:
+        worker, rescuer = TestWorker(store), TestWorker(store)
+        job_id = enqueued(store)
+        worker.claim_one()
+        session = cast(PostgresWorkSession, rescuer.session)
+        silent = {worker.id: session._dead(datetime.now(UTC) + timedelta(hours=1))[worker.id]}
+        watch = store.watch_session("test")
+        assert watch.heartbeat(worker.id)
+        watch.close()
+        session._dead = lambda now: silent  # type: ignore[method-assign]
+        assert session.rescue(max_losses=3) == []
+        assert row(store, job_id)["status"] == "STARTED"
         for each in (worker, rescuer):
             each.close()
 

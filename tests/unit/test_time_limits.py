@@ -98,7 +98,7 @@ def test_the_hard_limit_goes_before_the_soft_one_where_both_have_passed(clock: l
 class Crew(list[Child]):
     """Of children that are looked after by nobody."""
 
-    place = None
+    place: socket.socket | None = None
 
     def watch(self, child: Child) -> None:
         self.watched = child
@@ -129,6 +129,22 @@ def test_what_is_done_about_a_limit(clock: list[float]) -> None:
         assert "TimeLimitExceeded" in outcome.error
         assert child.doomed_at is not None
         assert (child.held, child.drop_answer("a")) == ({}, True)
+
+
+def test_the_hard_limit_of_a_run_that_cannot_be_ended_is_only_told(
+    clock: list[float], child: Child, caplog: pytest.LogCaptureFixture
+) -> None:
+    """solo: the job has its outcome when the task has ended by itself."""
+    crew: Any = Crew([child])
+    crew.place = child.socket
+    ends: list[Outcome] = []
+    limits = TimeLimits({}, Limits(hard=5))
+    child.send_jobs([job("a")])
+    for _ in range(3):
+        limits.enforce(crew, lambda outcome, job: ends.append(outcome))
+        clock[0] += 5.0
+    assert (ends, list(child.held), child.doomed_at) == ([], ["a"], None)
+    assert [record.getMessage().endswith("it goes on") for record in caplog.records] == [True]
 
 
 def test_what_waits_in_a_process_behind_another_does_not_run(clock: list[float], child: Child) -> None:

@@ -236,7 +236,8 @@ def test_autoscale(app: DBQueue, send: Send, path: NewPath, database_url: str, s
     assert "the maximum (1) is less than the minimum (2)" in tell(app, "autoscale", 1)["error"]
     assert "more than a worker may have (5000)" in tell(app, "autoscale", 10**9)["error"]
     assert ask(app).stats()["one@test"]["autoscaler"]["max"] == 4
-    assert "not supported with autoscale" in tell(app, "pool_grow")["error"]
+    for command in ("pool_grow", "pool_shrink"):
+        assert "not supported with autoscale" in tell(app, command)["error"]
     Path(path("release")).touch()
     assert [each.get(timeout=TIMEOUT) for each in running] == ["released"] * 3
     assert worker.stop() == 0
