@@ -46,7 +46,8 @@ def test_a_kill_at_every_point(campaign: Judge, tries: Tries, kind: str, point: 
                 it.wait_running(4)
                 it.fault("SIGKILL of the supervisor", first)
                 first.kill()
-            second = it.start_worker(failpoints=f"{point}=kill@{1 if rescues else 3}")
+            # One that rescues as soon as it comes up may be gone before it is ready.
+            second = it.start_worker(failpoints=f"{point}=kill@{1 if rescues else 3}", ready=not rescues)
             it.producing(0.02)
             if not rescues:
                 it.wait_running(4)
