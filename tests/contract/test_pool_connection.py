@@ -214,15 +214,20 @@ def test_tables_that_come_later(empty_postgres_url: str) -> None:
         assert count(store) == 1
 
 
-def test_tables_without_their_keys(store: PostgresStore) -> None:
+def test_tables_without_their_keys(empty_postgres_url: str) -> None:
     """A restore of a backup makes the tables first, and workers and callers may come before it is through."""
-    for table in ("dbqueue_unique_keys", "dbqueue_workers"):
-        run_sql(store, f"ALTER TABLE {table} DROP CONSTRAINT {table}_pkey")
-    with pytest.raises(SchemaError, match="dbqueue migrate"):
-        store.enqueue([new_job(unique_key="the key")])
-    worker = WorkerInfo("w#1", "w", "host", 1, "solo", 1, ("celery",), "0", 30.0)
-    with contextlib.closing(store.work_session("test")) as session, pytest.raises(SchemaError, match="dbqueue migrate"):
-        session.register(worker)
+    with opened(empty_postgres_url) as store:
+        migrate.upgrade(store.engine)
+        for table in ("dbqueue_unique_keys", "dbqueue_workers"):
+            run_sql(store, f"ALTER TABLE {table} DROP CONSTRAINT {table}_pkey")
+        with pytest.raises(SchemaError, match="dbqueue migrate"):
+            store.enqueue([new_job(unique_key="the key")])
+        worker = WorkerInfo("w#1", "w", "host", 1, "solo", 1, ("celery",), "0", 30.0)
+        with (
+            contextlib.closing(store.work_session("test")) as session,
+            pytest.raises(SchemaError, match="dbqueue migrate"),
+        ):
+            session.register(worker)
 
 
 def test_a_wake_up_that_the_server_refuses_is_no_error(store: PostgresStore) -> None:
