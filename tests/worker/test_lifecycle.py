@@ -413,16 +413,20 @@ class TestLongJobs:
         Path(path("release")).touch()
 
 
-def stop_processes(app: DBQueue, pids: list[int]) -> None:
-    """SIGSTOP; but not in the midst of a write to SQLite, for the file's lock would stop everybody else as well."""
+def stop_processes(app: DBQueue, pids: list[int], *, between_writes: bool = False) -> None:
+    """SIGSTOP; but not in the midst of a write to SQLite, for the file's lock would stop everybody else as well.
+
+    With `between_writes` not in one to PostgreSQL either: what is in that transaction is nobody else's until it ends.
+    """
+    is_sqlite = app.database.store.dialect == "sqlite"
 
     def are_stopped() -> bool:
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
-        if app.database.store.dialect != "sqlite":
+        if not is_sqlite and not between_writes:
             return True
         wait_until(lambda: all(map(is_stopped, pids)), what="the stop")  # a thread ends its system call first
-        if not is_locked(app):
+        if not (is_locked(app) if is_sqlite else has_open_transaction(app)):
             return True
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
@@ -454,6 +458,24 @@ def is_locked(app: DBQueue) -> bool:
         connection.close()
 
 
+OPEN_TRANSACTIONS = """
+SELECT wait_event = 'ClientRead' FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL"""
+
+
+def has_open_transaction(app: DBQueue) -> bool:
+    """Whether any session waits for its client amid a transaction; one that is at work is waited for."""
+    found: list[bool | None] = []
+
+    def is_settled() -> bool:
+        with app.database.store.connect() as connection:
+            found[:] = connection.scalars(sa.text(OPEN_TRANSACTIONS))
+        return not found or True in found
+
+    wait_until(is_settled, what="the end of what the server does")
+    return bool(found)
+
+
 class TestLostLease:
     @pytest.mark.parametrize("pool", ["prefork", "threads"])
     def test_a_zombies_outcome_is_refused_and_it_goes_on(
@@ -483,7 +505,7 @@ class TestLostLease:
         zombie = start_worker(database_url, concurrency=2, settings=settings)
         results = app.tasks["sample.record_slowly"].enqueue_many([(path("runs"), n, 0.02) for n in range(100)])
         wait_until(lambda: len(lines(path("runs"))) > 5)
-        stop_processes(app, zombie.family())
+        stop_processes(app, zombie.family(), between_writes=True)
         start_worker(database_url, concurrency=2, settings=settings)
         for result in results:
             result.get(timeout=TIMEOUT)
