@@ -78,8 +78,13 @@ def shortened(key: str) -> str:
     """The key itself, or if it is longer than a name its beginning and what tells it from all others."""
     if len(key) <= MAX_NAME_LENGTH:
         return key
-    digest = hashlib.blake2b(key.encode(), digest_size=_DIGEST_BYTES).hexdigest()
-    return f"{key[: MAX_NAME_LENGTH - len(digest) - 1]}:{digest}"
+    told_apart = digest(key)
+    return f"{key[: MAX_NAME_LENGTH - len(told_apart) - 1]}:{told_apart}"
+
+
+def digest(text: str) -> str:
+    """What tells this text from all others, in 32 characters."""
+    return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).hexdigest()
 
 
 def worker_name(worker_id: str) -> str:

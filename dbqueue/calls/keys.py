@@ -10,7 +10,6 @@ one that is left out and its default.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dbqueue import codec
 from dbqueue.errors import EncodeError
-from dbqueue.jobs import shortened, storable
+from dbqueue.jobs import digest, shortened, storable
 from dbqueue.limits import check_key
 from dbqueue.shown import shown
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from dbqueue.task import Task
 
 _NO_LIMIT: Final = 1 << 40
-_DIGEST_BYTES: Final = 16
 
 
 def unique_key(
@@ -117,4 +115,4 @@ def _digest(value: Any, name: str) -> str:
     except EncodeError as error:
         raise EncodeError(f"{error}; calls are compared by JSON: give unique a text or a function instead") from error
     one_form = json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(one_form.encode(), digest_size=_DIGEST_BYTES).hexdigest()
+    return digest(one_form)

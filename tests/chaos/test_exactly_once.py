@@ -10,8 +10,8 @@ import pytest
 
 from tests.chaos.conftest import STOPS_ALL, Tries
 from tests.chaos.proxy import Weather
-from tests.worker import exactly_once
-from tests.worker.exactly_once import TASKS, Start
+from tests.worker.transactional import exactly_once
+from tests.worker.transactional.exactly_once import TASKS, Start
 from tests.workers import starting
 
 JOBS = 60

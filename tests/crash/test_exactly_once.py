@@ -13,8 +13,8 @@ from dbqueue.errors import WorkerLostError
 from dbqueue.failpoints import LOG_VARIABLE, VARIABLE
 from tests.chaos.proxy import Weather
 from tests.waiting import wait_until
-from tests.worker import exactly_once
-from tests.worker.exactly_once import check, counting, scalar, start
+from tests.worker.transactional import exactly_once
+from tests.worker.transactional.exactly_once import check, counting, scalar, start
 from tests.workers import WorkerProcess
 
 Start = Callable[..., WorkerProcess]

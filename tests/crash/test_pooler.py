@@ -22,8 +22,8 @@ from dbqueue.store.trouble import ROUND_LOCK_SECONDS
 from tests.crash.test_kills import LEASE, ended, runs
 from tests.servers import UNPRIVILEGED_USER, libpq_url
 from tests.waiting import wait_until
-from tests.worker import exactly_once
 from tests.worker.sample import make_app
+from tests.worker.transactional import exactly_once
 from tests.workers import WorkerProcess
 
 Start = Callable[..., WorkerProcess]

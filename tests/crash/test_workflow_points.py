@@ -24,7 +24,7 @@ from tests.servers import PostgresServer
 from tests.stores import run_sql
 from tests.waiting import wait_until
 from tests.worker.canvas_tasks import NOTES, make_app, notes
-from tests.worker.transactional import EFFECTS
+from tests.worker.transactional.tasks import EFFECTS
 from tests.workers import WorkerProcess
 
 Start = Callable[..., WorkerProcess]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -14,20 +14,8 @@ from dbqueue.errors import ChordError
 from dbqueue.store.revoking import revoke
 from tests.servers import libpq_url
 from tests.stores import count, run_sql
-from tests.worker.effects import effects, opened_app, work_off
-from tests.worker.transactional import App
-
-
-@pytest.fixture
-def app(database_url: str) -> Iterator[App]:
-    with opened_app(database_url) as app:
-        yield app
-
-
-@pytest.fixture
-def postgres_app(postgres_url: str) -> Iterator[App]:
-    with opened_app(postgres_url) as app:
-        yield app
+from tests.worker.transactional.effects import effects, work_off
+from tests.worker.transactional.tasks import App
 
 
 def chord_with(app: App, function: Callable[..., Any]) -> Any:

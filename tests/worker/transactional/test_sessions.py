@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -19,20 +19,8 @@ from dbqueue.worker.settling import settle
 from tests.servers import libpq_url
 from tests.stores import TestWorker, count, row, run_sql
 from tests.waiting import wait_until
-from tests.worker.effects import call, effects, opened_app
-from tests.worker.transactional import EFFECTS, App, make_app
-
-
-@pytest.fixture
-def app(database_url: str) -> Iterator[App]:
-    with opened_app(database_url) as app:
-        yield app
-
-
-@pytest.fixture
-def postgres_app(postgres_url: str) -> Iterator[App]:
-    with opened_app(postgres_url) as app:
-        yield app
+from tests.worker.transactional.effects import call, effects
+from tests.worker.transactional.tasks import EFFECTS, App, make_app
 
 
 @pytest.mark.parametrize("name", ["write", "write_by_connection", "awrite", "awrite_by_connection", "write_unbound"])

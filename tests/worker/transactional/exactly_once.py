@@ -20,11 +20,11 @@ from dbqueue.failpoints import LOG_VARIABLE, VARIABLE
 from tests.chaos.proxy import Proxy, Weather
 from tests.stores import run_sql
 from tests.waiting import wait_until
-from tests.worker.transactional import COUNTER, EFFECTS, App, make_app
+from tests.worker.transactional.tasks import COUNTER, EFFECTS, App, make_app
 from tests.workers import WorkerProcess
 
 Start = Callable[..., WorkerProcess]
-MODULE = "tests.worker.transactional"
+MODULE = "tests.worker.transactional.tasks"
 TASKS = {"prefork": "t.count_up", "threads": "t.count_up", "asyncio": "t.acount_up"}
 LEASE: dict[str, Any] = {
     "worker_lease_seconds": 2.5,

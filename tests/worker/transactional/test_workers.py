@@ -17,27 +17,14 @@ from dbqueue.store.transactions import task_engines
 from tests.servers import PostgresServer, libpq_url
 from tests.stores import run_sql
 from tests.waiting import wait_until
-from tests.worker.effects import call, effects, opened_app
-from tests.worker.transactional import EFFECTS, App, make_app
+from tests.worker.transactional.effects import call, effects
+from tests.worker.transactional.tasks import EFFECTS, App, make_app
 from tests.workers import WorkerProcess
-
-
-@pytest.fixture
-def app(database_url: str) -> Iterator[App]:
-    with opened_app(database_url) as app:
-        yield app
-
-
-@pytest.fixture
-def postgres_app(postgres_url: str) -> Iterator[App]:
-    with opened_app(postgres_url) as app:
-        yield app
-
 
 Start = Callable[..., WorkerProcess]
 
 
-MODULE = "tests.worker.transactional"
+MODULE = "tests.worker.transactional.tasks"
 
 
 @pytest.mark.parametrize(

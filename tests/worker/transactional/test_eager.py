@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,8 @@ import sqlalchemy as sa
 
 from dbqueue import DBQueue
 from tests.stores import count, run_sql
-from tests.worker.effects import effects, opened_app
-from tests.worker.transactional import EFFECTS, App, make_app
-
-
-@pytest.fixture
-def app(database_url: str) -> Iterator[App]:
-    with opened_app(database_url) as app:
-        yield app
+from tests.worker.transactional.effects import effects
+from tests.worker.transactional.tasks import EFFECTS, App, make_app
 
 
 @pytest.mark.parametrize("name", ["write", "awrite"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,14 +11,8 @@ import dbqueue
 from dbqueue import signals, testing
 from dbqueue.store.postgres.copying import FEWEST
 from tests.stores import row
-from tests.worker.effects import call, effects, opened_app
-from tests.worker.transactional import App
-
-
-@pytest.fixture
-def app(database_url: str) -> Iterator[App]:
-    with opened_app(database_url) as app:
-        yield app
+from tests.worker.transactional.effects import call, effects
+from tests.worker.transactional.tasks import App
 
 
 def test_enqueues_are_part_of_the_transaction(app: App) -> None:

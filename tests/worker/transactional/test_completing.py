@@ -6,7 +6,6 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -22,14 +21,8 @@ from dbqueue import testing
 from dbqueue.errors import Ignore, LeaseLost, Reject
 from tests.servers import libpq_url
 from tests.stores import moment, row, run_sql
-from tests.worker.effects import call, effects, opened_app
-from tests.worker.transactional import App
-
-
-@pytest.fixture
-def app(database_url: str) -> Iterator[App]:
-    with opened_app(database_url) as app:
-        yield app
+from tests.worker.transactional.effects import call, effects
+from tests.worker.transactional.tasks import App
 
 
 def test_a_job_completed_in_the_task_s_own_session(app: App) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,14 +14,8 @@ from dbqueue import signals, testing
 from dbqueue.errors import EncodeError, WorkerLostError
 from dbqueue.services.workers import make_executor
 from tests.stores import TestWorker, row, run_sql
-from tests.worker.effects import call, effects, opened_app, work_off
-from tests.worker.transactional import DEFERRED, App
-
-
-@pytest.fixture
-def app(database_url: str) -> Iterator[App]:
-    with opened_app(database_url) as app:
-        yield app
+from tests.worker.transactional.effects import call, effects, work_off
+from tests.worker.transactional.tasks import DEFERRED, App
 
 
 @pytest.mark.parametrize("name", ["write_and_fail", "awrite_and_fail"])

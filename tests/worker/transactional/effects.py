@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from dbqueue.contrib.testing.worker import start_worker
 from tests.stores import count, run_sql
 from tests.waiting import wait_until
-from tests.worker.transactional import EFFECTS, App, make_app
+from tests.worker.transactional.tasks import EFFECTS, App, make_app
 
 
 @contextlib.contextmanager
