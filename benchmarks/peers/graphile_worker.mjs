@@ -12,6 +12,7 @@ const { default: pg } = await import("pg");
 const [row, count, url] = process.argv.slice(2);
 const jobs = Number(count);
 const POLL_MS = 20;
+const POLL_SHARE = 0.02; // as in measuring.py
 const preset = {
   worker: {
     connectionString: url,
@@ -57,7 +58,7 @@ const rows = {
     let first = 0;
     while ((first = jobs - (await asked(client, count))) === 0) await sleep(POLL_MS);
     const began = performance.now();
-    while (await asked(client, any)) await sleep(POLL_MS);
+    while (await asked(client, any)) await sleep(Math.max(POLL_MS, POLL_SHARE * (performance.now() - began)));
     const rate = (jobs - first) / ((performance.now() - began) / 1000);
     await runner.stop();
     return { rate };

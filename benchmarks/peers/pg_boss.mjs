@@ -11,6 +11,7 @@ const { default: pg } = await import("pg");
 const [row, count, url] = process.argv.slice(2);
 const jobs = Number(count);
 const POLL_MS = 20;
+const POLL_SHARE = 0.02; // as in measuring.py
 const WORKERS = 20;
 const QUEUE = "add";
 
@@ -40,7 +41,8 @@ const rows = {
     for (let i = 0; i < WORKERS; i++) await boss.work(QUEUE, work, add);
     const finished = "SELECT count(*)::int FROM pgboss.job WHERE state = 'completed'";
     const began = performance.now();
-    while ((await asked(client, finished)) < jobs) await sleep(POLL_MS);
+    const pause = () => Math.max(POLL_MS, POLL_SHARE * (performance.now() - began));
+    while ((await asked(client, finished)) < jobs) await sleep(pause());
     return { rate: perSecond(began) };
   },
 };
