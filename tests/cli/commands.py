@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dbqueue.cli.run import run
+from tests import launcher
 from tests.waiting import wait_until
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -93,15 +94,12 @@ class Commands:
         self.workers: list[Worker] = []
 
     def run(self, *arguments: str, typed: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "dbqueue.cli", *arguments],
-            cwd=self.folder,
-            env=self.environment | environment,
-            input=typed,
-            capture_output=True,
-            text=True,
+        return launcher.run(
+            arguments,
+            folder=self.folder,
+            environment=self.environment | environment,
+            typed=typed,
             timeout=TIMEOUT_SECONDS,
-            check=False,
         )
 
     def here(self, *arguments: str) -> subprocess.CompletedProcess[str]:

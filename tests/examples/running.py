@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests import launcher
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +31,15 @@ class Example:
 
     def command(self, *arguments: str, code: int = 0, **variables: str) -> str:
         """Run `dbqueue` to its end; what it printed on both streams. The exit code must be `code`."""
-        return self._run([sys.executable, "-m", "dbqueue.cli", *arguments], code, variables)
+        ended = launcher.run(
+            arguments,
+            folder=self.folder,
+            environment=self.environment | variables,
+            timeout=TIMEOUT_SECONDS,
+            merged=True,
+        )
+        assert ended.returncode == code, f"dbqueue {arguments} ended with {ended.returncode}:\n{ended.stdout}"
+        return ended.stdout
 
     def python(self, program: str, code: int = 0, **variables: str) -> str:
         """Run a program; what it printed."""
