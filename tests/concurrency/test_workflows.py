@@ -15,11 +15,11 @@ from dbqueue.jobs import ClaimedJob, Failed, Outcome, Succeeded
 from dbqueue.store import changes
 from dbqueue.store.base import Store
 from dbqueue.store.changing import changing
-from dbqueue.store.revoking import revoke
+from dbqueue.store.revoking import _revoke, revoke
 from dbqueue.store.steps import run
 from dbqueue.store.transactions.joining import JoinedConnection
 from dbqueue.store.workflows.changes import add_header
-from dbqueue.workflows import APPEND, BODY, Edge, Workflow
+from dbqueue.workflows import APPEND, BODY, ERRBACK, FIRST_ARGUMENT, Edge, Workflow
 from tests.concurrency.test_two_connections import at_once
 from tests.servers import libpq_url
 from tests.stores import TestWorker, count, new_job, opened, row
@@ -111,6 +111,30 @@ def test_a_round_waits_for_another_at_the_body(postgres_url: str) -> None:
         thread.join(30)
         after = row(store, "body0")
         assert (after["waits_for"], after["blocked_reason"]) == (0, None)
+        worker.close()
+
+
+def test_what_is_called_off_beside_the_success_that_drops_it_is_told_of(postgres_url: str) -> None:
+    """What waits for an errback goes with it: but not what a revoke has ended meanwhile, nor that one's own errback."""
+    with opened(postgres_url) as store, psycopg.connect(libpq_url(postgres_url), autocommit=True) as watch:
+        worker = TestWorker(store)
+        links = [
+            Edge("a", "e", "error", ERRBACK),
+            Edge("e", "after", place=FIRST_ARGUMENT),
+            Edge("after", "told", "error", ERRBACK),
+        ]
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "e", "after", "told")], links))
+        thread = threading.Thread(target=worker.settle, args=(done(worker.claim_one()),))
+        with changing(store) as connection:
+            _revoke(store, connection, JoinedConnection(connection).reply, ["after"])
+            thread.start()
+            waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            wait_until(lambda: watch.execute(waiting).fetchall(), what="the round to wait for the revoke")
+        thread.join(60)
+        assert sorted(store.fetch(["a", "e", "after", "told"])) == ["a", "after", "told"]
+        told = worker.claim_one().inputs
+        assert isinstance(told, tuple)
+        assert [predecessor for predecessor, *_ in told] == ["after"]
         worker.close()
 
 

@@ -31,7 +31,8 @@ TO_RUN: Final = f"""blocked_reason = CASE WHEN limit_key IS NOT NULL AND {_WAITS
 # again moves nothing: it ends no row. The counts of a batch are summed first, and `locked` has
 # them as they are once the lock is held, whatever the statement's snapshot says.
 #
-# An errback that no failure can reach any more is deleted, and with it what waits for it.
+# An errback that no failure can reach any more is deleted, and with it what waits for it: but for what somebody has
+# called off meanwhile, and what is to be told of that, which needs its edge.
 COMPLETE_POSTGRES: Final = f"""
 WITH RECURSIVE done AS ({postgres_sql.FINISH}
 ), counted AS MATERIALIZED (
@@ -56,10 +57,11 @@ WITH RECURSIVE done AS ({postgres_sql.FINISH}
     UPDATE {{jobs}} s SET {TO_RUN}
     WHERE s.id = ANY(ARRAY(SELECT id FROM locked WHERE waits_for <= 0 AND counts))
     RETURNING s.id
-), unlinked AS (
-    DELETE FROM {{edges}} WHERE ctid = ANY(ARRAY(SELECT e.ctid FROM dropped b {{each}}{{edges}} {{into_b}}))
 ), deleted AS (
     DELETE FROM {{jobs}} WHERE id = ANY(ARRAY(SELECT id FROM dropped)) AND blocked_reason = 'predecessors'
+    RETURNING id
+), unlinked AS (
+    DELETE FROM {{edges}} WHERE ctid = ANY(ARRAY(SELECT e.ctid FROM deleted b {{each}}{{edges}} {{into_b}}))
 )
 SELECT id, false FROM done UNION ALL SELECT id, true FROM freed"""
 
