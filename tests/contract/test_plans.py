@@ -246,6 +246,7 @@ OF_WORKFLOWS: dict[str, dict[str, Any]] = {
     "DELETE": {},
     "DELETE_OF_WORKFLOW": {"workflow": "job-1"},
     "SUCCESSORS": {},
+    "IS_MEMBER": {"id": "job-7", "workflow": "job-1"},
     "LAST_PLACE": {"id": "job-7"},
     "RAISE_COUNT": {"id": "job-7", "more": 1},
     "NOT_SUCCEEDED": {"workflow": "job-1"},

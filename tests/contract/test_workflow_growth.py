@@ -53,6 +53,18 @@ class TestReplace:
             worker.settle(Replaced("x", job.lease, chain("n", "x"), 0.1))
         assert (statuses(store, "x"), edges(store)) == (["STARTED"], 0)
 
+    @pytest.mark.parametrize("workflow", [chain("n", "x"), chain("x", "n")], ids=["before", "after"])
+    def test_by_a_job_that_is_there_already(self, store: Store, worker: TestWorker, workflow: Workflow) -> None:
+        """No edge would lead from it to the last, which would wait for ever; nor to a callback from that."""
+        store.enqueue_workflow(chain("m", "n") if workflow.first.id == "x" else chain("n", "o"))
+        worker.claim_one()
+        store.enqueue([new_job("x")])
+        job = worker.claim_one()
+        before = (row(store, "x"), edges(store))
+        with pytest.raises(DuplicateTaskId, match="exist already"):
+            worker.settle(Replaced("x", job.lease, workflow, 0.1))
+        assert (row(store, "x"), edges(store)) == before
+
     def test_by_one_job(self, store: Store, worker: TestWorker) -> None:
         store.enqueue([new_job("x", args="[1]")])
         job = worker.claim_one()
@@ -260,6 +272,19 @@ class TestAddHeader:
         several = Workflow((new_job("x"), new_job("y")), tuple(Edge(name, BODY, place=APPEND) for name in "xy"))
         with pytest.raises(DuplicateTaskId, match="exist already"):
             store.add_header(several, first.id, first.lease)
+        assert (row(store, "body")["waits_for"], edges(store), count(store)) == (2, 2, 4)
+
+    @pytest.mark.parametrize("others", [["x"], ["x", "y"]], ids=["alone", "with another"])
+    def test_a_job_from_elsewhere_is_not_taken_for_one_that_was_added(
+        self, store: Store, worker: TestWorker, others: list[str]
+    ) -> None:
+        """The body would not wait for it, and what was to be added beside it would never run."""
+        store.enqueue_workflow(chord(["a", "b"], "body"))
+        first, _ = worker.claim()
+        store.enqueue([new_job("x")])
+        workflow = Workflow(tuple(map(new_job, others)), tuple(Edge(name, BODY, place=APPEND) for name in others))
+        with pytest.raises(DuplicateTaskId, match="exist already"):
+            store.add_header(workflow, first.id, first.lease)
         assert (row(store, "body")["waits_for"], edges(store), count(store)) == (2, 2, 4)
 
     def test_a_job_that_does_not_run_adds_nothing(self, store: Store, worker: TestWorker) -> None:

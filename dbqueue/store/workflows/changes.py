@@ -58,6 +58,8 @@ SELECT workflow_id, (
     finished_at IS NOT NULL
 FROM {jobs} s WHERE s.id = :id"""
 
+IS_MEMBER: Final = "SELECT id FROM {jobs} WHERE id = :id AND workflow_id = :workflow"
+
 RAISE_COUNT: Final = "UPDATE {jobs} SET waits_for = waits_for + :more WHERE id = :id"
 
 
@@ -76,18 +78,23 @@ def replace(store: Store, outcome: Replaced) -> Steps[bool]:
     # What led to it has been taken up by the run that ends here.
     yield statement(store, UNLINK, ids=[tail.id])
     if others:
-        yield from _insert(store, others, outcome.workflow.edges, workflow=rows[0][0])
+        yield from _insert(store, others, outcome.workflow.edges, workflow=rows[0][0], again=False)
     return True
 
 
-def _insert(store: Store, jobs: list[NewJob], edges: tuple[Edge, ...], *, workflow: str) -> Steps[bool]:
-    """Write jobs and edges of a workflow that is there; whether they are new."""
+def _insert(store: Store, jobs: list[NewJob], edges: tuple[Edge, ...], *, workflow: str, again: bool) -> Steps[bool]:
+    """Write jobs and edges of a workflow that is there; whether they are new.
+
+    `again`: they may be there, from an earlier try. Those of another workflow have no edges to this one, which would
+    wait for them for ever, or go on without them.
+    """
     first = next((job for job in jobs if not job.waits_for), jobs[0])  # callbacks alone wait all
     count = yield from store.inserts.workflow(jobs, edges, first=first, workflow=workflow)
     if count < len(jobs):
         there = (yield store.inserts.duplicates(jobs)).rows
         refuse_other_content(jobs, there)
-        if count or any(row[1] == NOT_ENQUEUED for row in there):
+        known = again and (yield statement(store, IS_MEMBER, id=first.id, workflow=workflow)).rows
+        if count or not known or any(row[1] == NOT_ENQUEUED for row in there):
             raise DuplicateTaskId("some of these jobs were revoked before they were enqueued, or exist already")
     return count > 0
 
@@ -131,7 +138,7 @@ def add_header(store: Store, workflow: Workflow, job_id: str, lease: str, *, pro
         edges.append(edge)
     leading = {edge.predecessor for edge in edges}
     jobs = [job._replace(successors=True) if job.id in leading else job for job in workflow.jobs]
-    if (yield from _insert(store, jobs, tuple(edges), workflow=workflow_id)) and waits:
+    if (yield from _insert(store, jobs, tuple(edges), workflow=workflow_id, again=True)) and waits:
         more = sum(edge.successor == body for edge in edges)
         yield statement(store, RAISE_COUNT, id=body, more=more)
     return True
