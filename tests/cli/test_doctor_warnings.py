@@ -97,6 +97,22 @@ def test_partitions_that_are_missing(postgres_url: str, tmp_path: Path) -> None:
     assert not any("there is no partition" in message for message in warnings(commands))
 
 
+def test_no_partition_is_left(postgres_url: str, tmp_path: Path) -> None:
+    """None but that which all jobs go to then. Workers do not know of what size to make any."""
+    commands = Commands(tmp_path, postgres_url)
+    partitioned(postgres_url)
+    with opened(postgres_url) as store:
+        today = datetime.now(UTC)
+        for days in range(3):
+            run_sql(store, f"DROP TABLE {Period.of('day', today + timedelta(days=days)).table}")
+        run_sql(store, "DROP TABLE dbqueue_jobs_before")
+    (message,) = [each for each in warnings(commands) if "partition" in each]
+    assert message.startswith("there is no partition for jobs from ")
+    assert "run `dbqueue migrate --partition day`" in warnings(commands)[message]
+    commands.ok("migrate", "--partition", "week")
+    assert not any("partition" in message for message in warnings(commands))
+
+
 def test_too_many_partitions(postgres_url: str, tmp_path: Path) -> None:
     partitioned(postgres_url, days=30)
     (message,) = [each for each in warnings(Commands(tmp_path, postgres_url)) if "partition" in each]

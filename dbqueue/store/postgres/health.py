@@ -127,12 +127,12 @@ def examine(store: Store) -> Health:
 
 def _partitions(run: catalog.Run, jobs: str) -> Partitions | None:
     found = catalog.leaves(run, jobs)
-    ends = [leaf.end for leaf in found if leaf.end is not None]
-    if not ends:
+    if not found:
         return None
     now, size = making.clock(run), catalog.size_in_use(found)
-    needed_until = periods.Period.of(size, now).following.end if size else now
-    return Partitions(size, len(found), max(ends), needed_until, _strays(run, found, now))
+    needed_until = periods.Period.of(size or "day", now).following.end
+    until = max([leaf.end for leaf in found if leaf.end is not None], default=now)
+    return Partitions(size, len(found), until, needed_until, _strays(run, found, now))
 
 
 def _strays(run: catalog.Run, found: list[catalog.Leaf], now: datetime) -> int | None:
