@@ -87,6 +87,9 @@ def _like(
         args, kwargs = _sequence(args), kwargs or {}
         if task is not None:
             task.check_arguments(args, kwargs)
+            if task.validation is not None:
+                args, kwargs = list(args), dict(kwargs)
+                task.validation.dump_models(args, kwargs)
         if in_row is not None:
             options = in_row(number)
         yield NewJob._make(

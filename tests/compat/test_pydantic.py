@@ -8,7 +8,8 @@ from typing import Any, Optional
 import pytest
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
-from dbqueue import DBQueue
+from dbqueue import DBQueue, group
+from dbqueue.calls.batches import FEW
 from dbqueue.errors import EncodeError, ImproperlyConfigured, RemoteError
 
 
@@ -79,6 +80,26 @@ def test_a_model_may_be_sent(app: DBQueue) -> None:
         changing.delay(Changing(value=1))
     with pytest.raises(EncodeError, match="has no JSON form"):
         x.delay(More(value=1))
+
+
+@pytest.mark.parametrize("many", [2, FEW + 20])
+def test_models_may_be_sent_many_at_once(sqlite_url: str, many: int) -> None:
+    """By `enqueue_many`, and in a group."""
+    with DBQueue("many", broker=sqlite_url, set_as_current=False) as app:
+
+        @app.task(pydantic=True)
+        def x(arg: ArgModel, other: ArgModel | None = None) -> Any: ...
+
+        models = [ArgModel(value=n) for n in range(many)]
+        results = x.enqueue_many([(model,) for model in models])
+        results += x.enqueue_many([{"arg": model, "other": model} for model in models])
+        results += group(x.s(model) for model in models).apply_async()
+        found = app.database.store.fetch([result.id for result in results])
+        calls = [(found[result.id].args, found[result.id].kwargs) for result in results]
+        dumps = [f'{{"value":{n}}}' for n in range(many)]
+        by_place = [(f"[{dump}]", "{}") for dump in dumps]
+        assert calls == [*by_place, *(("[]", f'{{"arg":{dump},"other":{dump}}}') for dump in dumps), *by_place]
+        assert models == [ArgModel(value=n) for n in range(many)]
 
 
 def test_none_and_other_annotations(app: DBQueue) -> None:
