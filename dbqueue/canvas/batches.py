@@ -82,6 +82,10 @@ class batch:  # noqa: N801 - as chain, group and chord
         **options: Any,
     ) -> BatchResult:
         """`apply_async` for asynchronous code, and for asynchronous connections."""
+        if self.app.conf.task_always_eager:
+            import asyncio
+
+            return await asyncio.to_thread(self.apply, args, kwargs)
         workflow, result = self._plan(args, kwargs, options)
         await self.app.database.aenqueue_workflow(workflow, connection)
         return result

@@ -82,6 +82,10 @@ class dag:  # noqa: N801 - as chain, group and chord
 
     async def aapply_async(self, *, connection: Any = None, **options: Any) -> DagResult:
         """`apply_async` for asynchronous code, and for asynchronous connections."""
+        if self.app.conf.task_always_eager:
+            import asyncio
+
+            return await asyncio.to_thread(self.apply)
         workflow, result = self._plan(options)
         await self.app.database.aenqueue_workflow(workflow, connection)
         return result

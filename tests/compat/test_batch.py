@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dbqueue import batch, chord, group
+from dbqueue import DBQueue, batch, chord, group
 from dbqueue.canvas import compiler
 from dbqueue.canvas.flat_groups import FEWEST
 from dbqueue.errors import ChordError
@@ -108,3 +108,11 @@ def test_in_place(t: Any, noted: Noted) -> None:
     (told,) = (note for note in noted(3) if note[0] == "new")
     assert told[:4] == ["new", failed[0].id, "tasks.fail", "ValueError"]
     assert repr(batch([t.const.s()])) == "<batch of 1: group([tasks.const()])>"
+
+
+def test_asynchronously_in_place(t: Any, canvas_app: DBQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    import asyncio
+
+    monkeypatch.setattr(canvas_app.conf, "task_always_eager", True)
+    result = asyncio.run(batch([t.add.s(1), t.add.s(2)], on_success=t.tsum.s()).adelay(10))
+    assert (result.get(timeout=60), result.on_success.get(timeout=60)) == ([11, 12], 23)

@@ -47,6 +47,12 @@ class TestDag:
 
         assert asyncio.run(main()) == EXPECTED
 
+    def test_asynchronously_in_place(self, shop: dag, canvas_app: DBQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+        import asyncio
+
+        monkeypatch.setattr(canvas_app.conf, "task_always_eager", True)
+        assert asyncio.run(shop.adelay()).get(timeout=60) == EXPECTED
+
     @pytest.mark.usefixtures("canvas_worker")
     def test_other_keywords_and_canvases(self, t: Any) -> None:
         calls = dag(
