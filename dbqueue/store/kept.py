@@ -38,9 +38,15 @@ class Marks:
         A mark stands for itself and those before it, so that no more than `keep` are left, whatever lies between marks.
         """
         kept = 0
-        for finished_at, job_id, jobs in sorted(self._seen, reverse=True):
+        for finished_at, job_id, jobs in sorted(self._seen, key=_order, reverse=True):
             # Where the newest mark stands for more than may be kept, it stays: the next count will be finer.
             if kept and kept + jobs > keep:
                 return finished_at, job_id
             kept += jobs
         return None
+
+
+def _order(mark: tuple[Any, Any, int]) -> tuple[Any, ...]:
+    """SQLite keeps bytes in any column, and sorts them behind all text."""
+    finished_at, job_id, _ = mark
+    return isinstance(finished_at, bytes), finished_at, isinstance(job_id, bytes), job_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from dbqueue.jobs import Failed, Succeeded
 from dbqueue.store.base import Store
 from dbqueue.store.kept import Marks
-from tests.stores import TestWorker, count, enqueued, new_job
+from tests.stores import TestWorker, count, enqueued, new_job, opened, run_sql
 
 
 class TestReading:
@@ -150,6 +151,15 @@ class TestKeepingSoMany:
         kept = 300 - self.prune(worker, 100)
         assert 90 <= kept <= 100
         assert sorted(store.fetch(names)) == names[-kept:]
+
+    def test_times_and_ids_that_are_bytes(self, sqlite_url: str) -> None:
+        """SQLite keeps these in any column, and has them behind all text. They are in nobody's way."""
+        with opened(sqlite_url) as store, contextlib.closing(TestWorker(store)) as worker:
+            self.ended(store, worker, 10)
+            run_sql(store, "UPDATE dbqueue_jobs SET finished_at = CAST(finished_at AS BLOB) WHERE id = '0002'")
+            run_sql(store, "UPDATE dbqueue_jobs SET id = CAST(id AS BLOB) WHERE id = '0007'")
+            assert self.prune(worker, 3) == 7
+            assert count(store, "CAST(id AS TEXT) IN ('0002', '0007', '0009')") == count(store) == 3
 
     def test_an_empty_table(self, store: Store, worker: TestWorker) -> None:
         assert self.prune(worker, 1) == 0

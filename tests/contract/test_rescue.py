@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,7 @@ from dbqueue.jobs import Progress, Released, Retried, Succeeded
 from dbqueue.store.base import Store
 from tests.contract.heartbeats import later
 from tests.contract.workflows import chain
-from tests.stores import TestWorker, count, enqueued, held, moment, row, run_sql
+from tests.stores import TestWorker, count, enqueued, held, moment, opened, row, run_sql
 
 NewWorker = Callable[..., TestWorker]
 
@@ -163,3 +164,20 @@ def test_losses_that_cannot_be_counted_any_more(store: Store, new_worker: NewWor
     run_sql(store, "UPDATE dbqueue_workers SET lease_seconds = 1 WHERE id = :id", id=dead.id)
     assert rescuer.session.rescue(max_losses=3, now=later())
     assert row(store, job_id)["status"] == "FAILURE"
+
+
+def test_a_job_whose_id_is_bytes(sqlite_url: str) -> None:
+    """SQLite keeps these in any column. Nothing can wait for such a job, and those beside it are taken back."""
+    with (
+        opened(sqlite_url) as store,
+        contextlib.closing(TestWorker(store, lease_seconds=5)) as dead,
+        contextlib.closing(TestWorker(store, lease_seconds=3600)) as rescuer,
+    ):
+        store.enqueue_workflow(chain("a", "b"))
+        dead.claim_one(once=["shop.pack"])
+        columns = "id, task, status, worker, lease, ready_at, redeliver, successors"
+        values = "x'00ff', 't', 'STARTED', :worker, 'lease', NULL, false, true"
+        run_sql(store, f"INSERT INTO dbqueue_jobs ({columns}) VALUES ({values})", worker=dead.id)
+        (rescued,) = rescuer.session.rescue(max_losses=3, now=later())
+        assert (rescued.requeued, rescued.failed) == (0, 2)
+        assert count(store, "status = 'FAILURE'") == count(store) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from dbqueue.store import changes
 from dbqueue.store.base import Store
 from tests.contract.workflows import chain, claimed_ids, done, edges
-from tests.stores import TestWorker, count, new_job
+from tests.stores import TestWorker, count, new_job, opened, run_sql
 
 
 class TestPrune:
@@ -72,6 +73,18 @@ class TestPrune:
         assert self.prune(worker, 2) == 0
         assert claimed_ids(worker) == [last]
         assert count(store) == 2
+
+    def test_names_that_are_bytes(self, sqlite_url: str) -> None:
+        """SQLite keeps these in any column: such a workflow is none, and keeps no other from going."""
+        with opened(sqlite_url) as store, contextlib.closing(TestWorker(store)) as worker:
+            for ids in (("a", "b"), ("c", "d")):
+                store.enqueue_workflow(chain(*ids))
+            for _ in range(2):
+                worker.settle(*map(done, worker.claim()))
+            run_sql(store, "UPDATE dbqueue_jobs SET workflow_id = CAST(workflow_id AS BLOB) WHERE id IN ('a', 'b')")
+            run_sql(store, "UPDATE dbqueue_jobs SET id = CAST(id AS BLOB) WHERE id = 'd'")
+            assert self.prune(worker, 2) == 2
+            assert count(store, "id IN ('a', 'b')") == count(store) == 2
 
     def test_by_number_whole_workflows_go(self, store: Store, worker: TestWorker) -> None:
         """One that has a job among those that are kept, or one that has not ended, stays whole."""

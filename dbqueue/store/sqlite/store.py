@@ -102,7 +102,8 @@ class SqliteStore(Store):
         super().close()
 
     def listed(self, values: Collection[str]) -> str:
-        return json.dumps(storable(values))
+        found: Collection[Any] = values  # a row may have bytes for an id, which is none: nothing is found by it
+        return json.dumps(storable(value for value in found if isinstance(value, str)))
 
     def finishing(self, row: Finish, *, linked: bool) -> operations.Steps[tuple[bool, bool]]:
         return completing.finish_sqlite(self, row, linked=linked)

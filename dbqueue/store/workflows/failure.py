@@ -60,7 +60,8 @@ class Ended(NamedTuple):
 
 def lost(rescued: Iterable[Sequence[Any]]) -> list[Ended]:
     """The jobs of dead workers that end with them, and that others wait for; rows: worker, status, id, successors."""
-    return [Ended(row[2], FAILURE, LOST_ERROR) for row in rescued if row[1] == FAILURE and row[3]]
+    found = (row[2] for row in rescued if row[1] == FAILURE and row[3])
+    return [Ended(job_id, FAILURE, LOST_ERROR) for job_id in found if isinstance(job_id, str)]  # bytes on SQLite
 
 
 class Blocked(NamedTuple):
