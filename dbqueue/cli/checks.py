@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -123,6 +124,7 @@ def has_wal_bug(version: tuple[int, ...]) -> bool:
 
 def _tables(target: Target) -> Iterator[Finding]:
     from dbqueue.store import migrate, queries
+    from dbqueue.store.tables import CLAIM_INDEX
 
     store = target.raw_store
     try:
@@ -137,15 +139,21 @@ def _tables(target: Target) -> Iterator[Finding]:
         message, _, advice = str(state).partition(": ")
         yield Finding("tables", Level.ERROR, message, advice.replace("dbqueue migrate", target.command_line("migrate")))
         return
-    if queries.has_claim_index(store):
-        yield Finding("index", Level.OK, "the claim index is there")
+    missing = queries.missing_indexes(store)
+    if store.dialect == "postgresql":
+        # Of the others, and of those that are there and broken, `server_checks` tells.
+        missing, without = [name for name in missing if name == CLAIM_INDEX], "each claim reads the whole table"
     else:
+        without = "statements read the whole table, and those that name it fail"
+    for name in missing:
         yield Finding(
             "index",
             Level.ERROR,
-            "the claim index dbqueue_jobs_claim is missing: each claim reads the whole table",
+            f"the index {name} is missing: {without}",
             "make it again: `dbqueue migrate --sql` shows its statement",
         )
+    if not missing:
+        yield Finding("index", Level.OK, "the claim index is there")
 
 
 def _clock(target: Target) -> Iterator[Finding]:
@@ -187,16 +195,20 @@ def _workers(target: Target) -> Iterator[Finding]:
 
 
 def _queues(target: Target) -> Iterator[Finding]:
-    from dbqueue.store import queries
+    from dbqueue.store import queries, queues
     from dbqueue.store.reading import database_time
 
     store = target.raw_store
     chosen = {queue for worker in queries.open_workers(store) if worker.alive for queue in worker.queues}
     counted = queries.queue_counts(store)
     served = chosen | {each.queue for each in counted if matches(each.queue, chosen)}
-    now = database_time(store)
+    paused, now = queues.paused(store), database_time(store)
     # Without any worker there is one thing to say, and it has been said.
-    problems = [*(_unserved(target, counted, served) if served else ()), *_slow(counted, served, now)]
+    problems = [
+        *(_unserved(target, counted, served) if served else ()),
+        *_paused(target, [each for each in counted if each.queue in paused]),
+        *_slow([each for each in counted if each.queue not in paused], served, now),
+    ]
     waiting, running = sum(each.waiting for each in counted), sum(each.running for each in counted)
     yield from problems or [Finding("queues", Level.OK, f"{count(waiting, 'job')} waiting, {running} running")]
 
@@ -208,7 +220,18 @@ def _unserved(target: Target, counted: list[QueueCounts], served: set[str]) -> I
                 "queues",
                 Level.WARNING,
                 f"{count(each.waiting + each.scheduled, 'job')} in the queue {each.queue!r}, which no worker serves",
-                f"start one for it: `{target.command_line('worker')} -Q {each.queue}`",
+                f"start one for it: `{target.command_line('worker')} -Q {shlex.quote(each.queue)}`",
+            )
+
+
+def _paused(target: Target, counted: list[QueueCounts]) -> Iterator[Finding]:
+    for each in counted:
+        if each.waiting:
+            yield Finding(
+                "queues",
+                Level.WARNING,
+                f"{count(each.waiting, 'job')} waiting in the queue {each.queue!r}, which is paused",
+                f"let workers take them again: `{target.command_line('queues resume')} {shlex.quote(each.queue)}`",
             )
 
 
@@ -231,7 +254,7 @@ def _orphans(target: Target) -> Iterator[Finding]:
     if not found:
         yield Finding("jobs", Level.OK, "every running job has its worker")
         return
-    shown = " ".join(found[:SHOWN_IDS]) + (" ..." if len(found) > SHOWN_IDS else "")
+    shown = shlex.join(found[:SHOWN_IDS]) + (" ..." if len(found) > SHOWN_IDS else "")
     yield Finding(
         "jobs",
         Level.ERROR,

@@ -46,7 +46,7 @@ def rows(store: Store) -> list[LimitRow]:
     permits = sa.select(jobs.c.permit, sa.func.count()).where(jobs.c.permit.is_not(None)).group_by(jobs.c.permit)
     waits = sa.select(jobs.c.limit_key, sa.func.count()).where(jobs.c.held_at.is_not(None)).group_by(jobs.c.limit_key)
     with reading(store) as connection:
-        known = {row.key: row for row in connection.execute(sa.select(limits))}
+        known = {str(text_or_none(row.key)): row for row in connection.execute(sa.select(limits))}
         running, held = (_counts(connection, each) for each in (permits, waits))
     found = []
     for key in sorted({*known, *running, *held}):

@@ -18,7 +18,7 @@ from dbqueue.codec.plain import json_value
 from dbqueue.jobs import STARTED, SUCCESS, WAITING, storable
 from dbqueue.store.base import Store
 from dbqueue.store.reading import reading
-from dbqueue.store.tables import CLAIM_INDEX, database_now, jobs, unique_keys, workers
+from dbqueue.store.tables import database_now, jobs, unique_keys, workers
 from dbqueue.store.unique_keys import key_in
 from dbqueue.store.values import moment, moment_or_none, text_or_none, whole_number
 
@@ -203,7 +203,7 @@ def orphans(store: Store) -> list[str]:
     """Ids of jobs that are STARTED under a worker which has stopped, or has no row. At most MAX_LISTED."""
     query = sa.select(jobs.c.id).where(is_orphan()).order_by(jobs.c.id).limit(MAX_LISTED)
     with reading(store) as connection:
-        return list(connection.scalars(query))
+        return [str(text_or_none(job_id)) for job_id in connection.scalars(query)]
 
 
 def is_orphan() -> sa.ColumnElement[bool]:
@@ -212,11 +212,13 @@ def is_orphan() -> sa.ColumnElement[bool]:
     return sa.and_(jobs.c.status == STARTED, jobs.c.worker.not_in(open_ids))
 
 
-def has_claim_index(store: Store) -> bool:
-    """Whether the index that every claim reads is there."""
+def missing_indexes(store: Store) -> list[str]:
+    """The indexes of the table of jobs that are not there, by name."""
+    from dbqueue.store.indexes import OF_JOBS
+
     with reading(store) as connection:
         indexes = sa.inspect(connection).get_indexes(jobs.name, schema=store.schema)
-    return any(index["name"] == CLAIM_INDEX for index in indexes)
+    return sorted(OF_JOBS - {index["name"] for index in indexes})
 
 
 def server_version(store: Store) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from dbqueue.store.base import Store
 from dbqueue.store.changing import changed
 from dbqueue.store.reading import reading
 from dbqueue.store.tables import paused_queues
-from dbqueue.store.values import moment
+from dbqueue.store.values import moment, text_or_none
 
 
 def pause(store: Store, names: Collection[str]) -> None:
@@ -35,4 +35,4 @@ def paused(store: Store) -> dict[str, datetime]:
     """The paused queues, and since when."""
     with reading(store) as connection:
         rows = connection.execute(sa.select(paused_queues.c.queue, paused_queues.c.paused_at))
-        return {row.queue: moment(row.paused_at) for row in rows}
+        return {str(text_or_none(row.queue)): moment(row.paused_at) for row in rows}

@@ -15,11 +15,11 @@ from dbqueue.cli.server_checks import examine_server
 from dbqueue.cli.target import Target
 from dbqueue.errors import OperationalError
 from dbqueue.jobs import BLOCKED_BY_LIMIT
-from dbqueue.store import migrate
+from dbqueue.store import migrate, queues
 from dbqueue.store.compatibility import SchemaState
 from tests.cli.commands import Commands
 from tests.servers import libpq_url
-from tests.stores import new_job, opened
+from tests.stores import TestWorker, enqueued, new_job, opened, run_sql
 from tests.waiting import wait_until
 
 
@@ -199,6 +199,49 @@ def test_doctor(dbqueue: Commands) -> None:
     assert "1 job in the queue 'mail', which no worker serves" in text
     assert "-> start one for it: `dbqueue -A cele worker -Q mail`" in text
     assert worker.stop() == 0
+
+
+def test_doctor_tells_of_queues_that_are_paused(dbqueue: Commands) -> None:
+    """And takes no worker for too slow there. What is to be copied is one word to a shell, whatever it is named."""
+    with opened(dbqueue.url) as store:
+        worker = TestWorker(store, queues=["mail & more"])
+        for queue in ("mail & more", "images; rm"):
+            enqueued(store, queue=queue)
+        run_sql(store, "UPDATE dbqueue_jobs SET ready_at = '2020-01-01 00:00:00.000'")
+        slow, unserved = dbqueue.json("doctor")["checks"], "1 job in the queue 'images; rm', which no worker serves"
+        assert any("'mail & more', the oldest for" in each["message"] for each in slow)
+        queues.pause(store, ["mail & more"])
+        said = {each["message"]: each["advice"] for each in dbqueue.json("doctor")["checks"]}
+        worker.close()
+    assert not any("the oldest for" in message for message in said)
+    assert said[unserved] == "start one for it: `dbqueue -A cele worker -Q 'images; rm'`"
+    paused = "1 job waiting in the queue 'mail & more', which is paused"
+    assert said[paused] == "let workers take them again: `dbqueue -A cele queues resume 'mail & more'`"
+
+
+@pytest.mark.parametrize("name", ["claim", "held", "workflow"])
+def test_doctor_misses_an_index(dbqueue: Commands, name: str) -> None:
+    """On SQLite statements name theirs, and are refused without."""
+    with opened(dbqueue.url) as store:
+        run_sql(store, f"DROP INDEX dbqueue_jobs_{name}")
+    messages = [each["message"] for each in dbqueue.json("doctor", code=1)["checks"]]
+    assert any(message.startswith(f"the index dbqueue_jobs_{name} is missing") for message in messages)
+
+
+@pytest.mark.parametrize(("job_id", "shown"), [("CAST(x'61ff' AS BLOB)", "'a\ufffd'"), ("'a; rm'", "'a; rm'")])
+def test_doctor_names_jobs_of_no_worker(dbqueue: Commands, job_id: str, shown: str) -> None:
+    """Whatever their ids are: SQLite keeps bytes there."""
+    with opened(dbqueue.url) as store:
+        if store.dialect == "postgresql" and "x'" in job_id:
+            pytest.skip("no text of PostgreSQL's is one of these")
+        columns = "id, task, status, worker, lease, ready_at"
+        values = f"{job_id}, 't', 'STARTED', 'gone#1', '00000000-0000-0000-0000-000000000000', NULL"
+        run_sql(store, f"INSERT INTO dbqueue_jobs ({columns}) VALUES ({values})")
+        run_sql(store, f"INSERT INTO dbqueue_paused_queues (queue) VALUES ({job_id})")
+        run_sql(store, f"INSERT INTO dbqueue_limits (key) VALUES ({job_id}), ('k')")
+    (last,) = dbqueue.json("doctor", code=1)["checks"][-1:]
+    assert last["advice"].endswith(f"`dbqueue -A cele jobs retry {shown}`")
+    assert [dbqueue.here(*words).returncode for words in (["queues"], ["limits", "list"])] == [0, 0]
 
 
 def findings(commands: Commands, code: int = 0) -> dict[str, str]:
