@@ -124,8 +124,9 @@ def _string(value: Any) -> str:
 def _schema(value: Any) -> str:
     name = _string(value)
     too_long = len(name.encode(errors="surrogatepass")) > _MAX_IDENTIFIER_BYTES
-    # Alembic takes a dot for the end of a database's name, and writes each % twice.
-    if too_long or not name.isprintable() or "." in name or "%" in name:
+    # Alembic takes a dot for the end of a database's name, and writes each % twice. Statements have a colon before the
+    # names of their parameters.
+    if too_long or not name.isprintable() or not {".", "%", ":"}.isdisjoint(name):
         raise ValueError(f"not {name[:80]!r}")
     return name
 
@@ -226,7 +227,7 @@ def _url(value: Any) -> str:
 
 BOOL: Final = Kind("True or False", _bool)
 STRING: Final = Kind("a string", _string)
-SCHEMA: Final = Kind(f"the name of a schema, of at most {_MAX_IDENTIFIER_BYTES} bytes, with no dot and no %", _schema)
+SCHEMA: Final = Kind(f"the name of a schema, at most {_MAX_IDENTIFIER_BYTES} bytes, with no dot, colon or %", _schema)
 URL: Final = Kind("the URL of a PostgreSQL or SQLite database", _url)
 SERIALIZER: Final = Kind("the name of a serializer", _serializer)
 COMPRESSION: Final = choice(*sorted(codec.COMPRESSIONS))

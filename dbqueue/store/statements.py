@@ -23,6 +23,11 @@ class Statement:
 _PARAMETER: Final = re.compile(r"(?<!:):([a-z_]+)\b")
 
 
+def literal(text: str) -> str:
+    """The text as SQL has it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 @lru_cache(maxsize=256)
 def pyformat(sql: str) -> str:
     """The same text with psycopg's `%(name)s` parameters; `::` casts are left alone."""

@@ -380,8 +380,8 @@ def test_indexes_of_the_application_are_carried_over(store: Store) -> None:
     assert description(store.engine) == plain
 
 
-def test_in_a_schema(empty_postgres_url: str) -> None:
-    commands_schema = "Job Queue"
+@pytest.mark.parametrize("commands_schema", ["Job Queue", "it's"])
+def test_in_a_schema(empty_postgres_url: str, commands_schema: str) -> None:
     engine = sa.create_engine(empty_postgres_url, poolclass=sa.NullPool)
     migrate.upgrade(engine, schema=commands_schema)
     with make_app(empty_postgres_url, database_schema=commands_schema) as app:
@@ -389,6 +389,12 @@ def test_in_a_schema(empty_postgres_url: str) -> None:
         for size in ("week", None):
             switch(app.database.store, size, max_losses=3)
             app.tasks["sample.add"].delay(1, 2)
+            worker = TestWorker(app.database.store)
+            worker.settle(*(Succeeded(job.id, job.lease, "1", 0.0) for job in worker.claim()))
+            assert worker.session.prune(older_than_seconds=-1.0, limit=10) >= 1
+            assert worker.session.lost_workers()[0] == []
+            worker.session.close_worker(worker.id)
+            worker.close()
         names = set(sa.inspect(engine).get_table_names(schema=commands_schema))
         assert sa.inspect(engine).get_table_names() == []
         assert names == {*tables.metadata.tables, "dbqueue_alembic_version"}

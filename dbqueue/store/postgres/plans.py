@@ -26,7 +26,8 @@ AGAIN_SECONDS: Final = 10.0
 # For an owner of the table; others wait for the server's own ANALYZE. Of a partitioned one each partition is asked.
 THOUGHT_EMPTY: Final = """
 SELECT oid::regclass::text FROM pg_class
-WHERE (oid = to_regclass('{jobs}') OR oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = to_regclass('{jobs}')))
+WHERE (oid = to_regclass({jobs_text})
+    OR oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = to_regclass({jobs_text})))
   AND reltuples = 0 AND pg_relation_size(oid) > 1000000 AND pg_has_role(relowner, 'USAGE')"""
 
 

@@ -22,7 +22,7 @@ PAGES_AT_ONCE: Final = 4096
 COUNTED_AT_ONCE: Final = 1024
 """Counting sorts what it sees: 4,096 full pages took 115 milliseconds, for which the rounds waited."""
 
-TABLE_PAGES: Final = "SELECT pg_relation_size(to_regclass('{jobs}')) / current_setting('block_size')::int"
+TABLE_PAGES: Final = "SELECT pg_relation_size(to_regclass({jobs_text})) / current_setting('block_size')::int"
 
 ON_PAGES: Final = "ctid >= %(first)s::tid AND ctid < %(end)s::tid"
 

@@ -378,4 +378,4 @@ RETURNING 1"""
 # start as a number: its text would follow the TimeZone of the connection that asks.)
 IDENTITY: Final = """
 SELECT current_database(), extract(epoch FROM pg_postmaster_start_time())::text,
-    to_regclass('{jobs}')::oid::bigint"""
+    to_regclass({jobs_text})::oid::bigint"""

@@ -37,7 +37,7 @@ from dbqueue.store.postgres.watch_session import PostgresWatchSession
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.records import JobRecord
 from dbqueue.store.rows import Finish
-from dbqueue.store.statements import Statement, numbered, pyformat
+from dbqueue.store.statements import Statement, literal, numbered, pyformat
 from dbqueue.store.tables import NAMES, PREFIX
 from dbqueue.store.transactions import completing
 from dbqueue.store.transactions.joining import JoinedPsycopg
@@ -81,6 +81,7 @@ class PostgresStore(Store):
         prefix = f"{quote(schema)}." if schema else ""
         self.names = {
             **{name: f"{prefix}{PREFIX}{name}" for name in NAMES},
+            "jobs_text": literal(f"{prefix}{PREFIX}jobs"),
             **words.POSTGRES,
             **row_words(partitioned=False),  # until a worker's session has looked
             "now": "now()",

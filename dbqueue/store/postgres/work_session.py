@@ -35,6 +35,7 @@ from dbqueue.store.postgres.rescue import take_back
 from dbqueue.store.records import Claim, HeldClaim, HeldRound, Rescued, Round, Stray, WorkerInfo, WorkersBefore
 from dbqueue.store.rows import part, split
 from dbqueue.store.sessions import Bell, Tended, WorkSession
+from dbqueue.store.statements import literal
 from dbqueue.store.transactions.joining import JoinedPsycopg
 from dbqueue.store.workflows import inputs, removing
 
@@ -316,7 +317,7 @@ class PostgresWorkSession(WorkSession):
         return [Part(self._store.names["jobs"])] if self._partitions is None else self._partitions.parts()
 
     def _text_on(self, template: str, table: str) -> str:
-        return template.format(**{**self._store.names, "jobs": table})
+        return template.format(**{**self._store.names, "jobs": table, "jobs_text": literal(table)})
 
     def tend_partitions(self, *, older_than_seconds: float | None, now: datetime | None = None) -> Tended:
         self._look_at_table()

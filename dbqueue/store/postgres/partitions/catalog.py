@@ -23,7 +23,7 @@ out, to keep it, keeps its name."""
 TAKEN_OUT_MARK: Final = "taken out of the table of jobs by dbqueue, to be dropped"
 """Its comment, without which it is dropped by nobody: a table of the application's may have any name."""
 
-IS_PARTITIONED: Final = "SELECT relkind = 'p' FROM pg_class WHERE oid = to_regclass('{jobs}')"
+IS_PARTITIONED: Final = "SELECT relkind = 'p' FROM pg_class WHERE oid = to_regclass({jobs_text})"
 
 # Qualified, whatever the search path is.
 _LEAVES: Final = """
