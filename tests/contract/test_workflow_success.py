@@ -199,6 +199,12 @@ class TestSuccess:
         (body,) = worker.claim(max_input_bytes=1024)
         assert body.inputs == 1204
 
+    def test_inputs_are_measured_in_bytes(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chord(["a", "b"], "body"))
+        worker.settle(*(done(job, json.dumps("ü" * 600, ensure_ascii=False)) for job in worker.claim()))
+        (body,) = worker.claim(max_input_bytes=2048)
+        assert body.inputs == 2404
+
     def test_a_batch_reads_no_more_than_it_may(self, store: Store, worker: TestWorker) -> None:
         for n in range(4):
             store.enqueue_workflow(chain(f"a{n}", f"b{n}"))

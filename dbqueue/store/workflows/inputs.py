@@ -30,7 +30,7 @@ FROM (
             SELECT *, sum(size) OVER (PARTITION BY successor) AS total
             FROM (
                 SELECT successor, predecessor, place, input, content, gone,
-                    coalesce({{size}}(input), 0) + coalesce({{size}}(content), 0) AS size
+                    coalesce({{bytes_of_input}}, 0) + coalesce({{bytes_of_content}}, 0) AS size
                 FROM (
                     SELECT e.successor, e.predecessor, e.place,
                         p.id IS NULL OR (e.event = 'success' AND p.status <> 'SUCCESS') AS gone,

@@ -68,7 +68,8 @@ POSTGRES: Final = {
     " CAST(:surplus_at AS timestamptz) + interval '1 microsecond')",
     "clock": "now()",
     "index": "CAST(split_part(trim(both '[]' from place), ',', 1) AS integer)",
-    "size": "octet_length",
+    "bytes_of_input": "octet_length(input)",
+    "bytes_of_content": "octet_length(content)",
     "object": "json_build_object",
     "args": "p.args",
     "kwargs": "p.kwargs",
@@ -107,7 +108,8 @@ SQLITE: Final = {
     " coalesce(:surplus_at || '0', ''))",
     "clock": "strftime('%Y-%m-%d %H:%M:%f', 'now')",
     "index": "CAST(substr(place, 2) AS integer)",
-    "size": "length",
+    "bytes_of_input": "length(CAST(input AS BLOB))",  # of a text it is the number of characters
+    "bytes_of_content": "length(content)",
     "object": "json_object",
     **{name: _sqlite_json(f"p.{name}") for name in ("args", "kwargs", "headers", "result")},
 }
