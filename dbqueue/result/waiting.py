@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 FIRST_PAUSE_SECONDS: Final = 0.00015
 SHARE_OF_WAIT: Final = 0.1
+LONGEST_SLEEP_SECONDS: Final = 1.0
+"""So soon a thread looks up that waits for the question of another: that one may be interrupted, and tell nobody."""
 
 
 class HeadStart:
@@ -52,7 +54,9 @@ class ResultWaiter(Generic[T]):
 
     def __init__(self, finished: Callable[[Sequence[str]], dict[str, T]], took_seconds: Callable[[T], float]) -> None:
         self._finished, self._took_seconds = finished, took_seconds
-        self._condition = threading.Condition()
+        # The lock is taken as it is: between the condition's own steps to it a signal's handler may raise.
+        self._lock = threading.RLock()
+        self._condition = threading.Condition(self._lock)
         self._awaited: Counter[str] = Counter()
         self._intervals: list[float] = []
         """Of all who wait: whoever leads looks for them too."""
@@ -73,54 +77,68 @@ class ResultWaiter(Generic[T]):
         first_look_at = now if sent_at is None else max(now, sent_at + self._head_start.seconds)
         if deadline is not None and first_look_at >= deadline:
             first_look_at = now
-        with self._condition:
-            self._awaited[job_id] += 1
-            self._intervals.append(interval)
-            self._newest_at = first_look_at  # from there on the pauses grow
-            self._next_look_at = first_look_at
-            try:
-                record = self._wait(job_id, deadline, asked=first_look_at > now)
-                if record is not None and sent_at is not None:
-                    self._head_start.learn(self._took_seconds(record))
-                return record
-            finally:
+        counted = False
+        try:
+            with self._lock:
+                self._awaited[job_id] += 1
+                counted = True
+                self._intervals.append(interval)
+                self._newest_at = first_look_at  # from there on the pauses grow
+                self._next_look_at = first_look_at
+            record = self._wait(job_id, deadline, asked=first_look_at > now)
+            if record is not None and sent_at is not None:
+                self._head_start.learn(self._took_seconds(record))
+            return record
+        finally:
+            if counted:
+                self._go(job_id, interval)
+
+    def _go(self, job_id: str, interval: float) -> None:
+        with self._lock:
+            self._awaited[job_id] -= 1
+            if not self._awaited[job_id]:
+                del self._awaited[job_id]
+                self._ended.pop(job_id, None)
+            if interval in self._intervals:  # not where it was interrupted before
                 self._intervals.remove(interval)
-                self._awaited[job_id] -= 1
-                if not self._awaited[job_id]:
-                    del self._awaited[job_id]
-                    self._ended.pop(job_id, None)
 
     def _wait(self, job_id: str, deadline: float | None, *, asked: bool) -> T | None:
-        while job_id not in self._ended:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0 and asked:
-                return None
-            until_look = self._next_look_at - time.monotonic()
-            if self._leading:
+        while True:
+            leads, ids = False, list[str]()
+            ended: dict[str, T] | None = None
+            # Whoever leads must not be taken for leading when it was interrupted, wherever that was: nobody would ask
+            # any more.
+            try:
+                with self._lock:
+                    if job_id in self._ended:
+                        return self._ended[job_id]
+                    left = LONGEST_SLEEP_SECONDS if deadline is None else deadline - time.monotonic()
+                    if left <= 0 and asked:
+                        return None
+                    until_look = self._next_look_at - time.monotonic()
+                    if self._leading:
+                        self._condition.wait(min(left, LONGEST_SLEEP_SECONDS))
+                    elif asked and until_look > 0:  # whoever wakes first looks for all, and nobody before the time
+                        self._condition.wait(min(until_look, max(left, 0.0), LONGEST_SLEEP_SECONDS))
+                    else:
+                        ids = list(self._awaited)
+                        self._leading = leads = True
                 asked = True
-                self._condition.wait(left)
-            elif asked and until_look > 0:  # whoever wakes first looks for all, and nobody before the time
-                self._condition.wait(until_look if left is None else min(until_look, max(left, 0.0)))
-            else:
-                self._lead()
-                asked = True
-                self._next_look_at = time.monotonic() + self._pause()
-        return self._ended[job_id]
+                if leads:
+                    ended = self._finished(ids)  # without holding the lock
+            finally:
+                if leads:
+                    self._leading = False
+                    self._tell(ended)
 
-    def _lead(self) -> None:
-        """Ask for everybody, without holding the lock meanwhile."""
-        self._leading = True
-        ids = list(self._awaited)
-        self._condition.release()
-        ended: dict[str, T] = {}
-        try:
-            ended = self._finished(ids)
-        finally:
-            self._condition.acquire()
-            self._leading = False
-            self._ended |= {job_id: record for job_id, record in ended.items() if job_id in self._awaited}
+    def _tell(self, ended: dict[str, T] | None) -> None:
+        """Let everybody have the answer; None where there was none, and the next one asks at once."""
+        with self._lock:
+            if ended is not None:
+                self._ended |= {job_id: record for job_id, record in ended.items() if job_id in self._awaited}
+                self._next_look_at = time.monotonic() + self._pause()
             self._condition.notify_all()
 
     def _pause(self) -> float:
         waited = time.monotonic() - self._newest_at
-        return min(max(FIRST_PAUSE_SECONDS, waited * SHARE_OF_WAIT), *self._intervals)
+        return min([max(FIRST_PAUSE_SECONDS, waited * SHARE_OF_WAIT), *self._intervals])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -263,6 +265,75 @@ def test_those_who_wait_share_their_pauses(database: Database) -> None:
     all_wait = next(number for number, ids in enumerate(database.questions) if len(ids) == len(threads))
     # Ten at the shortest pause, then one for each tenth more of the time: 90. And one for each who goes.
     assert len(database.questions) - all_wait < 300
+
+
+@pytest.mark.parametrize("timeout", [1e11, float("inf")])
+def test_a_time_that_is_longer_than_a_thread_can_sleep(database: Database, timeout: float) -> None:
+    """Also behind the question of another."""
+    asked, free = threading.Event(), threading.Event()
+
+    def held_up(ids: Sequence[str]) -> dict[str, str]:
+        asked.set()
+        assert free.wait(60)
+        return database.finished(ids)
+
+    waiter, values = ResultWaiter(held_up, lambda _: 0.003), dict[str, str | None]()
+
+    def wait(job_id: str) -> None:
+        values[job_id] = waiter.wait(job_id, timeout=timeout, interval=0.01)
+
+    threads = [in_thread(lambda: wait("a"))]
+    assert asked.wait(60)
+    threads.append(in_thread(lambda: wait("b")))
+    wait_until(lambda: len(waiter._awaited) == 2)
+    time.sleep(0.05)
+    database.ended |= {"a": "done", "b": "done, too"}
+    free.set()
+    for thread in threads:
+        thread.join(60)
+    assert values == database.ended
+
+
+class Interrupt(BaseException):
+    """What a signal's handler raises."""
+
+
+def interrupted(number: int, wait: Callable[[], Any]) -> bool:
+    """Raise Interrupt at the end of the so-manieth call that the module makes; whether there was one."""
+    left = number
+
+    def profile(frame: Any, event: str, argument: object) -> None:
+        nonlocal left
+        caller = frame if event == "c_return" else frame.f_back if event == "return" else None
+        if caller is not None and caller.f_code.co_filename == waiting.__file__:
+            left -= 1
+            if left == 0:
+                raise Interrupt
+
+    sys.setprofile(profile)
+    try:
+        wait()
+    except Interrupt:
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
+
+
+def test_one_who_is_interrupted_at_any_moment_leaves_the_question_to_the_next() -> None:
+    """It is a signal's handler that does so: whoever was taken for the one who asks would never do."""
+
+    def goes_on(number: int) -> bool:
+        """Whether there was a call of that number."""
+        database = Database()
+        waiter, values = waiter_of(database), list[str | None]()
+        was_interrupted = interrupted(number, lambda: waiter.wait("a", timeout=0.001, interval=0.0005))
+        database.ended["b"] = "done"
+        in_thread(lambda: values.append(waiter.wait("b", timeout=60, interval=0.01))).join(10)
+        assert values == ["done"], f"after an interrupt at call {number}"
+        return was_interrupted
+
+    assert next(number for number in itertools.count(1) if not goes_on(number)) > 20
 
 
 class TestHeadStart:
