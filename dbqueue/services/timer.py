@@ -13,6 +13,9 @@ from typing import Any, Final
 
 logger: Final = logging.getLogger("dbqueue.worker")
 
+LONGEST_SLEEP_SECONDS: Final = 3600.0
+"""A call may be due in a thousand years: longer than a thread can be told to sleep."""
+
 
 class Entry:
     """One call that is to come, or one that comes again and again; `cancel` calls it off."""
@@ -95,7 +98,8 @@ class Timer:
         while True:
             with self._changed:
                 while not self._stopped and not (self._due and self._due[0][0] <= time.monotonic()):
-                    self._changed.wait(self._due[0][0] - time.monotonic() if self._due else None)
+                    left = self._due[0][0] - time.monotonic() if self._due else LONGEST_SLEEP_SECONDS
+                    self._changed.wait(min(left, LONGEST_SLEEP_SECONDS))
                 if self._stopped:
                     return
                 at, _, entry = heapq.heappop(self._due)

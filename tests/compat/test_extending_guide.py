@@ -256,6 +256,16 @@ class TestTimer:
         timer.stop()
         assert called == []
 
+    @pytest.mark.parametrize("never", [1e11, float("inf")])
+    def test_one_that_never_comes_keeps_no_other_from_it(self, never: float) -> None:
+        """Its time is longer than a thread can sleep."""
+        called, timer = threading.Event(), Timer()
+        timer.call_after(never, print)
+        time.sleep(0.05)
+        timer.call_after(0, called.set)
+        assert called.wait(30)
+        timer.stop()
+
     def test_calls_that_were_missed_are_not_made_up_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
         now = [1000.0]
         monkeypatch.setattr("dbqueue.services.timer.time", SimpleNamespace(monotonic=lambda: now[0]))
