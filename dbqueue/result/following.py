@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from dbqueue.errors import TimeoutError  # noqa: A004 - Celery's name
+from dbqueue.jobs import PENDING
 
 if TYPE_CHECKING:
     from dbqueue.result.single import AsyncResult
+    from dbqueue.store.records import JobRecord
 
 LOOK_SECONDS: Final = 0.25
 """The time between two looks: workers write the progress of a job about as often."""
@@ -29,14 +31,15 @@ def follow(
     `traceback`, `children`, `task_id`), the last one too; `on_interval` is called after each look.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    told: Any = None
+    told: JobRecord | None = None
     while True:
         left = LOOK_SECONDS if deadline is None else min(LOOK_SECONDS, deadline - time.monotonic())
         ended = result.wait_briefly(max(0.0, left), interval)
-        message = _message(result)
-        if on_message is not None and message is not None and message != told:
-            told = message
-            on_message(message)
+        seen = result.seen()
+        # By its row: an exception that is made of it anew is another one each time.
+        if on_message is not None and seen.row != told and seen.state != PENDING:
+            told = seen.row
+            on_message(_message(seen))
         if on_interval is not None:
             on_interval()
         if ended:
@@ -45,11 +48,7 @@ def follow(
             raise TimeoutError
 
 
-def _message(result: AsyncResult[Any]) -> dict[str, Any] | None:
-    """What is known of the job now; None while there is nothing to tell."""
-    seen = result.seen()
-    if seen.state == "PENDING":
-        return None
+def _message(seen: AsyncResult[Any]) -> dict[str, Any]:
     return {
         "task_id": seen.id,
         "status": seen.state,

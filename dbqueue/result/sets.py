@@ -171,7 +171,7 @@ class ResultSet(ResultBase):
         if disable_sync_subtasks:
             refuse_to_wait()
         values: list[Any] = []
-        for result, value in self._each(timeout, propagate, interval):
+        for result, value in self._each(timeout, propagate, interval, **_told(on_message, on_interval)):
             if callback is not None:
                 callback(result.id, value)
             else:
@@ -212,16 +212,23 @@ class ResultSet(ResultBase):
         """The values, each as soon as those before it have ended too."""
         return (value for _, value in self._each(timeout, propagate, interval))
 
-    def iter_native(self, timeout: float | None = None, interval: float = DEFAULT_INTERVAL_SECONDS, **_: Any) -> Any:
+    def iter_native(
+        self,
+        timeout: float | None = None,
+        interval: float = DEFAULT_INTERVAL_SECONDS,
+        no_ack: bool = True,
+        on_message: Any = None,
+        on_interval: Any = None,
+    ) -> Any:
         """Pairs of ids and `{"status": ..., "result": ...}`."""
-        for result, value in self._each(timeout, False, interval):
+        for result, value in self._each(timeout, False, interval, **_told(on_message, on_interval)):
             yield result.id, {"task_id": result.id, "status": getattr(result, "state", None), "result": value}
 
     @property
     def supports_native_join(self) -> bool:
         return True
 
-    def _each(self, timeout: float | None, propagate: bool, interval: float) -> Iterator[tuple[Any, Any]]:
+    def _each(self, timeout: float | None, propagate: bool, interval: float, **told: Any) -> Iterator[tuple[Any, Any]]:
         deadline = None if timeout is None else time.monotonic() + timeout
         rest = [leaf for leaf in self._leaves() if leaf.reads_row]
         for result in self.results:
@@ -233,7 +240,7 @@ class ResultSet(ResultBase):
                     if leaf.id in found:
                         leaf.take(found[leaf.id])
             try:
-                value = result.get(_left(deadline), propagate, interval=interval, disable_sync_subtasks=False)
+                value = result.get(_left(deadline), propagate, interval=interval, disable_sync_subtasks=False, **told)
             except ChordError as error:
                 whole = self._with_cause(error)
                 raise whole from whole.__cause__
@@ -255,9 +262,10 @@ class ResultSet(ResultBase):
         missing = {leaf.id for leaf in leaves}
 
         def ended(result: Any) -> None:
-            missing.discard(result.id)
-            if not missing:
-                callback(self)
+            if result.id in missing:  # two may be of one job
+                missing.discard(result.id)
+                if not missing:
+                    callback(self)
 
         def failed(result: Any) -> None:
             if on_error is not None:
@@ -378,6 +386,11 @@ class GroupResult(ResultSet):
 
 def _group(group_id: str, results: list[Any], parent: Any) -> GroupResult:
     return GroupResult(group_id, results, parent=parent)
+
+
+def _told(on_message: Any, on_interval: Any) -> dict[str, Any]:
+    """Those that are to be told: nothing else has another way to wait."""
+    return {name: call for name, call in (("on_message", on_message), ("on_interval", on_interval)) if call is not None}
 
 
 def _left(deadline: float | None) -> float | None:

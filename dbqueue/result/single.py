@@ -93,6 +93,11 @@ class AsyncResult(Family, Generic[R]):
         """The row's status when it was last read; None without a row."""
         return None if self._last is None else self._last.status
 
+    @property
+    def row(self) -> JobRecord | None:
+        """The row as it was last read."""
+        return self._last
+
     def take(self, record: JobRecord | None) -> None:
         """Take the row as somebody has just read it."""
         self._last = record

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 import pickle
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -67,6 +69,41 @@ class TestOnMessage:
             "traceback": None,
             "children": [],
         }
+
+    def test_a_state_is_told_once(self, app: DBQueue) -> None:
+        """An exception that a row is read as is another object each time."""
+
+        @app.task(name="again", bind=True)
+        def again(self: Any) -> None:
+            raise self.retry(countdown=3600, exc=ValueError("not yet"))
+
+        result = again.delay()
+        assert drain(app).counts == {"RETRY": 1}
+        messages: list[dict[str, Any]] = []
+        with pytest.raises(TimeoutError):
+            result.get(timeout=0.8, on_message=messages.append)
+        assert [body["status"] for body in messages] == ["RETRY"]
+
+    def test_of_many(self, app: DBQueue) -> None:
+        task = app.task(name="none")(lambda: None)
+        results, waits = [task.delay(), task.delay()], task.delay()
+        for result in results:
+            result.revoke()
+        for together in (ResultSet(results), GroupResult("g", [ResultSet(results[:1]), results[1]], app=app)):
+            messages: list[dict[str, Any]] = []
+            looks = itertools.count()
+            together.get(propagate=False, timeout=TIMEOUT, on_message=messages.append, on_interval=partial(next, looks))
+            assert [(body["task_id"], body["status"]) for body in messages] == [
+                (result.id, "REVOKED") for result in results
+            ]
+            assert next(looks) >= 2
+        messages = []
+        list(ResultSet(results).iter_native(on_message=messages.append))
+        assert len(messages) == 2
+        looks = itertools.count()
+        with pytest.raises(TimeoutError):
+            ResultSet([waits]).get(timeout=0.01, on_interval=partial(next, looks))
+        assert next(looks) >= 1
 
     def test_while_nothing_happens(self, app: DBQueue) -> None:
         intervals: list[int] = []

@@ -78,7 +78,9 @@ class TestWaiting:
         AsyncResult[Any](result.id, app=lone_app).then(told.append)
         nothing = ResultSet([], app=lone_app)
         nothing.then(told.append)
-        assert told[2:] == [result, nothing]
+        twice = ResultSet([result, AsyncResult[Any](result.id, app=lone_app)], app=lone_app)
+        twice.then(told.append)
+        assert told[2:] == [result, nothing, twice]
 
     def test_the_timeout_is_for_all_together(self, monkeypatch: pytest.MonkeyPatch) -> None:
         now = iter([100.0, 103.0, 109.0])
