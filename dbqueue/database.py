@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from dbqueue import task_events, urls
 from dbqueue.bulk import Batch
 from dbqueue.calls import announce_published
 from dbqueue.context import current_request
-from dbqueue.errors import ImproperlyConfigured
+from dbqueue.errors import ImproperlyConfigured, SoftTimeLimitExceeded
 from dbqueue.jobs import NewJob
 from dbqueue.result.waiting import ResultWaiter
 from dbqueue.services.connection import Connection
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 DEFAULT_URL: Final = "sqlite:///dbqueue.sqlite3"
 """Where jobs go when no URL is given: a file in the current folder."""
 
+logger: Final = logging.getLogger("dbqueue.store")
+
 _NOTHING: Final = object()
 _joined: ContextVar[Any] = ContextVar("dbqueue_joined_connection", default=_NOTHING)
 
@@ -39,7 +42,7 @@ def using(connection: Any) -> Iterator[None]:
     """Enqueue in the transaction of `connection`, for all calls in this block.
 
     `connection` is a SQLAlchemy Session, AsyncSession, Connection or AsyncConnection, a psycopg
-    Connection or AsyncConnection, or a sqlite3.Connection, to the queue's own database; the
+    Connection or AsyncConnection, a sqlite3.Connection, or Django's, to the queue's own database; the
     asynchronous ones go with `adelay` and `aapply_async`. Its commit makes the jobs visible and
     wakes a worker; its rollback leaves nothing. Holds for this thread or asyncio task.
 
@@ -326,10 +329,15 @@ class Database:
         if self._conf.task_send_sent_event and jobs:
             from dbqueue.store import events
 
-            if connection is None:
-                events.send(store, self._sent(jobs))
-            else:
+            if connection is not None:
                 events.send_in(store, connection, self._sent(jobs))
+                return
+            try:
+                events.send(store, self._sent(jobs))
+            except SoftTimeLimitExceeded:  # that of the task which calls
+                raise
+            except Exception as error:  # noqa: BLE001 - who hears of an error sends again what is there already
+                logger.warning("Monitors are not told of %d jobs that are enqueued (task-sent): %s", len(jobs), error)
 
     def _sent(self, jobs: Sequence[NewJob]) -> list[task_events.Event]:
         return [task_events.sent(job, levels=self._conf.task_repr_maxlevels) for job in jobs]

@@ -201,6 +201,15 @@ def test_sent(database_url: str) -> None:
         assert (task.state, task.client, task.worker) == ("PENDING", event["hostname"], None)
 
 
+def test_a_call_is_there_though_nobody_can_be_told_of_it(app: DBQueue, caplog: pytest.LogCaptureFixture) -> None:
+    """It is committed before: who heard of an error would call again."""
+    app.conf.task_send_sent_event = True
+    run_sql(app.database.store, "ALTER TABLE dbqueue_events RENAME TO elsewhere")
+    result = app.tasks["sample.add"].delay(1, 2)
+    assert result.exists()
+    assert "Monitors are not told of 1 jobs" in caplog.text
+
+
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
 
 
