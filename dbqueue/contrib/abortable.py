@@ -39,6 +39,7 @@ class AbortableAsyncResult(AsyncResult[R]):
         """Ask the job to end. One that waits is revoked; one that has ended stays as it is."""
         if not self.app.database.set_state(self.id, ABORTED, None):
             self.revoke()
+            self.app.database.set_state(self.id, ABORTED, None)  # it may have begun between the two
 
 
 class AbortableTask(Task[P, R]):
@@ -52,8 +53,18 @@ class AbortableTask(Task[P, R]):
 
     def apply_async(self, *args: Any, **options: Any) -> Any:
         """As `Task.apply_async`; the result can abort the call."""
-        result = super().apply_async(*args, **options)
-        return self.AsyncResult(result.id) if type(result) is AsyncResult else result
+        return self._abortable(super().apply_async(*args, **options))
+
+    async def aapply_async(self, *args: Any, **options: Any) -> Any:
+        """As `Task.aapply_async`; the result can abort the call."""
+        return self._abortable(await super().aapply_async(*args, **options))
+
+    def _abortable(self, result: Any) -> Any:
+        if type(result) is not AsyncResult:
+            return result
+        own = self.AsyncResult(result.id)
+        own.ignored, own.parent, own.sent_at = result.ignored, result.parent, result.sent_at
+        return own
 
     def is_aborted(self, **kwargs: Any) -> bool:
         """Whether the job that runs here was asked to end. `kwargs` are Celery's, for a `task_id`."""

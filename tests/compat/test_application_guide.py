@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from dbqueue.contrib.testing.worker import start_worker
 from dbqueue.exceptions import AlreadyRegistered, ImproperlyConfigured, Retry
 from dbqueue.result import AsyncResult, GroupResult
 from dbqueue.states import FAILURE, PENDING, SUCCESS, precedence, state
+from tests.stores import TestWorker
 from tests.waiting import wait_until
 
 
@@ -337,6 +339,31 @@ class TestAbortable:
             result.abort()
             assert result.get(timeout=30) == "aborted"
             assert not result.is_aborted()
+
+    def test_one_that_begins_as_it_is_aborted(self, app: DBQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It did not run when it was asked for the first time, and was no job that waits when it was to be revoked."""
+        result: Any = app.task(name="count", base=AbortableTask)(lambda: None).delay()
+        worker, set_state = TestWorker(app.database.store), app.database.set_state
+        claimed: list[Any] = []
+
+        def and_then_it_begins(*arguments: Any) -> bool:
+            found = set_state(*arguments)
+            if not claimed:
+                claimed.append(worker.claim_one())
+            return found
+
+        monkeypatch.setattr(app.database, "set_state", and_then_it_begins)
+        result.abort()
+        assert result.is_aborted()
+        worker.close()
+
+    def test_each_way_of_a_call(self, app: DBQueue) -> None:
+        task = app.task(name="count", base=AbortableTask)(lambda: None)
+        for result in (task.delay(), asyncio.run(task.adelay()), task.s().delay()):
+            assert isinstance(result, AbortableAsyncResult)
+            assert result.sent_at is not None
+        ignored = app.task(name="ignored", base=AbortableTask, ignore_result=True)(lambda: None).delay()
+        assert ignored.get(timeout=0) is None
 
     def test_one_that_waits_is_revoked(self, app: DBQueue) -> None:
         result = app.task(name="count", base=AbortableTask)(lambda: None).delay()
