@@ -19,7 +19,7 @@ def with_cause(error: ChordError, cause: BaseException) -> ChordError:
         merged: ChordError = both.__new__(both, *error.args)
         merged.args = error.args
         merged.__dict__.update(cause.__dict__)
-    except TypeError:
+    except Exception:  # noqa: BLE001 - whatever the class does to be made
         merged = error
     merged.__cause__ = cause
     return merged

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -25,8 +25,13 @@ def test_it_is_caught_as_both_and_has_what_the_cause_had() -> None:
     assert (error.item, str(error), error.__cause__) == ("jug", "Dependency raised OutOfStock", cause)
 
 
-def test_where_python_cannot_make_such_a_class_it_stays_what_it_is() -> None:
-    cause = OSError(2, "No such file")
+class ByNumber(Exception):
+    def __new__(cls, number: object) -> Self:
+        return super().__new__(cls, 100 // int(str(number)))
+
+
+@pytest.mark.parametrize("cause", [OSError(2, "No such file"), ByNumber(5)])
+def test_where_python_cannot_make_such_a_class_it_stays_what_it_is(cause: Exception) -> None:
     error = with_cause(ChordError("Dependency raised"), cause)
     assert isinstance(error, ChordError)
     assert error.__cause__ is cause
