@@ -35,6 +35,8 @@ TASK_EVENT_TO_STATE: Final = {
     "rejected": REJECTED,
 }
 _RANK: Final = {PENDING: 0, RECEIVED: 1, STARTED: 2, REJECTED: 3, RETRY: 3, SUCCESS: 4, FAILURE: 4, REVOKED: 4}
+_OWN_RANK: Final = 3
+"""That of a state of a program's own: whoever runs the task has sent it, so it had started."""
 _EARLY: Final = frozenset({"name", "args", "kwargs", "eta", "expires", "retries", "root_id", "parent_id"})
 """What only the events `sent` and `received` know; taken from them even when they are late."""
 
@@ -143,7 +145,7 @@ class Task:
         retried = (
             self.state in (RETRY, REJECTED) and state in (RECEIVED, STARTED) and timestamp >= (self.timestamp or 0)
         )
-        late = not retried and _RANK.get(state, 2) < _RANK.get(self.state, -1)
+        late = not retried and _RANK.get(state, _OWN_RANK) < _RANK.get(self.state, _OWN_RANK)
         known = {name: value for name, value in fields.items() if _is_free(name)}
         if late:
             known = {name: value for name, value in known.items() if name in _EARLY and getattr(self, name) is None}

@@ -25,6 +25,16 @@ def test_of_a_late_event_only_what_describes_the_call_is_taken() -> None:
     assert (task.retries, task.retried) == (1, 2.0)
 
 
+def test_what_comes_after_an_event_of_a_task_s_own_and_was_before_it() -> None:
+    """That one is written at once; those of the worker, and of a caller who has committed, come later."""
+    state = State()
+    for kind, moment in (("loaf", 4.0), ("sent", 1.0), ("received", 2.0), ("started", 3.0)):
+        heard(state, f"task-{kind}", timestamp=moment)
+    assert (state.tasks["u"].state, state.tasks["u"].timestamp, state.tasks["u"].started) == ("LOAF", 4.0, 3.0)
+    heard(state, "task-retried", timestamp=5.0)
+    assert state.tasks["u"].state == "RETRY"
+
+
 @pytest.mark.parametrize("name", ["_children", "_cluster", "_other", "event", "info", "ready", "children", "__class__"])
 def test_no_field_of_an_event_takes_the_place_of_what_a_task_is_made_of(name: str) -> None:
     state = State()
