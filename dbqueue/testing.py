@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -25,6 +25,7 @@ from uuid import uuid4
 
 from dbqueue import codec
 from dbqueue.calls import new_job
+from dbqueue.codec import payloads
 from dbqueue.errors import TaskRevokedError
 from dbqueue.jobs import (
     FAILURE,
@@ -54,6 +55,8 @@ from dbqueue.worker.settling import explain
 
 if TYPE_CHECKING:
     from dbqueue.app import DBQueue
+    from dbqueue.store.queries import JobRow
+    from dbqueue.store.records import JobRecord
     from dbqueue.task import Task
     from dbqueue.worker.executor import Executor
 
@@ -278,20 +281,21 @@ def all_enqueued(
     from dbqueue.store import queries
 
     rows = queries.find_jobs(app.database.store, statuses=WAITING, limit=MAX_LISTED)
+    rows = [row for row in reversed(rows) if task is None or row.task == _name(task)]
+    calls = app.database.store.fetch([row.id for row in rows if row.content_type is not None])
     found = [
         EnqueuedJob(
             row.id,
             row.task,
-            codec.loads(row.args),
-            codec.loads(row.kwargs),
+            *call,
             row.queue,
             row.priority,
             row.status,
             row.eta,
             row.expires_at,
         )
-        for row in reversed(rows)
-        if task is None or row.task == _name(task)
+        for row in rows
+        for call in (_call(row, calls.get(row.id), app.conf.accept_content),)
     ]
     return [
         job
@@ -300,6 +304,11 @@ def all_enqueued(
         and (kwargs is None or job.kwargs == dict(kwargs))
         and (queue is None or matches(job.queue, [queue]))
     ]
+
+
+def _call(row: JobRow, record: JobRecord | None, accepted: Collection[str]) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments; those in another serializer than JSON are in the `record`."""
+    return (codec.loads(row.args), codec.loads(row.kwargs)) if record is None else payloads.read_call(record, accepted)
 
 
 def assert_enqueued(app: DBQueue, *, count: int | None = None, **wanted: Any) -> list[EnqueuedJob]:

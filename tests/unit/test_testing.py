@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dbqueue import DBQueue, testing
+from dbqueue.contrib.testing.worker import start_worker
 from dbqueue.errors import EncodeError, ImproperlyConfigured, Reject
 from dbqueue.services.workers import Worker
 from dbqueue.store import changes, queues
@@ -184,6 +185,15 @@ def test_assertions_about_what_is_enqueued(app: DBQueue) -> None:
         testing.refute_enqueued(app, task=mail)
 
 
+def test_what_is_enqueued_by_another_serializer(real_app: DBQueue) -> None:
+    real_app.conf.accept_content = ["json", "pickle"]
+    pack = real_app.task(name="pack", serializer="pickle")(lambda *_, **__: None)
+    pack.delay(1, {2, 3}, when=4)
+    (job,) = testing.assert_enqueued(real_app, task=pack, args=[1, {2, 3}], kwargs={"when": 4})
+    assert (job.args, job.kwargs) == ([1, {2, 3}], {"when": 4})
+    testing.refute_enqueued(real_app, args=[], kwargs={})
+
+
 def test_perform_job_needs_no_database() -> None:
     app = DBQueue("shop", broker="postgresql://nobody@127.0.0.1:9/nothing", set_as_current=False)
 
@@ -293,6 +303,13 @@ def test_eager_calls_send_no_signal_of_a_publication(app: DBQueue) -> None:
 
 
 # -- the database in memory
+
+
+def test_a_worker_for_tests_of_an_application_that_keeps_no_results(app: DBQueue) -> None:
+    """What it is tried with before is asked for its result all the same."""
+    app.conf.task_ignore_result = True
+    with start_worker(app, ping_task_timeout=60, shutdown_timeout=60) as worker:
+        assert worker.app is app
 
 
 def test_threads_share_a_database_in_memory(app: DBQueue) -> None:

@@ -51,7 +51,7 @@ def start_worker(
     """
     test_worker_starting.send(sender=app)
     app.set_current()
-    ping = app.task(name="dbqueue.ping")(_ping)
+    ping = app.task(name="dbqueue.ping", ignore_result=False)(_ping)
     thread = _WorkerThread(app, concurrency=concurrency, pool=pool, **options)
     worker = thread.worker
     try:
