@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
+from importlib import import_module
 from typing import Any
 
 import psycopg
@@ -90,6 +91,27 @@ def by_psycopg(url: str, **options: Any) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
+def by_django(url: str) -> Iterator[Any]:
+    settings, handlers = import_module("django.conf").settings, import_module("django.db.utils")
+    if not settings.configured:
+        settings.configure()
+    given = sa.make_url(url)
+    kind = "sqlite3" if given.get_backend_name() == "sqlite" else "postgresql"
+    places = {
+        "ENGINE": f"django.db.backends.{kind}",
+        "NAME": given.database,
+        "HOST": given.host or "",
+        "PORT": given.port or "",
+        "USER": given.username or "",
+        "PASSWORD": given.password or "",
+    }
+    connection = handlers.ConnectionHandler({"default": places})["default"]
+    connection.set_autocommit(False)
+    yield connection, connection.commit, connection.rollback
+    connection.close()
+
+
+@contextlib.contextmanager
 def by_pipeline(url: str) -> Iterator[Any]:
     with psycopg.connect(libpq_url(url)) as connection, connection.pipeline():
         yield connection, connection.commit, connection.rollback
@@ -121,6 +143,7 @@ SYNC: dict[str, tuple[str, Callable[[str], Any]]] = {
     "psycopg in another time zone": ("postgresql", lambda url: by_psycopg(url, options="-c timezone=Asia/Tokyo")),
     "psycopg with client cursors": ("postgresql", lambda url: by_psycopg(url, cursor_factory=psycopg.ClientCursor)),
     "psycopg in a pipeline": ("postgresql", by_pipeline),
+    "django": ("", by_django),
     "sqlite3": ("sqlite", by_sqlite3),
     "sqlite3 with dict rows": ("sqlite", by_sqlite3_with_dict_rows),
 }

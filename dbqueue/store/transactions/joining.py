@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 ACCEPTED = (
     "a SQLAlchemy Session, AsyncSession, Connection or AsyncConnection, "
-    "a psycopg Connection or AsyncConnection, or a sqlite3.Connection"
+    "a psycopg Connection or AsyncConnection, a sqlite3.Connection, or Django's connection"
 )
 
 _checked: WeakKeyDictionary[Any, WeakSet[Store]] = WeakKeyDictionary()
@@ -192,11 +192,21 @@ def is_async(connection: object) -> bool:
     )
 
 
+def _is_of_django(connection: object) -> bool:
+    """Whether it is `django.db.connection`, or one of `django.db.connections`."""
+    return _is(connection, "django.utils.connection", "ConnectionProxy") or _is(
+        connection, "django.db.backends.base.base", "BaseDatabaseWrapper"
+    )
+
+
 def join(connection: Any) -> Joined:
     """The adapter of a synchronous connection; ForeignConnection for anything else."""
     # Asked by name: whoever has a session has loaded the ORM, and a worker without one is 6 MB smaller.
     if _is(connection, "sqlalchemy.orm", "scoped_session"):
         connection = connection()
+    if _is_of_django(connection):
+        connection.ensure_connection()
+        connection = connection.connection
     if _is(connection, "sqlalchemy.orm", "Session"):
         return JoinedSession(connection)
     if isinstance(connection, sa.Connection):
