@@ -394,6 +394,8 @@ class Executor:
         runner: asyncio.Runner | None = getattr(self._runners, "runner", None)
         if runner is not None:
             del self._runners.runner
+            if runner.get_loop().is_closed():
+                return
             if self.transactions is not None:
                 runner.run(self.transactions.leave_loop())
             runner.close()
@@ -405,6 +407,7 @@ class Executor:
     def _loop(self) -> asyncio.Runner:
         """This thread's event loop: one for all its jobs, so that clients bound to it stay usable."""
         runner: asyncio.Runner | None = getattr(self._runners, "runner", None)
-        if runner is None:
+        # A function may have closed it: `asyncio.get_event_loop().close()` is in many a program.
+        if runner is None or runner.get_loop().is_closed():
             runner = self._runners.runner = asyncio.Runner()
         return runner

@@ -486,6 +486,17 @@ def test_a_soft_limit_that_is_caught_leaves_no_cancellation(app: DBQueue, run: R
     assert outcome.result == '"timed out"'
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a thread that has no loop
+@pytest.mark.parametrize("then", [("aadd", 1, 2), None], ids=["another coroutine", "the end"])
+def test_a_function_that_closes_the_event_loop_harms_no_other_job(app: DBQueue, then: Any) -> None:
+    executor = Worker(app, pool="solo").executor
+    app.task(name="sample.closes")(lambda: asyncio.get_event_loop().close())
+    for name, *args in (("aadd", 1, 2), ("closes",), *([then] if then else [])):
+        job = ClaimedJob(**(FIELDS | {"task": f"sample.{name}", "args": json.dumps(args)}))
+        assert isinstance(executor.run(job), Succeeded)
+    executor.close()
+
+
 def test_a_function_that_waits_for_a_thread_can_be_interrupted(app: DBQueue) -> None:
     """And nothing else: the loop's own thread is that of all its jobs."""
     executor, job = Worker(app, pool="solo").executor, ClaimedJob(**(FIELDS | {"task": "sample.add", "args": "[1, 2]"}))
