@@ -196,6 +196,18 @@ def test_parked_jobs_do_not_hide_those_behind_them(store: Store) -> None:
     steps._session.close()
 
 
+def test_what_is_parked_is_held_until_that_is_written(store: Store) -> None:
+    """Else it would be taken for a job of a claim whose reply was lost, should the connection break before."""
+    steps = Steps(store, TaskRates({"shop.pack": Rate(1 / 3600)}))
+    for number in range(2):
+        enqueued(store, f"pack {number}")
+    assert names(steps.step(want=2)) == ["pack 0"]
+    assert (set(steps._holding.known), steps.waiting_outcomes) == ({"pack 0", "pack 1"}, 1)
+    steps.step(want=0)
+    assert (set(steps._holding.known), steps.waiting_outcomes) == ({"pack 0"}, 0)
+    steps._session.close()
+
+
 # signs
 
 
