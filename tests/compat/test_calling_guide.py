@@ -83,6 +83,7 @@ class TestOnMessage:
         with pytest.raises(TimeoutError):
             result.get(timeout=0.8, on_message=messages.append)
         assert [body["status"] for body in messages] == ["RETRY"]
+        assert "not yet" in messages[0]["traceback"]
 
     def test_of_many(self, app: DBQueue) -> None:
         task = app.task(name="none")(lambda: None)

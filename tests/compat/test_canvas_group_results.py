@@ -98,6 +98,44 @@ class TestWaiting:
         result.revoke()
         assert [each.state for each in result] == ["REVOKED"] * 2
 
+    def test_how_a_group_is_revoked(self, lone_app: DBQueue, lone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[Any] = []
+        monkeypatch.setattr(lone_app.control, "revoke", lambda *args, **options: asked.append((*args, options)))
+        result = group(lone.add.s(1, 1), lone.add.s(2, 2)).delay()
+        result.revoke(terminate=True, signal="SIGKILL", wait=True, timeout=3)
+        options = {"terminate": True, "signal": "SIGKILL", "reply": True, "timeout": 3}
+        assert asked == [([each.id for each in result], options)]
+
+    def test_which_groups_are_the_same(self) -> None:
+        one, other = GroupResult("g", [AsyncResult("a")]), GroupResult("g", [AsyncResult("a")])
+        assert one == other == "g"
+        other.parent = AsyncResult[Any]("before")
+        assert one != other
+        assert (bool(GroupResult("g", [])), bool(GroupResult(None, []))) == (True, False)
+
+    def test_a_tree_is_walked_level_by_level(self, lone_app: DBQueue) -> None:
+        below = {"a": "bc", "b": "d", "c": "", "d": ""}
+
+        class Node(AsyncResult[str]):
+            @property
+            def children(self) -> list[Any]:
+                return [Node(each, app=lone_app) for each in below[self.id]]
+
+            def ready(self) -> bool:
+                return True
+
+            def get(self, *args: Any, **options: Any) -> Any:
+                return self.id, options
+
+        tree = Node("a", app=lone_app)
+        pairs = [(parent and parent.id, node.id) for parent, node in tree.iterdeps()]
+        assert pairs == [(None, "a"), ("a", "b"), ("a", "c"), ("b", "d")]
+        assert [value for _, value in tree.collect(propagate=False)] == [
+            (each, {"propagate": False}) for each in "abcd"
+        ]
+        assert tree.get_leaf() == ("d", {})
+        assert [node.id for node in tree.graph.topsort()] == ["d", "b", "c", "a"]
+
     def test_incomplete_graphs(self, lone: Any) -> None:
         result = (lone.add.s(1, 1) | lone.add.s(2)).delay()
         with pytest.raises(IncompleteStream):
@@ -395,6 +433,7 @@ def test_a_graph_as_the_guide_prints_it() -> None:
     graph.add_edge("first", "second")
     graph.add_edge("second", "third")
     assert [graph.valency_of(node) for node in graph] == [2, 1, 0]
+    assert (graph.edges(), graph.topsort()) == (["first", "second"], ["third", "second", "first"])
     assert repr(graph).splitlines() == [
         "first(2)",
         "     second(1)",

@@ -268,6 +268,31 @@ def test_capture_ends(app: DBQueue) -> None:
     assert len(taken) == 1
 
 
+def test_a_dispatcher_is_heard_while_it_is_enabled(app: DBQueue) -> None:
+    """And what it sends has the fields that are given, and Celery's name of a process that is no worker."""
+    reader = events.Reader(app.database.store)
+    reader.start()
+    with app.events.default_dispatcher("me@here", enabled=False) as dispatcher:
+        dispatcher.send("shop-before")
+        dispatcher.enable()
+        dispatcher.send("shop-open", since="08:00", retry=True, retry_policy={}, utcoffset=0)
+        dispatcher.disable()
+        dispatcher.send("shop-after")
+    app.events.Dispatcher().send("shop-closed", timestamp=7.0)
+    opened, closed = reader.read()
+    assert (opened["type"], opened["hostname"], opened["since"]) == ("shop-open", "me@here", "08:00")
+    assert not {"retry", "retry_policy"} & opened.keys()
+    assert (closed["timestamp"], closed["hostname"].split("@")[0]) == (7.0, f"gen{os.getpid()}")
+
+
+def test_an_event_keeps_the_time_that_it_is_given() -> None:
+    assert Event("shop-open", {"timestamp": 7.0, "type": "other"}, since=8) == {
+        "timestamp": 7.0,
+        "type": "shop-open",
+        "since": 8,
+    }
+
+
 def test_capture_takes_so_many_events(app: DBQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     def sleep(seconds: float) -> None:
         dispatcher = app.events.Dispatcher(groups=["test"])
@@ -434,6 +459,24 @@ class TestState:
         assert [uuid for uuid, _ in state.tasks_by_worker("h")] == ["u"]
         state.event(Event("task-succeeded", uuid="u", hostname="h"))
         assert task.state == "SUCCESS"
+
+    def test_who_is_called_before_each_event(self) -> None:
+        told: list[tuple[int, str]] = []
+        state = State(lambda state, event: told.append((state.event_count, event["type"])))
+        for kind in ("worker-online", "shop-open"):
+            state.event(Event(kind, hostname="h"))
+        assert told == [(0, "worker-online"), (1, "shop-open")]
+
+    def test_what_is_forgotten(self) -> None:
+        state = State()
+        for kind in ("received", "succeeded"):
+            state.event(Event(f"task-{kind}", uuid=kind, hostname="h"))
+        state.clear_tasks(ready=False)
+        assert (list(state.tasks), state.event_count) == (["received"], 2)
+        assert state.freeze_while(len, state.tasks) == 1
+        assert list(state.tasks) == ["received"]
+        state.clear()
+        assert (len(state.tasks), len(state.workers), state.event_count, state.task_count) == (0, 0, 0, 0)
 
     def test_workers_come_and_go(self) -> None:
         told: list[tuple[str, str]] = []

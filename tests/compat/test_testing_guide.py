@@ -246,6 +246,18 @@ def test_the_guides_fixtures(plugin: pytest.Pytester) -> None:
     run(plugin, 4)
 
 
+def test_a_worker_that_runs_elsewhere(plugin: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With NO_WORKER in the environment the fixtures start none."""
+    monkeypatch.setenv("NO_WORKER", "1")
+    plugin.makepyfile(
+        """
+        def test_there_is_none(dbqueue_app, dbqueue_worker, dbqueue_session_worker):
+            assert dbqueue_worker is None and dbqueue_session_worker is None
+        """
+    )
+    run(plugin, 1)
+
+
 def test_a_worker_that_reloads_its_modules(app: DBQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`worker.reload()` imports what the settings name, or what it is given; with `reload=True` once more."""
     monkeypatch.syspath_prepend(str(tmp_path))

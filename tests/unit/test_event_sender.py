@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from dbqueue.jobs import Retried, Succeeded
+from dbqueue import task_events
+from dbqueue.jobs import FAILURE, REVOKED, Failed, Released, Retried, Settled, Succeeded
 from dbqueue.store import events
 from dbqueue.worker import events as sending
 from dbqueue.worker.config import WorkerConfig
@@ -93,3 +94,25 @@ def test_what_is_old_is_deleted_now_and_then(sender: EventSender, clock: list[fl
         sender.write(session)
         clock[0] += 1
     assert session.pruned == 3
+
+
+def test_what_monitors_are_told_of_an_end() -> None:
+    """Nothing of what is told of otherwise, or goes back to its queue by no doing of the task's."""
+    error = '{"exc_type": "KeyError", "exc_message": ["x"], "exc_module": "builtins"}'
+    told = {
+        "another serializer": Succeeded("u", "l", '{"content_type": "application/x-yaml"}', 0.1, b"- 1"),
+        "completed by its task": Settled("u", "l", 0.1, succeeded=True, result="3"),
+        "replaced in its transaction": Settled("u", "l", 0.1, succeeded=False),
+        "failed": Failed("u", "l", error, None, 0.1, status=FAILURE),
+        "revoked": Failed("u", "l", error, None, 0.1, status=REVOKED),
+        "given back": Released("u", "l", "2020-01-01"),
+    }
+    events_ = {name: task_events.ended(outcome, "h", levels=3) for name, outcome in told.items()}
+    assert {name: event and (event["type"], event.get("result")) for name, event in events_.items()} == {
+        "another serializer": ("task-succeeded", "<another serializer>"),
+        "completed by its task": ("task-succeeded", "3"),
+        "replaced in its transaction": None,
+        "failed": ("task-failed", None),
+        "revoked": None,
+        "given back": None,
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import sys
 import threading
@@ -47,6 +48,12 @@ def waiter_of(database: Database) -> ResultWaiter[str]:
 @pytest.fixture
 def database() -> Database:
     return Database()
+
+
+@pytest.fixture(autouse=True)
+def woken_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is told of nothing would find out by itself, a second later."""
+    monkeypatch.setattr(waiting, "LONGEST_SLEEP_SECONDS", 600.0)
 
 
 def test_what_has_ended_needs_one_question(database: Database) -> None:
@@ -336,6 +343,42 @@ def test_one_who_is_interrupted_at_any_moment_leaves_the_question_to_the_next() 
     assert next(number for number in itertools.count(1) if not goes_on(number)) > 20
 
 
+def test_who_waits_for_the_question_of_one_who_is_interrupted_asks_by_itself(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "LONGEST_SLEEP_SECONDS", 0.05)
+    asked, free = threading.Event(), threading.Event()
+
+    def held_up(ids: Sequence[str]) -> dict[str, str]:
+        if not asked.is_set():
+            asked.set()
+            assert free.wait(60)
+        return database.finished(ids)
+
+    waiter, values = ResultWaiter(held_up, lambda _: 0.003), list[str | None]()
+    tell = waiter._tell
+
+    def tell_nobody(ended: dict[str, str] | None) -> None:
+        monkeypatch.setattr(waiter, "_tell", tell)
+        raise Interrupt
+
+    monkeypatch.setattr(waiter, "_tell", tell_nobody)
+
+    def be_interrupted() -> None:
+        with contextlib.suppress(Interrupt):
+            waiter.wait("a", timeout=60, interval=0.01)
+
+    first = in_thread(be_interrupted)
+    assert asked.wait(60)
+    second = in_thread(lambda: values.append(waiter.wait("b", timeout=None, interval=0.01)))
+    wait_until(lambda: len(waiter._awaited) == 2)
+    database.ended["b"] = "done"
+    free.set()
+    for thread in (first, second):
+        thread.join(60)
+    assert values == ["done"]
+
+
 class TestHeadStart:
     def test_it_goes_to_what_jobs_take_less_its_own_way(self) -> None:
         start = HeadStart()
@@ -366,6 +409,14 @@ class TestHeadStart:
             assert asked_at.pop() >= sent_at + head_start
             assert asked_at == []
             assert waiter._head_start.seconds > head_start  # a job of 9 ms: the next look comes later
+
+    def test_what_was_enqueued_before_that_is_looked_for_at_once(self, database: Database) -> None:
+        waiter, values = waiter_of(database), list[str | None]()
+        waiter._head_start.seconds = 600.0
+        database.ended["a"] = "done"
+        sent_at = time.monotonic() - 601
+        in_thread(lambda: values.append(waiter.wait("a", timeout=None, interval=0.5, sent_at=sent_at))).join(60)
+        assert values == ["done"]
 
     def test_only_jobs_of_this_process_teach_it(self, database: Database) -> None:
         waiter = waiter_of(database)
