@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
-from dbqueue.jobs import Replaced
+import pytest
+
+from dbqueue.jobs import Replaced, Retried
 from dbqueue.store.base import Store
 from dbqueue.workflows import ERRBACK, Edge, Workflow
 from tests.contract.workflows import ERROR, chain, chord, claimed_ids, done, edges, failed
@@ -100,6 +102,20 @@ class TestErrbackCalls:
         worker.settle(Replaced("x", job.lease, chain("n", "x"), 0.1))
         worker.settle(failed(worker.claim_one()))
         assert (worker.claim_one().id, row(store, "e")["parent_id"]) == ("e", "x")
+
+    @pytest.mark.parametrize("runs", [True, False])
+    def test_one_that_was_told_stays_when_another_succeeds(self, store: Store, worker: TestWorker, runs: bool) -> None:
+        """While it runs, and while it waits for its next attempt."""
+        links = [Edge(name, "e", "error", ERRBACK) for name in ("a", "b")]
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "b", "e")], links))
+        first, second = sorted(worker.claim(), key=lambda job: job.id)
+        worker.settle(failed(first))
+        errback = worker.claim_one()
+        if not runs:
+            worker.settle(Retried("e", errback.lease, "{}", None, 0.0, 3600.0))
+        before = row(store, "e")
+        assert not worker.settle(done(second)).released
+        assert row(store, "e") == before
 
     def test_after_all_succeeded_it_is_gone(self, store: Store, worker: TestWorker) -> None:
         store.enqueue_workflow(self.workflow())
