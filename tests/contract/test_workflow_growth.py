@@ -14,6 +14,7 @@ from dbqueue.limits import Limit
 from dbqueue.store import limits
 from dbqueue.store.base import Store
 from dbqueue.store.revoking import revoke
+from dbqueue.store.workflows.changes import can_add_header
 from dbqueue.workflows import APPEND, BODY, ERRBACK, FIRST_ARGUMENT, Edge, Workflow
 from tests.contract.workflows import chain, chord, done, edges, failed, statuses
 from tests.stores import TestWorker, count, moment, new_job, row, run_sql
@@ -301,6 +302,19 @@ class TestAddHeader:
         revoke(store, ["body"])
         assert not store.add_header(self.added(), job.id, job.lease)
         assert count(store) == 3
+
+    def test_whether_something_can_be_added_is_told_before(self, store: Store, worker: TestWorker) -> None:
+        """To a transactional task, which adds it with its end: not once the body has ended, nor by another run."""
+        store.enqueue_workflow(chord(["a", "b"], "body"))
+        job, _ = worker.claim()
+
+        def told(lease: str) -> bool:
+            return store.perform(lambda: can_add_header(store, job.id, lease))
+
+        assert told(job.lease)
+        assert not told(str(uuid4()))
+        revoke(store, ["body"])
+        assert not told(job.lease)
 
     def test_the_chord_of_an_errback_is_not_the_jobs_own(self, store: Store, worker: TestWorker) -> None:
         edges_ = [Edge("a", "e", "error", ERRBACK), Edge("e", "body", place="[0]"), Edge("b", "body", place="[1]")]
