@@ -266,6 +266,18 @@ class TestTimer:
         assert called.wait(30)
         timer.stop()
 
+    def test_one_that_stops_the_timer(self, caplog: pytest.LogCaptureFixture) -> None:
+        called, timer = threading.Event(), Timer()
+
+        def stop() -> None:
+            timer.stop()
+            called.set()
+
+        timer.call_after(0, stop)
+        assert called.wait(30)
+        timer.stop()
+        assert caplog.text == ""
+
     def test_calls_that_were_missed_are_not_made_up_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
         now = [1000.0]
         monkeypatch.setattr("dbqueue.services.timer.time", SimpleNamespace(monotonic=lambda: now[0]))

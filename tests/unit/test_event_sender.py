@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dbqueue import task_events
-from dbqueue.jobs import FAILURE, REVOKED, Failed, Released, Retried, Settled, Succeeded
+from dbqueue.jobs import FAILURE, REVOKED, Failed, Outcome, Released, Retried, Settled, Succeeded
 from dbqueue.store import events
 from dbqueue.worker import events as sending
 from dbqueue.worker.config import WorkerConfig
@@ -99,7 +99,7 @@ def test_what_is_old_is_deleted_now_and_then(sender: EventSender, clock: list[fl
 def test_what_monitors_are_told_of_an_end() -> None:
     """Nothing of what is told of otherwise, or goes back to its queue by no doing of the task's."""
     error = '{"exc_type": "KeyError", "exc_message": ["x"], "exc_module": "builtins"}'
-    told = {
+    told: dict[str, Outcome] = {
         "another serializer": Succeeded("u", "l", '{"content_type": "application/x-yaml"}', 0.1, b"- 1"),
         "completed by its task": Settled("u", "l", 0.1, succeeded=True, result="3"),
         "replaced in its transaction": Settled("u", "l", 0.1, succeeded=False),

@@ -47,6 +47,22 @@ def test_no_field_of_an_event_takes_the_place_of_what_a_task_is_made_of(name: st
     assert task.info(["name"]) == {"name": "add"}
 
 
+def test_what_an_event_does_not_tell_stays_as_it_was() -> None:
+    state = State()
+    state.event(Event("worker-online", hostname="h", pid=7, freq=2.0, processed=3))
+    state.event(Event("worker-heartbeat", hostname="h", processed=4))
+    worker = state.workers["h"]
+    assert (worker.pid, worker.freq, worker.processed) == (7, 2.0, 4)
+
+
+def test_a_worker_may_miss_one_heartbeat() -> None:
+    state = State()
+    state.event(Event("worker-heartbeat", hostname="h", freq=600.0, local_received=time.time() - 900))
+    assert state.workers["h"].alive
+    state.event(Event("worker-heartbeat", hostname="late", freq=600.0, local_received=time.time() - 1201))
+    assert not state.workers["late"].alive
+
+
 @pytest.mark.parametrize("pace", [0, -1.0, 1e12, "often", None])
 def test_a_pace_that_is_none_is_not_believed(pace: Any) -> None:
     state = State()

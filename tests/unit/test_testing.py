@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from dbqueue import DBQueue, testing
 from dbqueue.contrib.testing.worker import start_worker
@@ -152,6 +153,55 @@ def test_the_clock_moves_countdowns_retries_and_expiries(real_app: DBQueue) -> N
         with pytest.raises(ValueError, match="ahead only"):
             clock.advance(seconds=-1)
     assert app.database.test_clock is None
+
+
+def test_a_time_of_its_own_goes_before_that_of_the_clock(app: DBQueue) -> None:
+    app.task(name="later")(lambda: None).apply_async(countdown=3600)
+    with testing.clock(app):
+        assert len(testing.drain(app)) == 0
+        assert len(testing.drain(app, now=datetime.now(UTC) + timedelta(hours=2))) == 1
+
+
+def test_after_a_clock_within_another_that_one_goes_on(app: DBQueue) -> None:
+    with testing.clock(app) as outer:
+        with testing.clock(app):
+            assert app.database.test_clock is not outer
+        assert app.database.test_clock is outer
+
+
+def test_a_retry_at_a_time_has_no_pause() -> None:
+    with DBQueue("shop", broker="sqlite://", set_as_current=False) as app:
+
+        @app.task(name="again", bind=True)
+        def again(self: Any) -> None:
+            raise self.retry(eta=datetime(2100, 1, 1, tzinfo=UTC))
+
+        performed = testing.perform_job(again)
+    assert (performed.state, performed.retry_in) == ("RETRY", None)
+
+
+def test_only_a_failure_is_raised_if_asked(app: DBQueue) -> None:
+    @app.task(name="again", bind=True)
+    def again(self: Any) -> None:
+        raise self.retry(countdown=3600)
+
+    again.delay()
+    again.apply_async(expires=-1)
+    assert testing.drain(app, propagate=True).counts == {"RETRY": 1, "REVOKED": 1}
+
+
+def test_workers_beside_a_drain_do_not_take_it_for_dead(app: DBQueue) -> None:
+    """It sends no heartbeats. When it has ended, nobody need look after it."""
+    leases: list[Any] = []
+    workers = "SELECT lease_seconds FROM dbqueue_workers WHERE closed_at IS NULL"
+
+    def look() -> list[Any]:
+        with app.database.store.engine.connect() as connection:
+            return list(connection.execute(sa.text(workers)).scalars())
+
+    app.task(name="look")(lambda: leases.extend(look())).delay()
+    testing.drain(app)
+    assert (leases, look()) == ([86_400.0], [])
 
 
 def test_drain_by_a_time_of_its_own(app: DBQueue) -> None:
