@@ -56,6 +56,13 @@ def test_drain_runs_what_is_due_and_what_that_enqueues(real_app: DBQueue) -> Non
     assert len(testing.drain(real_app)) == 0
 
 
+def test_drain_runs_what_follows(app: DBQueue) -> None:
+    add = app.task(name="add")(lambda x, y: x + y)
+    result = (add.s(1, 1) | add.s(2)).delay()
+    assert testing.drain(app).counts == {"SUCCESS": 2}
+    assert result.get(timeout=0) == 4
+
+
 def test_drain_by_queues_and_pauses(app: DBQueue) -> None:
     @app.task(name="add")
     def add(x: int, y: int) -> int:
