@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from dbqueue.errors import LockTimeout, OperationalError
-from dbqueue.jobs import Outcome, Replaced, Settled, Succeeded
+from dbqueue.jobs import Outcome, Replaced, Retried, Settled, Succeeded
 from dbqueue.store.base import Store
 from dbqueue.store.postgres import sql
 from dbqueue.store.records import Claim, Round
@@ -95,6 +95,26 @@ def test_one_bad_row_does_not_poison_a_batch(
     way(worker.session, outcomes, claim_of(worker) if claiming else None, ())
     assert with_status(store, "FAILURE", "abcde") == bad
     assert with_status(store, "SUCCESS", "abcde") == "".join(sorted(set("abcde") - set(bad)))
+
+
+FULL = """
+DO $$ BEGIN RAISE 'too many notifications in the NOTIFY queue' USING ERRCODE = 'program_limit_exceeded'; END $$"""
+
+
+@WAYS
+def test_a_notification_that_is_refused_undoes_nothing_of_its_round(
+    store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, way: Settle
+) -> None:
+    """The server's queue of them is full, as while somebody listens in an open transaction: all is committed."""
+    enqueued(store, "a")
+    job = worker.claim_one()
+    enqueued(store, "b")
+    with monkeypatch.context() as patched:
+        patched.setattr(sql, "NOTIFY", FULL)
+        result = way(worker.session, [Retried(job.id, job.lease, "{}", None, 0.0, 600.0)], claim_of(worker), ())
+    assert [each.id for each in result.claimed] == ["b"]
+    assert result.settled == {"a"}
+    assert caplog.text == ""
 
 
 @WAYS

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import psycopg
 from sqlalchemy.pool import PoolProxiedConnection
 
 from dbqueue import failpoints
-from dbqueue.errors import OperationalError
+from dbqueue.errors import EncodeError, OperationalError
 from dbqueue.jobs import ClaimedJob, Outcome, Progress
 from dbqueue.store import steps as operations
 from dbqueue.store.held import claim_held, held_queues
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from dbqueue.store.postgres.partitions.upkeep import PartitionUpkeep
     from dbqueue.store.postgres.store import PostgresStore
 
+logger: Final = logging.getLogger("dbqueue.store")
 T = TypeVar("T")
 
 
@@ -184,10 +186,19 @@ class PostgresWorkSession(WorkSession):
             return kept
 
     def _notify(self) -> None:
-        """Another worker may be idle."""
-        with not_said_of_rows():
-            self._execute(sql.NOTIFY, {})
-        self._outcomes.owes_word = False
+        """Another worker may be idle.
+
+        A server whose queue of notifications is full refuses that: the next round owes it. What was committed before is
+        not to seem undone for it, nor what was claimed to be nobody's; and others look by themselves.
+        """
+        self._outcomes.owes_word = True
+        try:
+            with not_said_of_rows():
+                self._execute(sql.NOTIFY, {})
+        except EncodeError as error:
+            logger.debug("No other worker was woken (%s); they find the jobs when they poll", error)
+        else:
+            self._outcomes.owes_word = False
 
     def _perform(self, steps: operations.Steps[T]) -> T:
         with translated():
@@ -230,7 +241,7 @@ class PostgresWorkSession(WorkSession):
         parameters = {"tasks": list(tasks), "queues": list(queues), "most": most}
         count = self._execute(sql.PARK, parameters).rowcount
         if count:
-            self._execute(sql.NOTIFY, {})  # another worker may have no rate for them
+            self._notify()  # another worker may have no rate for them
         return count
 
     def anything_held(self) -> bool:
@@ -270,7 +281,7 @@ class PostgresWorkSession(WorkSession):
             dead = take_back(self._store, self._driver, late, max_losses=max_losses, now=now)
         if any(each.requeued or each.failed for each in dead):
             self._floors.forget()
-            self._execute(sql.NOTIFY, {})
+            self._notify()
         return [each for each in dead if each.requeued or each.failed or each.locked or not each.left]
 
     def _dead(self, now: datetime | None) -> dict[str, str]:
