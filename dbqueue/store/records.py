@@ -111,6 +111,8 @@ class Round:
     """Whether another was claiming, so that this worker was to get nothing: it may try again soon."""
     locked: frozenset[str] = frozenset()
     """Of `settle_free`: the jobs whose outcomes were not written, for somebody has locked a row that they need."""
+    refusal: str = ""
+    """Of `settle`: what the database has against some of these, whatever their outcome; then it is no lock."""
     astray: frozenset[str] = frozenset()
     """Jobs whose outcomes found them STARTED under another lease: maybe one that nobody holds (`Stray`)."""
 

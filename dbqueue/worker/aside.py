@@ -51,12 +51,12 @@ class Aside:
     def due(self) -> bool:
         return bool(self._outcomes) and time.monotonic() >= self._again_at
 
-    def put(self, outcomes: Sequence[Outcome]) -> None:
-        """These cannot be written now."""
+    def put(self, outcomes: Sequence[Outcome], refusal: str = "") -> None:
+        """These cannot be written now; `refusal` is why, where that is no lock."""
         if outcomes and not self._outcomes:
             self._since = time.monotonic()
             self._pause()
-            log.locked(outcomes[0].job_id, len(outcomes))
+            log.locked(outcomes[0].job_id, len(outcomes), refusal)
         self._outcomes.extend(outcomes)
 
     def next_try(self) -> list[Outcome]:

@@ -75,7 +75,7 @@ class Holding:
         for _ in outcomes:
             self.outcomes.popleft()
         if answer.locked:
-            self.aside.put([outcome for outcome in outcomes if outcome.job_id in answer.locked])
+            self.aside.put([outcome for outcome in outcomes if outcome.job_id in answer.locked], answer.refusal)
         self._settled(outcomes, answer)
 
     def written_at_last(self, outcomes: Collection[Outcome], answer: Round) -> None:

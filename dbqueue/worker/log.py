@@ -220,7 +220,16 @@ def after_loss(*, runs: int, cap: int, again: bool) -> str:
     return "it ends as FAILURE: the task may not run again once it has started"
 
 
-def locked(job_id: str, number: int) -> None:
+def locked(job_id: str, number: int, refusal: str) -> None:
+    if refusal:
+        logger.error(
+            "The database refuses to end %d finished jobs (%s, ...), whatever came of them: %s. They are kept and "
+            "tried again; all else goes on",
+            number,
+            job_id,
+            refusal,
+        )
+        return
     logger.warning(
         "Somebody's transaction has locked rows that %d finished jobs (%s, ...) need to be written. They are kept and "
         "tried again until it has ended; all else goes on",
@@ -230,7 +239,7 @@ def locked(job_id: str, number: int) -> None:
 
 
 def unlocked(seconds: float) -> None:
-    logger.info("All finished jobs are written whose rows somebody had locked: that took %.1f s", seconds)
+    logger.info("All finished jobs are written that had to wait for their rows: that took %.1f s", seconds)
 
 
 def shortened(value: object) -> str:

@@ -235,8 +235,14 @@ class Rounds:
 
     def _complete_and_claim(self, outcomes: list[Outcome], claim: Claim | None) -> None:
         # A claim whose reply was lost may have been granted, and handed back: the next has a lease of its own.
-        result = self._session.surely(lambda session: self._round(session, outcomes, claim and self._anew(claim)))
+        def do(session: WorkSession) -> Round:
+            return self._round(session, outcomes, claim and self._anew(claim))
+
+        result = self._session.tried("Claiming jobs", do) if claim else self._session.surely(do)
         self.handover.claim_ended()
+        if result is None:  # what of the outcomes was written is found to be so by the next round
+            self._clock.claim_refused()
+            return
         self._clock.round_ended()
         self._holding.written(outcomes, result)
         if result.refused:

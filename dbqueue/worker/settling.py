@@ -47,7 +47,7 @@ def settle(
             raise
         if claim is not None:
             return settle(session, outcomes, None, linked)
-        return Round(released=bool(linked), astray=_bisect(session, outcomes, error, linked))
+        return replace(_bisect(session, outcomes, error, linked), released=bool(linked))
     return explain(session, outcomes, result)
 
 
@@ -84,7 +84,7 @@ def settle_free(session: WorkSession, outcomes: list[Outcome], claim: Claim | No
             raise
         return done  # as above
     released = done.released or found.released
-    return replace(found, settled=done.settled, released=released, locked=done.locked, astray=done.astray)
+    return replace(done, claimed=found.claimed, refused=found.refused, released=released)
 
 
 def _settle_free(session: WorkSession, outcomes: list[Outcome], linked: Collection[str]) -> Round:
@@ -106,7 +106,9 @@ def _settle_free(session: WorkSession, outcomes: list[Outcome], linked: Collecti
             raise
         except Exception:  # noqa: BLE001 - as in `settle`, which says of a single one what it is
             if len(outcomes) == 1:
-                return _settle_one(session, outcomes, linked)
+                result = _settle_one(session, outcomes, linked)
+                waits += bool(result.refusal)
+                return result
         else:
             return explain(session, outcomes, result)
         half = len(outcomes) // 2
@@ -117,6 +119,7 @@ def _settle_free(session: WorkSession, outcomes: list[Outcome], linked: Collecti
             first.settled | second.settled,
             released=first.released or second.released,
             locked=first.locked | second.locked,
+            refusal=first.refusal or second.refusal,
             astray=first.astray | second.astray,
         )
 
@@ -138,26 +141,43 @@ def _to_write(outcomes: list[Outcome]) -> list[Outcome]:
     return outcomes
 
 
-def _bisect(session: WorkSession, outcomes: list[Outcome], error: Exception, linked: Collection[str]) -> frozenset[str]:
-    """Find the outcome that the database refuses; it ends as a FAILURE that says so. Returns what has gone astray."""
+def _bisect(session: WorkSession, outcomes: list[Outcome], error: Exception, linked: Collection[str]) -> Round:
+    """Find the outcome that the database refuses; it ends as a FAILURE that says so. What has gone astray is returned.
+
+    Where even that is refused (by a trigger that somebody has made for the time of his work, say) it counts as locked,
+    and so does what comes after it.
+    """
     if len(outcomes) > 1:
         half = len(outcomes) // 2
         first = settle(session, outcomes[:half], None, linked)
-        return first.astray | settle(session, outcomes[half:], None, linked).astray
+        if first.locked:
+            return replace(first, locked=first.locked.union(outcome.job_id for outcome in outcomes[half:]))
+        second = settle(session, outcomes[half:], None, linked)
+        return replace(second, astray=first.astray | second.astray)
     (outcome,) = outcomes
-    log.logger.error("The outcome of job %s cannot be stored and ends as FAILURE: %s", outcome.job_id, error)
     text, _ = describe_exception(EncodeError(f"the outcome cannot be stored: {error}"), max_bytes=4096)
     failed = [Failed(outcome.job_id, outcome.lease, text, None, 0.0)]
     try:
-        result = session.round(failed, None, linked=linked)
+        result = _fail(session, failed, linked)
+    except TROUBLE:
+        raise
+    except Exception as refusal:  # noqa: BLE001 - the same
+        return Round(locked=frozenset([outcome.job_id]), refusal=str(refusal).partition("\n")[0] or "no reason given")
+    log.logger.error("The outcome of job %s cannot be stored and ends as FAILURE: %s", outcome.job_id, error)
+    return Round(astray=explain(session, failed, result).astray)
+
+
+def _fail(session: WorkSession, failed: list[Failed], linked: Collection[str]) -> Round:
+    try:
+        return session.round(failed, None, linked=linked)
     except TROUBLE:
         raise
     except Exception:
         if not linked:
             raise
-        log.logger.exception("What waits for job %s cannot be moved, and is left as it is", outcome.job_id)
         result = session.round(failed, None)
-    return explain(session, failed, result).astray
+        log.logger.exception("What waits for job %s cannot be moved, and is left as it is", failed[0].job_id)
+        return result
 
 
 def explain(session: WorkSession, outcomes: Collection[Outcome], result: Round) -> Round:

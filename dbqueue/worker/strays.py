@@ -32,9 +32,11 @@ def take_back(session: WorkSession, holding: Holding, *, max_losses: int) -> boo
             result = settle_in_time(session, [_lost(each, max_losses) for each in found], None, linked)
         except TROUBLE:
             raise
-        except Exception as error:  # noqa: BLE001 - a trigger of the user's, say
+        except Exception as error:  # noqa: BLE001 - what nobody expects
             log.logger.error("What has gone astray cannot be ended, and is tried again: %s", error)
             return False
+        if result.refusal:
+            log.logger.error("What has gone astray cannot be ended, and is tried again: %s", result.refusal)
         left = result.locked | result.astray
     holding.astray = set(left)
     return len(left) < len(found)

@@ -158,6 +158,22 @@ def refuse_changes(admin: Admin, when: str) -> None:
     admin.execute(f"CREATE TRIGGER refuse {rows} EXECUTE FUNCTION refuse()".encode())
 
 
+def test_a_trigger_that_refuses_all_changes_for_a_while_ends_no_worker(
+    store: Store, admin: Admin, rounds: RunningRounds, caplog: pytest.LogCaptureFixture
+) -> None:
+    job_id, other = enqueued(store), enqueued(store)
+    job = rounds.take()
+    refuse_changes(admin, "true")
+    rounds.rounds.complete(Succeeded(job.id, job.lease, "1", 0.1))
+    wait_until(lambda: "refuses to end 1 finished jobs" in caplog.text, what="the word of the outcome")
+    rounds.rounds.want(1)
+    wait_until(lambda: "Claiming jobs failed" in caplog.text, what="the word of the claim")
+    admin.execute("DROP TRIGGER refuse ON dbqueue_jobs")
+    wait_until(lambda: row(store, job_id)["status"] == "SUCCESS", what="the outcome")
+    assert rounds.take().id == other
+    assert [caplog.text.count(text) for text in ("refuses to end", "Claiming jobs failed")] == [1, 1]
+
+
 def test_held_jobs_that_cannot_be_started_keep_no_others_waiting(
     store: Store, admin: Admin, rounds: RunningRounds, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -17,7 +17,7 @@ from dbqueue.store.records import Claim, Round
 from dbqueue.worker.settling import settle, settle_free, settle_in_time
 from dbqueue.workflows import Edge, Workflow
 from tests.servers import libpq_url
-from tests.stores import TestWorker, enqueued, new_job, opened, row
+from tests.stores import TestWorker, enqueued, new_job, opened, row, run_sql
 
 Settle = Callable[..., Round]
 WAYS = pytest.mark.parametrize("way", [settle, settle_in_time, settle_free])
@@ -115,6 +115,20 @@ def test_a_notification_that_is_refused_undoes_nothing_of_its_round(
     assert [each.id for each in result.claimed] == ["b"]
     assert result.settled == {"a"}
     assert caplog.text == ""
+
+
+@WAYS
+def test_what_cannot_end_at_all_is_put_aside_until_it_can(store: Store, worker: TestWorker, way: Settle) -> None:
+    """Somebody has made a trigger for the time of his work, say; that an outcome is a FAILURE it refuses as well."""
+    outcomes = ends(worker, "abcd")
+    run_sql(store, "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not now'; END $$")
+    run_sql(store, "CREATE TRIGGER refuse BEFORE UPDATE ON dbqueue_jobs FOR EACH ROW EXECUTE FUNCTION refuse()")
+    result = way(worker.session, outcomes, None, ())
+    assert (result.settled, result.locked, result.refusal) == (frozenset(), frozenset("abcd"), "not now")
+    assert with_status(store, "STARTED", "abcd") == "abcd"
+    run_sql(store, "DROP TRIGGER refuse ON dbqueue_jobs")
+    way(worker.session, outcomes, None, ())
+    assert with_status(store, "SUCCESS", "abcd") == "abcd"
 
 
 @WAYS
