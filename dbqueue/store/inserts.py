@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from dbqueue.errors import DuplicateTaskId
+from dbqueue.errors import DuplicateTaskId, OperationalError
 from dbqueue.jobs import NOT_ENQUEUED, RETRIES_OPTION, NewJob
 from dbqueue.store.statements import Statement
 from dbqueue.store.steps import Steps
@@ -99,7 +99,8 @@ class Inserts(ABC):
     def steps(self, jobs: Sequence[NewJob], *, check: bool = True) -> Steps[dict[str, str]]:
         """Enqueue the jobs; returns, for those not written for their unique keys, the ids that stand for them.
 
-        Raises DuplicateTaskId for an id in use by other content, unless `check` is off.
+        Raises DuplicateTaskId for an id in use by other content, OperationalError where one has no row, unless `check`
+        is off.
         """
         taken: dict[str, str] = {}
         if any(job.unique_key is not None for job in jobs):
@@ -109,8 +110,20 @@ class Inserts(ABC):
         for statement in self.statements(jobs):
             inserted += (yield statement).changed
         if inserted < len(jobs) and check:
-            refuse_other_content(jobs, (yield self.duplicates(jobs)).rows)
+            found = (yield self.duplicates(jobs)).rows
+            refuse_other_content(jobs, found)
+            refuse_unwritten(jobs, found)
         return taken
+
+
+def refuse_unwritten(jobs: Sequence[NewJob], rows: Iterable[Sequence[Any]]) -> None:
+    """Raise OperationalError where a job has no row though the database has refused nothing: nobody would run it."""
+    there = {row[0] for row in rows}
+    if missing := [job.id for job in jobs if job.id not in there]:
+        raise OperationalError(
+            f"the database has not written job {missing[0]!r}, and says nothing of it: has its table a trigger, or a "
+            "rule, that leaves rows out?"
+        )
 
 
 def refuse_other_content(jobs: Sequence[NewJob], rows: Iterable[Sequence[Any]]) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from dbqueue.errors import DuplicateTaskId
+from dbqueue.errors import DuplicateTaskId, OperationalError
 from dbqueue.jobs import MAX_PRIORITY, MIN_PRIORITY, Failed, NewJob, Replaced, Retried
 from dbqueue.store.base import Store
 from dbqueue.store.changes import retry
+from dbqueue.store.postgres.copying import FEWEST
 from dbqueue.workflows import Workflow
-from tests.stores import TestWorker, count, enqueued, moment, new_job, row, run_sql
+from tests.stores import TestWorker, count, enqueued, held, moment, new_job, row, run_sql
 
 STRANGE_TEXTS = [
     "naïve-ключ-鍵",
@@ -24,6 +28,43 @@ STRANGE_TEXTS = [
     "\\N{tab}",
     "{}",
 ]
+
+
+@contextlib.contextmanager
+def leaving_out(store: Store, event: str) -> Iterator[None]:
+    """Somebody's trigger has rows neither written nor refused."""
+    if store.dialect == "sqlite":
+        run_sql(store, f"CREATE TRIGGER skips BEFORE {event} ON dbqueue_jobs BEGIN SELECT RAISE(IGNORE); END")
+    else:
+        run_sql(store, "CREATE FUNCTION skips() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$")
+        rows = f"BEFORE {event} ON dbqueue_jobs FOR EACH ROW"
+        run_sql(store, f"CREATE TRIGGER skips {rows} EXECUTE FUNCTION skips()")
+    try:
+        yield
+    finally:
+        run_sql(store, "DROP TRIGGER skips" if store.dialect == "sqlite" else "DROP FUNCTION skips CASCADE")
+
+
+@pytest.mark.parametrize("number", [1, 3, FEWEST])
+def test_what_the_database_leaves_out_is_not_acknowledged(store: Store, number: int) -> None:
+    jobs = [new_job() for _ in range(number)]
+    with leaving_out(store, "INSERT"), pytest.raises(OperationalError, match="has not written job"):
+        store.enqueue(jobs)
+    assert count(store) == 0
+    store.enqueue(jobs)
+    assert count(store) == number
+
+
+def test_a_claim_that_the_database_leaves_out_gives_nothing_to_run(store: Store, worker: TestWorker) -> None:
+    """It would run beside whoever claims it next."""
+    enqueued(store, "a")
+    held(store, "key", "b")
+    with leaving_out(store, "UPDATE"):
+        with contextlib.suppress(sqlite3.IntegrityError):
+            assert not worker.claim()
+        with contextlib.suppress(sqlite3.IntegrityError):
+            assert not worker.claim_held().claimed
+    assert count(store, "status = 'PENDING'") == 2
 
 
 def test_a_job_is_pending_and_holds_what_was_given(store: Store) -> None:

@@ -53,7 +53,7 @@ def can_copy(jobs: Batch) -> bool:
 
 
 def copy(driver: psycopg.Connection[Any], statement: str, jobs: Batch) -> bool:
-    """Write all of the jobs; False where that is not possible: then nothing is written.
+    """Write all of the jobs; False where that is not possible: then nothing is written, or not all of them.
 
     In the transaction of the connection if it is in one, which goes on after a refusal too; else in one of its own.
     """
@@ -63,7 +63,8 @@ def copy(driver: psycopg.Connection[Any], statement: str, jobs: Batch) -> bool:
         # Two batches that share ids wait for each other's rows: in one order, they cannot deadlock.
         jobs = sorted(jobs, key=attrgetter("id"))
     try:
-        with _kept_usable(driver), driver.cursor().copy(statement.encode()) as rows:
+        cursor = driver.cursor()
+        with _kept_usable(driver), cursor.copy(statement.encode()) as rows:
             if isinstance(jobs, AlikeJobs):
                 lines = _lines(jobs)
                 while text := "".join(islice(lines, LINES_AT_ONCE)):
@@ -73,7 +74,7 @@ def copy(driver: psycopg.Connection[Any], statement: str, jobs: Batch) -> bool:
                     rows.write_row(_row(job))
     except _REFUSED:
         return False
-    return True
+    return cursor.rowcount == len(jobs)  # else a trigger has left some out: the INSERT says so
 
 
 def _lines(jobs: AlikeJobs) -> Iterator[str]:

@@ -24,7 +24,7 @@ from dbqueue.jobs import NewJob, storable
 from dbqueue.store import steps as operations
 from dbqueue.store.base import Store
 from dbqueue.store.engine import LIMIT_WAITS_HERE, Access, make_engine
-from dbqueue.store.inserts import refuse_other_content
+from dbqueue.store.inserts import refuse_other_content, refuse_unwritten
 from dbqueue.store.postgres import copying, sql
 from dbqueue.store.postgres.driver import UNFIT, Driver, translated
 from dbqueue.store.postgres.inserts import PostgresInserts
@@ -174,7 +174,9 @@ class PostgresStore(Store):
         if not driver.insert_and_notify(self._insert_one, self._values_of_one(job), sql.NOTIFY):
             driver.settle()
             same = self.inserts.duplicates([job])
-            refuse_other_content([job], driver.execute(pyformat(same.sql), same.parameters).fetchall())
+            found = driver.execute(pyformat(same.sql), same.parameters).fetchall()
+            refuse_other_content([job], found)
+            refuse_unwritten([job], found)
         failpoints.hit("enqueue.after", driver)
 
     def _copied(self, driver: PoolConnection, jobs: Batch) -> bool:

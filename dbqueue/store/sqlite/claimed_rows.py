@@ -67,6 +67,14 @@ def is_level(driver: sqlite3.Connection, text: Callable[[str], str], row: Sequen
     return sound
 
 
+def require_taken(taken: int, wanted: int) -> None:
+    """Undo the claim where somebody's trigger has left rows out: they would run under a lease that they do not have."""
+    if taken != wanted:
+        raise sqlite3.IntegrityError(
+            f"of {wanted} jobs to be claimed {taken} were changed: has their table a trigger that leaves rows out?"
+        )
+
+
 def _is_of(driver: sqlite3.Connection, statement: str, row_number: int, *names: Any) -> bool:
     """Whether the row has these texts; where one has the mark of `readable` that is to be asked."""
     if any(type(name) is not str for name in names):

@@ -14,7 +14,7 @@ from dbqueue.limits import Limit
 from dbqueue.store.held import Asked, Candidate, HeldTable, Level, LimitState
 from dbqueue.store.records import HeldClaim
 from dbqueue.store.sqlite import sql
-from dbqueue.store.sqlite.claimed_rows import claimed_job, is_level, without_unnamed
+from dbqueue.store.sqlite.claimed_rows import claimed_job, is_level, require_taken, without_unnamed
 from dbqueue.store.sqlite.driver import immediate
 
 # Whole seconds and their fraction: a Julian day is kept to 40 microseconds only.
@@ -118,7 +118,7 @@ class SqliteHeld(HeldTable):
         common = {"worker": claim.worker_id, "lease": claim.lease, "once": json.dumps(list(claim.once))}
         permits = {each.id: each.key if each.key in counted else None for each in picked}
         values = [{**common, "now": self._at, "id": each.id, "permit": permits[each.id]} for each in picked]
-        self._driver.executemany(self._text(sql.TAKE_HELD), values)
+        require_taken(self._driver.executemany(self._text(sql.TAKE_HELD), values).rowcount, len(values))
         return [claimed_job(rows[each.id], claim, permits[each.id]) for each in picked]
 
     def spend(self, full_at: Mapping[str, float]) -> None:

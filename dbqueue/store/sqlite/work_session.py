@@ -21,7 +21,7 @@ from dbqueue.store.records import Claim, HeldClaim, HeldRound, Rescued, Round, S
 from dbqueue.store.rows import LOST_ERROR, Finish, contents, part, replacements, split
 from dbqueue.store.sessions import ELDEST_SECONDS, Bell, WorkSession
 from dbqueue.store.sqlite import sql
-from dbqueue.store.sqlite.claimed_rows import claimed_job, refuse, rows_of, without_unnamed
+from dbqueue.store.sqlite.claimed_rows import claimed_job, refuse, require_taken, rows_of, without_unnamed
 from dbqueue.store.sqlite.driver import immediate
 from dbqueue.store.sqlite.held import SqliteHeld
 from dbqueue.store.sqlite.pruning import ROWS_AT_ONCE, Pass
@@ -122,7 +122,7 @@ class SqliteWorkSession(WorkSession):
         due = list(self.due_rows(claim.queues, claim.limit, at))
         rows = without_unnamed(self._driver, self._store.text, due)
         if rows:
-            self._driver.execute(
+            taken = self._driver.execute(
                 self._take,
                 {
                     "rows": json.dumps([row[0] for row in rows]),
@@ -132,6 +132,7 @@ class SqliteWorkSession(WorkSession):
                     "now": at,
                 },
             )
+            require_taken(taken.rowcount, len(rows))
         return self._with_inputs([claimed_job(row, claim) for row in rows], claim, at)
 
     def _with_inputs(self, claimed: list[ClaimedJob], claim: Claim | HeldClaim, at: str | None) -> list[ClaimedJob]:
