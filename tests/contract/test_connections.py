@@ -104,6 +104,20 @@ def test_no_process_that_stands_still_keeps_its_locks_for_ever(
     assert row == ("1min",)
 
 
+@pytest.mark.parametrize("connected", [of_rounds, of_watch], ids=lambda each: each.__name__)
+def test_a_worker_with_nothing_to_do_keeps_its_connections(
+    empty_postgres_url: str, connected: Callable[[Store], Any]
+) -> None:
+    """Whatever the role's time-out for idle sessions: it would break both of them each time."""
+    url = sa.make_url(empty_postgres_url)
+    with opened(empty_postgres_url) as store:
+        with psycopg.connect(libpq_url(empty_postgres_url), autocommit=True) as owner:
+            owner.execute(f"ALTER DATABASE {url.database} SET idle_session_timeout = '100ms'".encode())
+        with connected(store) as driver:
+            row = driver.execute("SELECT current_setting('idle_session_timeout')").fetchone()
+    assert row == ("0",)
+
+
 def test_through_a_pooler_neither(postgres_url: str) -> None:
     with closing(open_store(postgres_url, shown_url="", pooler=True)) as store:
         ((by_steps,),) = store.perform(lambda: _asked(IDLE))

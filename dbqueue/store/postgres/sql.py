@@ -56,6 +56,7 @@ SESSION: Final = {
     "lock_timeout": f"{ROUND_LOCK_SECONDS}s",
     "statement_timeout": "60s",
     "idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s",
+    "idle_session_timeout": "0",  # it listens for as long as there is nothing to do
 }
 """Settings of the connection for rounds."""
 
@@ -64,6 +65,7 @@ WATCH_SESSION: Final = {
     "lock_timeout": "4s",
     "statement_timeout": "8s",
     "idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s",
+    "idle_session_timeout": "0",
 }
 """Settings of the connection for heartbeats and commands."""
 
