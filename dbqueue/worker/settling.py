@@ -151,9 +151,10 @@ def _bisect(session: WorkSession, outcomes: list[Outcome], error: Exception, lin
         half = len(outcomes) // 2
         first = settle(session, outcomes[:half], None, linked)
         if first.locked:
-            return replace(first, locked=first.locked.union(outcome.job_id for outcome in outcomes[half:]))
+            locked = first.locked.union(outcome.job_id for outcome in outcomes[half:])
+            return Round(locked=locked, refusal=first.refusal, astray=first.astray)
         second = settle(session, outcomes[half:], None, linked)
-        return replace(second, astray=first.astray | second.astray)
+        return Round(locked=second.locked, refusal=second.refusal, astray=first.astray | second.astray)
     (outcome,) = outcomes
     text, _ = describe_exception(EncodeError(f"the outcome cannot be stored: {error}"), max_bytes=4096)
     failed = [Failed(outcome.job_id, outcome.lease, text, None, 0.0)]
