@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 import psycopg
+import pytest
 import sqlalchemy as sa
 from psycopg.rows import dict_row
 from sqlalchemy import orm
@@ -92,6 +93,7 @@ def by_psycopg(url: str, **options: Any) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def by_django(url: str) -> Iterator[Any]:
+    pytest.importorskip("django", reason="the smoke environments have no Django")
     settings, handlers = import_module("django.conf").settings, import_module("django.db.utils")
     if not settings.configured:
         settings.configure()
