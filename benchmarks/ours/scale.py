@@ -17,6 +17,7 @@ DRAINED = 40_000
 DRAINS = 3
 """Of which the median counts: single ones differ by a sixth."""
 FEW_WORKERS, MANY_WORKERS = 4, 64
+READY_SECONDS = 5.0
 RATE = 2_000
 """Jobs a second while the snapshot is held."""
 
@@ -111,10 +112,14 @@ def _steady(seconds: int) -> None:
 
 
 def _with_workers(count: int, jobs: int) -> float:
-    """All are ready before the first job is there: their start would be most of what is measured."""
+    """All are ready before the first job is there: their start would be most of what is measured.
+
+    Their rows are there before their pool processes.
+    """
     table.clear()
     with start_workers(("-c", "1", "-n", f"bench{number}@%h") for number in range(count)):
         table.wait_for_workers(count)
+        time.sleep(READY_SECONDS)
         mark = table.clock()
         table.insert_pending(jobs)
         table.wake()

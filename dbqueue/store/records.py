@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from dbqueue.jobs import ClaimedJob
+from dbqueue.jobs import ClaimedJob, Outcome
 
 if TYPE_CHECKING:
     from dbqueue.limits import Policies
@@ -115,6 +115,21 @@ class Round:
     """Of `settle`: what the database has against some of these, whatever their outcome; then it is no lock."""
     astray: frozenset[str] = frozenset()
     """Jobs whose outcomes found them STARTED under another lease: maybe one that nobody holds (`Stray`)."""
+    absent: tuple[Outcome, ...] = ()
+    """Those that found no row: deleted, or not to be seen for a while (row-level security, a restore)."""
+
+    def __or__(self, other: Round) -> Round:
+        """What both did."""
+        return Round(
+            self.settled | other.settled,
+            [*self.claimed, *other.claimed],
+            self.released or other.released,
+            self.refused or other.refused,
+            self.locked | other.locked,
+            self.refusal or other.refusal,
+            self.astray | other.astray,
+            self.absent + other.absent,
+        )
 
 
 @dataclass(frozen=True, slots=True)

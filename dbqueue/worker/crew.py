@@ -202,6 +202,11 @@ class Crew:
             del self._missing[number]
             self._bear(number)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether no process is about to be started, or to end."""
+        return not self._missing and all(child.ready and not child.stopping for child in self)
+
     def provide_alone(self, jobs: int) -> None:
         """Have processes for so many jobs that are each to run alone; what is no longer needed goes."""
         idle = [child for child in self if child.alone and not child.held and not child.stopping]

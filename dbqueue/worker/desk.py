@@ -51,6 +51,11 @@ class Desk:
 
     # the watch thread
 
+    @property
+    def scales(self) -> bool:
+        """Whether the number of the worker's processes changes by itself."""
+        return self._state.autoscaler is not None
+
     def heard(self) -> None:
         """There may be new commands."""
         self._heard = True

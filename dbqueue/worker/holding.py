@@ -9,6 +9,7 @@ from typing import Final
 
 from dbqueue.jobs import ClaimedJob, Outcome
 from dbqueue.store.records import Round
+from dbqueue.worker.absent import Absent
 from dbqueue.worker.aside import Aside
 
 MAX_OUTCOMES: Final = 1000
@@ -28,6 +29,8 @@ class Holding:
         """Those that other jobs wait for, among the jobs that were noted and whose outcomes have not been written."""
         self.astray: set[str] = set()
         """Jobs that are not held here any more, and may be STARTED by this worker all the same; see `strays`."""
+        self.absent = Absent()
+        """Jobs that are not held here any more, and had no row when they ended."""
         self._leases: dict[str, str] = {}
         self._taken: list[Iterable[ClaimedJob]] = []
 
@@ -53,7 +56,7 @@ class Holding:
     @property
     def known(self) -> Collection[str]:
         """All jobs that were claimed here and may be STARTED: any other of this worker is of a claim without reply."""
-        return self.leases.keys() | self.astray
+        return self.leases.keys() | self.astray | self.absent.ids
 
     def forget(self, job_ids: Iterable[str]) -> None:
         """The leases of these are void."""
@@ -83,8 +86,14 @@ class Holding:
         self.aside.tried(outcomes, answer.locked)
         self._settled(outcomes, answer)
 
-    def _settled(self, outcomes: Iterable[Outcome], answer: Round) -> None:
+    def lost(self, answer: Round) -> None:
+        """Note what did not find the row that it should have, which is held no more."""
         self.astray |= answer.astray
+        for outcome in answer.absent:
+            self.absent.add(outcome.job_id, outcome)
+
+    def _settled(self, outcomes: Iterable[Outcome], answer: Round) -> None:
+        self.lost(answer)
         leases, locked = self.leases, answer.locked
         for outcome in outcomes:
             # It may have been claimed anew meanwhile.

@@ -144,7 +144,11 @@ class LastingSession:
             if job_id not in done and recorded.get(job_id) not in ((STARTED, lease), (SUCCESS, lease))
         ]
         holding.forget(job_id for job_id, _ in lost)
-        holding.astray.update(job_id for job_id, _ in lost if recorded.get(job_id, ("",))[0] == STARTED)
+        for job_id, _ in lost:
+            if job_id not in recorded:
+                holding.absent.add(job_id)
+            elif recorded[job_id][0] == STARTED:
+                holding.astray.add(job_id)
         self._restored(lost)
         return count
 

@@ -7,7 +7,8 @@ holds back: it looks again after a moment, and after a longer one, and joins in 
 two looks. The first ones never do, and of the others one after the other joins in however busy the machine
 is: what keeps it busy may be another program, and the first ones may have long jobs. That goes slowly while the first
 ones are at work on many short jobs, which is seen from the processor time of their own processes (not of those that run
-the jobs): there each that joins in costs more than it does.
+the jobs): there each that joins in costs more than it does. One that has joined in, or found jobs before the others,
+steps back again where it sees that.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from typing import Final
 
 from dbqueue.store.records import WorkersBefore
 
-FIRST_PAUSE_SECONDS: Final = 0.02
+FIRST_PAUSE_SECONDS: Final = 0.1
+MOST_DOUBLINGS: Final = 10
 LONGEST_PAUSE_SECONDS: Final = 1.0
 JOIN_EVERY_SECONDS: Final = 0.1
 """How much later than the slot before it each slot joins in at the latest."""
@@ -29,7 +31,9 @@ LONGEST_SECONDS: Final = 5.0
 """So long the last one holds back."""
 IDLE_SHARE: Final = 0.1
 """Of the processors' time: with so much to spare they are free."""
-SHORT_JOBS_FACTOR: Final = 10.0
+STEP_BACK_SECONDS: Final = 0.5
+"""So long one that works beside enough others looks at the machine, before it steps back."""
+SHORT_JOBS_FACTOR: Final = 100.0
 """So much longer does all that take while the first ones are at work on many short jobs."""
 SHORT_JOBS_SHARE: Final = 0.1
 """Of one processor: what their processes take then, all together, at the least. Half of one is what those of four
@@ -50,8 +54,10 @@ class Neighbours:
         self._looks = 0
         self._looked_at, self._idle_then = 0.0, 0.0
         """When it looked last, and how long processors had been idle until then."""
+        self._watched_from: float | None = None
+        """From when on it watches the machine, and the first ones' processes."""
         self._first_ones: tuple[int, ...] = ()
-        """The processes of those before, at its first look: another one may have taken much before that."""
+        """The first processes of those before, when it began to watch: another may have taken much before that."""
         self._at_first = 0.0
         """Seconds of processor time that they had taken then."""
 
@@ -65,40 +71,61 @@ class Neighbours:
             self._since, self._looks = time.monotonic(), 0
 
     def pause(self) -> float:
-        """Seconds to hold back yet, before the next call; zero: join in."""
-        if self._since is None:
-            return 0.0
+        """Seconds to hold back yet, before the next call; zero: join in, or go on."""
         now = time.monotonic()
-        if self._idle(now):
+        if self._since is None:
+            if not self._is_too_many(now):
+                return 0.0
+            self._since, self._looks = now, 1
+            self._begin_to_watch(now)
+        elif not self._looks:
+            if waiting_threads() < self._processors:
+                return self.join_in()
+            self._begin_to_watch(now)
+        elif self._was_idle(now):
             return self.join_in()
-        if not self._looks:
-            self._first_ones = self.before.pids
-            self._at_first = seconds_of(self._first_ones)
         waited = now - self._since
         longest = min((self.before.slots - self._enough + 1) * JOIN_EVERY_SECONDS, LONGEST_SECONDS)
         if waited >= longest and self._short_jobs(waited):
             longest *= SHORT_JOBS_FACTOR
         if waited >= longest:
             return self.join_in()
-        pause = min(FIRST_PAUSE_SECONDS * 2.0**self._looks, LONGEST_PAUSE_SECONDS)
+        pause = min(FIRST_PAUSE_SECONDS * 2.0 ** min(self._looks, MOST_DOUBLINGS), LONGEST_PAUSE_SECONDS)
         self._looks += 1
         # Those that were woken together do not all look at once.
         return min(longest - waited, pause * random.uniform(0.7, 1.3))
 
     def join_in(self) -> float:
         """Now."""
-        self._since = None
+        self._since = self._watched_from = None
         return 0.0
 
-    def _idle(self, now: float) -> bool:
-        """Whether some of the processors have had nothing to do since the last look; at the first, in this moment.
+    def _is_too_many(self, now: float) -> bool:
+        """Whether one that works had better not: processors are taken, and the first ones have many short jobs."""
+        if self.before.slots < self._enough:
+            return False
+        if self._watched_from is not None:
+            watched = now - self._watched_from
+            if watched < STEP_BACK_SECONDS:
+                return False
+            if not self._was_idle(now) and self._short_jobs(watched):
+                return True
+        self._begin_to_watch(now)
+        return False
+
+    def _begin_to_watch(self, now: float) -> None:
+        self._watched_from = self._looked_at = now
+        self._idle_then = idle_seconds()
+        self._first_ones = self.before.pids[: self._enough]
+        self._at_first = seconds_of(self._first_ones)
+
+    def _was_idle(self, now: float) -> bool:
+        """Whether some of the processors have had nothing to do since the last look.
 
         How many threads want one changes from moment to moment: with many looks of many workers some would see few.
         """
         idle, then, since = idle_seconds(), self._idle_then, self._looked_at
         self._idle_then, self._looked_at = idle, now
-        if not self._looks:
-            return waiting_threads() < self._processors
         return idle == math.inf or idle - then >= IDLE_SHARE * self._processors * (now - since) + _TICK
 
     def _short_jobs(self, seconds: float) -> bool:
@@ -114,7 +141,7 @@ class Neighbours:
 def waiting_threads() -> int:
     """How many threads of the machine run or stand in line for a processor, beside this one; 0 where nobody tells."""
     try:
-        with open("/proc/loadavg", "rb") as figures:
+        with open("/proc/loadavg", "rb", buffering=0) as figures:
             return int(figures.read().split()[3].partition(b"/")[0]) - 1
     except (OSError, IndexError, ValueError):  # not Linux
         return 0
@@ -123,7 +150,7 @@ def waiting_threads() -> int:
 def idle_seconds() -> float:
     """How long the machine's processors have been idle, all together; without end where nobody tells."""
     try:
-        with open("/proc/uptime", "rb") as figures:
+        with open("/proc/uptime", "rb", buffering=0) as figures:
             return float(figures.read().split()[1])
     except (OSError, IndexError, ValueError):
         return math.inf
@@ -134,7 +161,7 @@ def seconds_of(pids: Iterable[int]) -> float:
     ticks = 0
     for pid in pids:
         try:
-            with open(f"/proc/{pid}/stat", "rb") as figures:
+            with open(f"/proc/{pid}/stat", "rb", buffering=0) as figures:
                 fields = figures.read().rpartition(b")")[2].split()  # a name may hold anything
             ticks += int(fields[11]) + int(fields[12])
         except (OSError, IndexError, ValueError):  # it has ended, or is hidden from this one

@@ -197,16 +197,16 @@ class Rounds:
             # A claim was under way when the supervisor stopped: it never saw these jobs.
             unseen = [Released(job.id, job.lease, job.ready_at) for job in self.take_claimed()]
             if unseen:
-                self._holding.astray |= explain(session, unseen, session.round(unseen, None)).astray
+                self._holding.lost(explain(session, unseen, session.round(unseen, None)))
             for released in unseen:
                 self._holding.leases.pop(released.job_id, None)
             if strays.take_back(session, self._holding, max_losses=self._config.max_losses):
                 self._store.wake()
-            if self._session.has_broken and not self._holding.known:
+            if self._holding.leases or self._holding.astray:
+                return  # the row stays open: the rescue looks only at open ones
+            if self._session.has_broken:
                 session.hand_back(self._holding.worker_id, ())
-            # With a lease left, the row stays open: the rescue looks only at open ones.
-            if not self._holding.known:
-                session.close_worker(self._holding.worker_id)
+            session.close_worker(self._holding.worker_id)
 
     def _step(self) -> bool:
         """One round, if there is anything to do; whether there was."""

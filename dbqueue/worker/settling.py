@@ -83,8 +83,7 @@ def settle_free(session: WorkSession, outcomes: list[Outcome], claim: Claim | No
         if not claim.keys:
             raise
         return done  # as above
-    released = done.released or found.released
-    return replace(done, claimed=found.claimed, refused=found.refused, released=released)
+    return done | found
 
 
 def _settle_free(session: WorkSession, outcomes: list[Outcome], linked: Collection[str]) -> Round:
@@ -115,13 +114,7 @@ def _settle_free(session: WorkSession, outcomes: list[Outcome], linked: Collecti
         halves = [outcomes[:half], outcomes[half:]]
         random.shuffle(halves)  # the one that comes last may not be tried, and is not always to be the same
         first, second = map(write, halves)
-        return Round(
-            first.settled | second.settled,
-            released=first.released or second.released,
-            locked=first.locked | second.locked,
-            refusal=first.refusal or second.refusal,
-            astray=first.astray | second.astray,
-        )
+        return first | second
 
     return write(outcomes)
 
@@ -142,7 +135,7 @@ def _to_write(outcomes: list[Outcome]) -> list[Outcome]:
 
 
 def _bisect(session: WorkSession, outcomes: list[Outcome], error: Exception, linked: Collection[str]) -> Round:
-    """Find the outcome that the database refuses; it ends as a FAILURE that says so. What has gone astray is returned.
+    """Find the outcome that the database refuses; it ends as a FAILURE that says so.
 
     Where even that is refused (by a trigger that somebody has made for the time of his work, say) it counts as locked,
     and so does what comes after it.
@@ -151,10 +144,8 @@ def _bisect(session: WorkSession, outcomes: list[Outcome], error: Exception, lin
         half = len(outcomes) // 2
         first = settle(session, outcomes[:half], None, linked)
         if first.locked:
-            locked = first.locked.union(outcome.job_id for outcome in outcomes[half:])
-            return Round(locked=locked, refusal=first.refusal, astray=first.astray)
-        second = settle(session, outcomes[half:], None, linked)
-        return Round(locked=second.locked, refusal=second.refusal, astray=first.astray | second.astray)
+            return first | Round(locked=frozenset(outcome.job_id for outcome in outcomes[half:]))
+        return first | settle(session, outcomes[half:], None, linked)
     (outcome,) = outcomes
     text, _ = describe_exception(EncodeError(f"the outcome cannot be stored: {error}"), max_bytes=4096)
     failed = [Failed(outcome.job_id, outcome.lease, text, None, 0.0)]
@@ -165,7 +156,7 @@ def _bisect(session: WorkSession, outcomes: list[Outcome], error: Exception, lin
     except Exception as refusal:  # noqa: BLE001 - the same
         return Round(locked=frozenset([outcome.job_id]), refusal=str(refusal).partition("\n")[0] or "no reason given")
     log.logger.error("The outcome of job %s cannot be stored and ends as FAILURE: %s", outcome.job_id, error)
-    return Round(astray=explain(session, failed, result).astray)
+    return explain(session, failed, result)
 
 
 def _fail(session: WorkSession, failed: list[Failed], linked: Collection[str]) -> Round:
@@ -184,7 +175,7 @@ def _fail(session: WorkSession, failed: list[Failed], linked: Collection[str]) -
 def explain(session: WorkSession, outcomes: Collection[Outcome], result: Round) -> Round:
     """Say what became of outcomes that matched no row, never forced, and of leases that only a task missed.
 
-    Returns the result, with what has gone astray.
+    Returns the result, with what has gone astray or found no row.
     """
     settled, locked = result.settled, result.locked
     for outcome in outcomes:
@@ -210,4 +201,8 @@ def explain(session: WorkSession, outcomes: Collection[Outcome], result: Round) 
             what = f"it is {status} by another hand now, or by an earlier try to write this, which had no answer"
         name = "success, with all that it wrote," if rolled_back else f"outcome ({type(outcome).__name__})"
         log.lease_lost(outcome.job_id, name, what)
-    return replace(result, astray=frozenset(job_id for job_id, (status, _) in recorded.items() if status == STARTED))
+    return replace(
+        result,
+        astray=frozenset(job_id for job_id, (status, _) in recorded.items() if status == STARTED),
+        absent=tuple(outcome for outcome in missing if outcome.job_id not in recorded),
+    )

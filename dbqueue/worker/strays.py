@@ -1,7 +1,8 @@
-"""Jobs that are STARTED by a worker which knows nothing of them, for somebody has changed the lease in their rows.
+"""Jobs that are STARTED by a worker which holds nothing of them any more.
 
-The outcome of such a job finds that, and is dropped. Nobody rescues jobs of a worker that beats, so its own worker
-takes it back: as one whose run was lost, which it was.
+Somebody has changed the lease in the row, so that the outcome found another and was dropped. Or there was no row when
+the outcome came, and now there is (`Absent`). Nobody rescues jobs of a worker that beats, so its own worker sees to it:
+by the outcome where that is known, and else as one whose run was lost, which it was.
 """
 
 from __future__ import annotations
@@ -10,26 +11,30 @@ from dbqueue.jobs import Outcome
 from dbqueue.store.records import Stray
 from dbqueue.store.sessions import WorkSession
 from dbqueue.worker import log
+from dbqueue.worker.absent import Absent
 from dbqueue.worker.holding import Holding
 from dbqueue.worker.lost_runs import LostRun
 from dbqueue.worker.settling import TROUBLE, settle_in_time
 
 
 def take_back(session: WorkSession, holding: Holding, *, max_losses: int) -> bool:
-    """End what has gone astray, each by its own `redeliver` and losses; whether others may run now.
+    """End what is found, runs that were lost each by its own `redeliver` and losses; whether others may run now.
 
     What somebody has locked is left for the next call; so is all of it where an error is raised, or where the database
     refuses one: that keeps nothing else from being done.
     """
-    if not holding.astray:
+    absent, held = holding.absent, holding.leases
+    absent.forget_old()
+    sought = holding.astray | absent.ids
+    if not sought:
         return False
-    held = holding.leases
-    found = [each for each in session.strays(holding.worker_id, holding.astray) if each.id not in held]
+    found = [each for each in session.strays(holding.worker_id, sought) if each.id not in held]
     left: frozenset[str] = frozenset()
     if found:
         linked = {each.id for each in found if each.successors}
         try:
-            result = settle_in_time(session, [_lost(each, max_losses) for each in found], None, linked)
+            outcomes = [_known(each, absent) or _lost(each, max_losses) for each in found]
+            result = settle_in_time(session, outcomes, None, linked)
         except TROUBLE:
             raise
         except Exception as error:  # noqa: BLE001 - what nobody expects
@@ -39,7 +44,16 @@ def take_back(session: WorkSession, holding: Holding, *, max_losses: int) -> boo
             log.logger.error("What has gone astray cannot be ended, and is tried again: %s", result.refusal)
         left = result.locked | result.astray
     holding.astray = set(left)
+    for each in found:
+        absent.ended(each.id)
     return len(left) < len(found)
+
+
+def _known(stray: Stray, absent: Absent) -> Outcome | None:
+    outcome = absent.outcome_of(stray)
+    if outcome is not None:
+        log.logger.warning("The row of job %s is there again: its outcome is written now", stray.id)
+    return outcome
 
 
 def _lost(stray: Stray, max_losses: int) -> Outcome:

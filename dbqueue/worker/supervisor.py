@@ -45,6 +45,9 @@ from dbqueue.worker.watch import Watch
 TICK_SECONDS: Final = 0.05
 """How often the loop looks at its clocks while jobs run; an idle loop sleeps longer."""
 IDLE_TICK_SECONDS: Final = 1.0
+QUIET_TICK_SECONDS: Final = 5.0
+"""... and longer yet where nothing here has a clock: each time that one of many idle workers wakes, the caches of its
+processor are emptied for those that work."""
 TELL_SECONDS: Final = 3.0
 """After which the log tells that a worker whose tasks have ended waits for the database."""
 WATCHFUL_TICK_SECONDS: Final = 0.02
@@ -245,7 +248,16 @@ class Supervisor:
             return max(0.0, self._look_after_at - time.monotonic())
         if any(len(child.held) > child.slots for child in self._crew.children.values()):
             return WATCHFUL_TICK_SECONDS
-        return TICK_SECONDS if any(child.held for child in self._crew.children.values()) else IDLE_TICK_SECONDS
+        if any(child.held for child in self._crew.children.values()):
+            return TICK_SECONDS
+        return QUIET_TICK_SECONDS if self._is_quiet else IDLE_TICK_SECONDS
+
+    @property
+    def _is_quiet(self) -> bool:
+        """Whether an idle worker waits for nothing but what wakes it: jobs, commands, signals."""
+        running = self._ending.state is State.RUNNING and not self._watch.declared_dead
+        scales = self._control.autoscaler is not None
+        return running and not scales and not self._events.enabled and not self._dispatcher and self._crew.is_settled
 
     def _look_after(self) -> None:
         """See to requests, to the threads, and to everything that has a clock."""

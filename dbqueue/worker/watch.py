@@ -27,7 +27,9 @@ from dbqueue.worker.desk import Desk
 from dbqueue.worker.events import EventSender
 
 LAST_RETRY_SECONDS: Final = 5.0
-WAIT_SECONDS: Final = 1.0
+WAIT_SECONDS: Final = 10.0
+SCALING_WAIT_SECONDS: Final = 1.0
+"""Where the number of processes changes by itself, which the worker's row is to show."""
 EMBEDDED_WAIT_SECONDS: Final = 0.05
 """A test that starts and stops a worker waits for its threads."""
 
@@ -110,12 +112,10 @@ class Watch:
         self._close()
 
     def _watch(self, session: WatchSession) -> None:
-        # Short waits, because `stop` cannot interrupt one.
         if boot_clock() < self._beat_at:
             self._desk.serve(session, self._worker_id)
             self._events.write(session)
-            longest = EMBEDDED_WAIT_SECONDS if self._config.embedded else WAIT_SECONDS
-            longest = self._events.pause(min(longest, self._beat_at - boot_clock()))
+            longest = self._events.pause(min(self._longest_wait, self._beat_at - boot_clock()))
             sign = session.wait(max(0.0, self._desk.pause(longest)))
             if Sign.JOBS in sign:
                 self._woken()
@@ -133,6 +133,12 @@ class Watch:
         else:
             self._dead_id = worker_id
             self._declared_dead()
+
+    @property
+    def _longest_wait(self) -> float:
+        if self._config.embedded:  # `stop` cannot interrupt one
+            return EMBEDDED_WAIT_SECONDS
+        return SCALING_WAIT_SECONDS if self._desk.scales else WAIT_SECONDS
 
     def _close(self) -> None:
         if self._session is not None:

@@ -18,6 +18,7 @@ from dbqueue.worker.neighbours import (
     LONGEST_SECONDS,
     SHORT_JOBS_FACTOR,
     SHORT_JOBS_SHARE,
+    STEP_BACK_SECONDS,
     Neighbours,
     idle_seconds,
     seconds_of,
@@ -163,7 +164,7 @@ def test_the_system_counts_in_ticks_of_which_one_says_nothing(machine: Machine) 
     one = worker(1_000)
     one.woken()
     one.pause()
-    machine.idle = 0.25  # 10 ms of 40
+    machine.idle = 0.05  # 10 ms of 200
     machine.clock[0] += FIRST_PAUSE_SECONDS
     assert one.pause() > 0
 
@@ -187,6 +188,56 @@ def test_those_that_were_woken_together_look_at_different_times(monkeypatch: pyt
         one._since = None
     assert len(pauses) > 1
     assert all(0.5 * FIRST_PAUSE_SECONDS < pause < 2 * FIRST_PAUSE_SECONDS for pause in pauses)
+
+
+def at_work(machine: Machine, slots_before: int = ENOUGH, seconds: float = STEP_BACK_SECONDS) -> float:
+    """How long one that goes on claiming is to pause after this time, for which the machine stays as it is."""
+    one = worker(slots_before)
+    assert one.pause() == 0.0
+    machine.clock[0] += seconds
+    return one.pause()
+
+
+def test_one_that_works_steps_back_where_the_first_ones_have_short_jobs(machine: Machine) -> None:
+    machine.shares = dict.fromkeys(FIRST_ONES, SHORT_JOBS_SHARE)
+    assert at_work(machine) > 0
+    assert at_work(machine, seconds=STEP_BACK_SECONDS / 2) == 0.0
+    assert at_work(machine, ENOUGH - 1) == 0.0
+
+
+def test_it_goes_on_where_the_first_ones_have_long_jobs_or_processors_are_free(machine: Machine) -> None:
+    machine.shares = dict.fromkeys(FIRST_ONES, SHORT_JOBS_SHARE / 2 - 0.001)
+    assert at_work(machine) == 0.0
+    machine.shares = dict.fromkeys(FIRST_ONES, 1.0)
+    machine.idle = 2 * IDLE_SHARE
+    assert at_work(machine) == 0.0
+
+
+def test_it_joins_in_again_once_processors_have_been_idle(machine: Machine) -> None:
+    machine.shares = dict.fromkeys(FIRST_ONES, 1.0)
+    one = worker(1_000)
+    one.pause()
+    machine.clock[0] += STEP_BACK_SECONDS
+    pause = one.pause()
+    machine.busy = 0  # for a moment
+    machine.clock[0] += pause
+    assert one.pause() > 0
+    machine.idle = 1.0
+    machine.clock[0] += LONGEST_PAUSE_SECONDS
+    assert one.pause() == 0.0
+    assert not one.holding_back
+
+
+def test_the_time_before_its_last_look_does_not_count(machine: Machine) -> None:
+    """It may have slept: what counts is from its next claim on."""
+    machine.shares = dict.fromkeys(FIRST_ONES, 1.0)
+    one = worker(ENOUGH)
+    one.pause()
+    machine.idle = 1.0
+    machine.clock[0] += 60.0
+    assert one.pause() == 0.0
+    machine.clock[0] += STEP_BACK_SECONDS / 2
+    assert one.pause() == 0.0
 
 
 def test_who_was_not_woken_does_not_hold_back(machine: Machine) -> None:
@@ -223,7 +274,7 @@ def test_a_process_that_nobody_knows_of_takes_nothing(pid: int) -> None:
 
 
 def test_where_the_system_tells_nothing_all_processors_count_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*_: object) -> None:
+    def missing(*_: object, **__: object) -> None:
         raise FileNotFoundError
 
     monkeypatch.setattr("builtins.open", missing)

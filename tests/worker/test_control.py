@@ -106,6 +106,7 @@ def test_a_command_that_comes_right_after_another_is_heard(app: DBQueue, monkeyp
     """The loop has seen to its clocks a moment ago, and sleeps for long where nothing is done."""
     monkeypatch.setattr(supervisor, "LOOK_AFTER_SECONDS", 0.5)
     monkeypatch.setattr(supervisor, "IDLE_TICK_SECONDS", 10.0 * TIMEOUT)
+    monkeypatch.setattr(supervisor, "QUIET_TICK_SECONDS", 10.0 * TIMEOUT)
     with embedded.start_worker(app, perform_ping_check=False, shutdown_timeout=TIMEOUT):
         for _ in range(4):
             assert len(app.control.ping(timeout=TIMEOUT)) == 1

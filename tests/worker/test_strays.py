@@ -1,6 +1,6 @@
-"""Jobs whose leases somebody has changed while they ran: each ends, and none runs again that may not.
+"""Jobs whose leases somebody has changed while they ran, or hidden their rows: each ends, none runs that may not.
 
-Their outcomes are dropped, as they must be; and no other worker takes jobs back from one that lives.
+Other leases have their outcomes dropped, as they must be; and no other worker takes jobs back from one that lives.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 from dbqueue.errors import OperationalError
 from dbqueue.jobs import ClaimedJob, Outcome, Released, Succeeded
@@ -323,3 +324,98 @@ def test_the_sessions_of_both_databases_tell_the_same(store: Store, worker: Test
     assert stray[:2] == (job.id, job.lease)
     assert (stray.redeliver, stray.losses, stray.successors) == (False, 2, False)
     assert session.strays("another", [job.id]) == session.strays(worker.id, ["another"]) == []
+
+
+def hide(store: Store, job: ClaimedJob) -> None:
+    """As row-level security does, or a restore that has not come to this row."""
+    run_sql(store, "UPDATE dbqueue_jobs SET id = 'hidden', worker = 'nobody' WHERE id = :id", id=job.id)
+
+
+def show(store: Store, worker: TestWorker, job: ClaimedJob) -> None:
+    run_sql(
+        store, "UPDATE dbqueue_jobs SET id = :id, worker = :worker WHERE id = 'hidden'", id=job.id, worker=worker.id
+    )
+
+
+def absent(store: Store, worker: TestWorker, holding: Holding) -> ClaimedJob:
+    """A job whose row was hidden when its outcome came."""
+    enqueued(store)
+    job = worker.claim_one()
+    hide(store, job)
+    ended(worker, holding, job)
+    return job
+
+
+def test_the_outcome_is_kept_for_a_row_that_was_only_hidden(
+    store: Store, worker: TestWorker, holding: Holding, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = absent(store, worker, holding)
+    assert not take_back(worker, holding)
+    show(store, worker, job)
+    assert take_back(worker, holding)
+    assert (row(store, job.id)["status"], str(row(store, job.id)["result"])) == ("SUCCESS", "1")
+    assert not holding.absent.ids
+    assert f"The row of job {job.id} is there again" in caplog.text
+
+
+def test_a_hidden_row_under_another_lease_is_a_lost_run(store: Store, worker: TestWorker, holding: Holding) -> None:
+    job = absent(store, worker, holding)
+    show(store, worker, job)
+    change_lease(store, job)
+    assert take_back(worker, holding)
+    assert (row(store, job.id)["status"], row(store, job.id)["losses"]) == ("PENDING", 1)
+
+
+def test_a_hidden_row_is_not_handed_back_as_one_that_never_ran(
+    store: Store, worker: TestWorker, holding: Holding
+) -> None:
+    job = absent(store, worker, holding)
+    show(store, worker, job)
+    worker.session.hand_back(worker.id, holding.known)
+    assert status(store, job) == "STARTED"
+
+
+def test_a_row_is_looked_for_as_long_as_a_restore_may_take(
+    store: Store, worker: TestWorker, holding: Holding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dbqueue.worker.absent.LOOK_SECONDS", 0.0)
+    absent(store, worker, holding)
+    assert not take_back(worker, holding)
+    assert not holding.absent.ids
+
+
+def test_no_more_rows_are_looked_for_than_so_many(
+    store: Store, worker: TestWorker, holding: Holding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dbqueue.worker.absent.MOST", 1)
+    first = absent(store, worker, holding)
+    show(store, worker, first)
+    second = absent(store, worker, holding)
+    assert list(holding.absent.ids) == [second.id]
+
+
+def test_a_run_whose_row_is_hidden_when_its_worker_reconnects_is_lost(
+    store: Store, worker: TestWorker, holding: Holding
+) -> None:
+    enqueued(store)
+    job = worker.claim_one()
+    holding.take([job])
+    hide(store, job)
+    session = LastingSession(store, NAME, holding, restored=lambda lost: None)
+    session.surely(lambda current: current.anything_held())
+    show(store, worker, job)
+    assert take_back(worker, holding)
+    assert (row(store, job.id)["status"], row(store, job.id)["losses"]) == ("PENDING", 1)
+    session.close()
+
+
+def test_a_worker_that_stops_leaves_no_row_of_its_own_for_a_deleted_job(store: Store) -> None:
+    with running_rounds(store) as running:
+        enqueued(store)
+        job = running.take()
+        run_sql(store, "DELETE FROM dbqueue_jobs WHERE id = :id", id=job.id)
+        running.rounds.complete(succeeded(job))
+        wait_until(lambda: running.rounds._holding.absent.ids, what="what its outcome has not found")
+    with store.connect() as connection:
+        closed = connection.execute(sa.text("SELECT closed_at IS NOT NULL FROM dbqueue_workers")).scalars().all()
+    assert closed == [True]
