@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
 from dbqueue import codec, signals, stamped
 from dbqueue.context import Context
@@ -117,7 +118,7 @@ class Control:
 
     def revoke(
         self,
-        task_id: str | Iterable[str],
+        task_id: str | UUID | Iterable[str | UUID],
         destination: Destination = None,
         terminate: bool = False,
         signal: str | int = DEFAULT_SIGNAL,
@@ -133,7 +134,7 @@ class Control:
         """
         from dbqueue.store import revoking
 
-        ids = storable([task_id] if isinstance(task_id, str) else map(str, task_id))
+        ids = storable(map(str, [task_id] if isinstance(task_id, (str, UUID)) else task_id))
         found = revoking.revoke(self.app.database.store, ids)
         self._announce(found)
         # What was terminated has ended in its row, though its task may run on.
@@ -172,7 +173,7 @@ class Control:
 
     def terminate(
         self,
-        task_id: str | Iterable[str],
+        task_id: str | UUID | Iterable[str | UUID],
         destination: Destination = None,
         signal: str | int = DEFAULT_SIGNAL,
         **options: Any,

@@ -23,8 +23,10 @@ from collections import deque
 from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeGuard, TypeVar
+from uuid import UUID
 
 from dbqueue.codec.plain import json_object
+from dbqueue.shown import shown
 
 if TYPE_CHECKING:
     from dbqueue.workflows import Workflow
@@ -72,6 +74,15 @@ _HALVES: Final = re.compile("[\ud800-\udfff]")
 def is_name(value: object) -> TypeGuard[str]:
     """Whether this may name a job, a task, a queue, a state or a worker: every database and log line can carry it."""
     return isinstance(value, str) and 0 < len(value) <= MAX_NAME_LENGTH and value.isprintable()
+
+
+def as_id(value: object) -> str:
+    """A job's id as the tables have it, of a text or a UUID; raises TypeError for anything else."""
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, str):
+        return value
+    raise TypeError(f"the id of a task is a text, not {shown(value)}")
 
 
 def shortened(key: str) -> str:

@@ -31,6 +31,8 @@ from dbqueue.task.factory import make_task
 from dbqueue.task.options import warn_of_unknown
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from dbqueue.task.types import AsyncTask, BoundDecorator, CallOptions, Decorator
 
 P = ParamSpec("P")
@@ -312,7 +314,7 @@ class DBQueue(Services, CanvasNames):
         result.sent_at = time.monotonic()
         return result
 
-    def AsyncResult(self, task_id: str, *, ignored: bool = False) -> AsyncResult[Any]:  # noqa: N802 - Celery's name
+    def AsyncResult(self, task_id: str | UUID, *, ignored: bool = False) -> AsyncResult[Any]:  # noqa: N802 - Celery's name
         """The result of the call with this id."""
         return AsyncResult(task_id, app=self, ignored=ignored)
 

@@ -16,6 +16,7 @@ The state ABORTED is in the job's row until the job ends, or shows another state
 from __future__ import annotations
 
 from typing import Any, ParamSpec, TypeVar
+from uuid import UUID
 
 from dbqueue.result import AsyncResult
 from dbqueue.task import Task
@@ -47,7 +48,7 @@ class AbortableTask(Task[P, R]):
 
     abstract = True
 
-    def AsyncResult(self, task_id: str) -> AbortableAsyncResult[R]:  # noqa: N802 - Celery's name
+    def AsyncResult(self, task_id: str | UUID) -> AbortableAsyncResult[R]:  # noqa: N802 - Celery's name
         """The result of the call with this id."""
         return AbortableAsyncResult(task_id, app=self.app)
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Generator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from dbqueue import codec
@@ -15,7 +16,7 @@ from dbqueue.errors import (
     RemoteTraceback,
     TimeoutError,  # noqa: A004 - Celery's name
 )
-from dbqueue.jobs import FAILURE, PENDING, RETRY, REVOKED, STARTED, SUCCESS, TERMINAL, worker_name
+from dbqueue.jobs import FAILURE, PENDING, RETRY, REVOKED, STARTED, SUCCESS, TERMINAL, as_id, worker_name
 from dbqueue.result.chord_errors import first_error_above, with_cause
 from dbqueue.result.family import Family
 from dbqueue.result.waiting import FIRST_PAUSE_SECONDS, SHARE_OF_WAIT
@@ -33,13 +34,16 @@ DEFAULT_INTERVAL_SECONDS: Final = 0.5
 
 
 class AsyncResult(Family, Generic[R]):
-    """The result of one call. An id that no row has is PENDING; `exists()` tells the difference."""
+    """The result of one call. An id that no row has is PENDING; `exists()` tells the difference.
+
+    A UUID (Django's paths give one) stands for its text. Raises ValueError for an empty id, TypeError for what is none.
+    """
 
     TimeoutError = TimeoutError
 
     def __init__(
         self,
-        id: str,
+        id: str | UUID,
         backend: Backend | None = None,
         *,
         app: DBQueue | None = None,
@@ -54,7 +58,8 @@ class AsyncResult(Family, Generic[R]):
             from dbqueue.shared import current_app
 
             app = current_app()
-        self.id, self.app, self.ignored, self.parent = id, app, ignored, parent
+        self.id = id if type(id) is str else as_id(id)
+        self.app, self.ignored, self.parent = app, ignored, parent
 
     # On the class: results are made by the hundred thousand.
     sent_at: float | None = None

@@ -122,7 +122,7 @@ class Round:
         """What both did."""
         return Round(
             self.settled | other.settled,
-            [*self.claimed, *other.claimed],
+            (*self.claimed, *other.claimed),
             self.released or other.released,
             self.refused or other.refused,
             self.locked | other.locked,

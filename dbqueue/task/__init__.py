@@ -25,6 +25,8 @@ from dbqueue.task.reports import ReportingTask
 from dbqueue.task.transactions import TransactionPart
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from dbqueue.app import DBQueue
     from dbqueue.bulk import Batch
     from dbqueue.task.eager import EagerResult
@@ -234,7 +236,7 @@ class Task(ReportingTask, Generic[P, R]):
         chosen = options.get("ignore_result")
         return bool(self.ignores_result if chosen is None else chosen)
 
-    def AsyncResult(self, task_id: str) -> AsyncResult[R]:  # noqa: N802 - Celery's name
+    def AsyncResult(self, task_id: str | UUID) -> AsyncResult[R]:  # noqa: N802 - Celery's name
         """The result of the call with this id."""
         return self.app.AsyncResult(task_id)
 

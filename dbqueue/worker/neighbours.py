@@ -86,9 +86,9 @@ class Neighbours:
             return self.join_in()
         waited = now - self._since
         longest = min((self.before.slots - self._enough + 1) * JOIN_EVERY_SECONDS, LONGEST_SECONDS)
-        if waited >= longest and self._short_jobs(waited):
+        if _is_over(longest - waited) and self._short_jobs(waited):
             longest *= SHORT_JOBS_FACTOR
-        if waited >= longest:
+        if _is_over(longest - waited):
             return self.join_in()
         pause = min(FIRST_PAUSE_SECONDS * 2.0 ** min(self._looks, MOST_DOUBLINGS), LONGEST_PAUSE_SECONDS)
         self._looks += 1
@@ -136,6 +136,11 @@ class Neighbours:
     def _enough(self) -> int:
         """As many slots, or threads, keep all processors busy, while the database has its share of them."""
         return 2 * self._processors
+
+
+def _is_over(seconds: float) -> bool:
+    """Whether nothing of it is left but what rounding leaves: a pause of that is none."""
+    return seconds < 0.001
 
 
 def waiting_threads() -> int:

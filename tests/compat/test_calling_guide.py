@@ -12,6 +12,7 @@ from datetime import timedelta
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -260,3 +261,24 @@ def test_bindings_and_broadcasts_of_kombu(app: DBQueue) -> None:
     assert task.apply_async(routing_key="media.image").queue == "media"
     assert task.apply_async(routing_key="media.video").queue == "media"
     assert task.apply_async(routing_key="default").queue == "default"
+
+
+class TestIds:
+    """An id of another program's, or of a web framework's paths, may be a UUID."""
+
+    def test_a_uuid_is_its_text(self, app: DBQueue) -> None:
+        add = app.task(name="add")(lambda x, y: x + y)
+        uuids = [UUID(add.delay(1, number).id) for number in range(3)]
+        app.control.revoke(uuids[1])
+        app.control.revoke([uuids[2]])
+        drain(app)
+        results = [app.AsyncResult(each) for each in uuids]
+        assert [each.state for each in results] == ["SUCCESS", "REVOKED", "REVOKED"]
+        assert add.AsyncResult(uuids[0]).get(timeout=TIMEOUT) == 1
+        assert results[0].id == str(uuids[0])
+
+    @pytest.mark.parametrize("wrong", [5, b"bytes", ["a list"]])
+    def test_what_can_be_no_id_is_told(self, app: DBQueue, wrong: Any) -> None:
+        """It would be PENDING for ever."""
+        with pytest.raises(TypeError, match="the id of a task is a text"):
+            app.AsyncResult(wrong)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from dbqueue.errors import OperationalError
 from dbqueue.store.sessions import Sign
 from dbqueue.worker import watch as watching
 from dbqueue.worker.config import WorkerConfig
-from dbqueue.worker.watch import Watch
+from dbqueue.worker.watch import EMBEDDED_WAIT_SECONDS, SCALING_WAIT_SECONDS, Watch
 
 LEASE, EVERY = 30.0, 10.0
 START = 1000.0
@@ -255,7 +256,9 @@ def test_it_waits_no_longer_than_commands_and_events_may(
         return Sign(0)
 
     monkeypatch.setattr(heart, "wait", wait, raising=False)
-    desk = SimpleNamespace(serve=lambda _, worker_id: did.append(worker_id), pause=lambda limit: min(limit, bounds[0]))
+    desk = SimpleNamespace(
+        serve=lambda _, worker_id: did.append(worker_id), pause=lambda limit: min(limit, bounds[0]), scales=False
+    )
     events = SimpleNamespace(write=lambda _: did.append("events"), pause=lambda limit: min(limit, bounds[1]))
     monkeypatch.setattr(watch, "_desk", desk)
     monkeypatch.setattr(watch, "_events", events)
@@ -265,8 +268,30 @@ def test_it_waits_no_longer_than_commands_and_events_may(
         beat(watch, heart)
         assert did[:2] == ["first", "events"]
         longest.append(did[2])
-    assert longest[1:] == [0.125, 0.0625, 0.0]
-    assert longest[0] <= 1.0, "a worker that is stopped would wait for it"
+    assert longest == [9.0, 0.125, 0.0625, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("embedded", "scales", "longest"),
+    [(False, False, EVERY), (False, True, SCALING_WAIT_SECONDS), (True, False, EMBEDDED_WAIT_SECONDS)],
+    ids=["an idle one", "its size is shown", "whoever stops it waits"],
+)
+def test_nothing_else_wakes_it_before_its_next_heartbeat(
+    watch: Watch, heart: Heart, monkeypatch: pytest.MonkeyPatch, embedded: bool, scales: bool, longest: float
+) -> None:
+    waits: list[float] = []
+
+    def wait(seconds: float) -> Sign:
+        waits.append(seconds)
+        return Sign(0)
+
+    monkeypatch.setattr(heart, "wait", wait, raising=False)
+    monkeypatch.setattr(watch, "_config", replace(watch._config, embedded=embedded))
+    desk = SimpleNamespace(serve=lambda *_: None, pause=lambda limit: limit, scales=scales)
+    monkeypatch.setattr(watch, "_desk", desk)
+    monkeypatch.setattr(watch, "_events", SimpleNamespace(write=lambda _: None, pause=lambda limit: limit))
+    beat(watch, heart)
+    assert waits == [longest]
 
 
 @pytest.mark.parametrize("alive", [True, False])
@@ -298,7 +323,9 @@ def test_until_the_next_heartbeat_it_listens(
 
     monkeypatch.setattr(heart, "wait", wait, raising=False)
     monkeypatch.setattr(watch, "_woken", lambda: heard.append("jobs"))
-    desk = SimpleNamespace(serve=lambda *_: None, pause=lambda limit: limit, heard=lambda: heard.append("commands"))
+    desk = SimpleNamespace(
+        serve=lambda *_: None, pause=lambda limit: limit, heard=lambda: heard.append("commands"), scales=False
+    )
     monkeypatch.setattr(watch, "_desk", desk)
     monkeypatch.setattr(watch, "_events", SimpleNamespace(write=lambda _: None, pause=lambda limit: limit))
     clock[0] = START + EVERY
