@@ -43,9 +43,11 @@ def take_back(session: WorkSession, holding: Holding, *, max_losses: int) -> boo
         if result.refusal:
             log.logger.error("What has gone astray cannot be ended, and is tried again: %s", result.refusal)
         left = result.locked | result.astray
+        for job_id in {each.id for each in found} - left:
+            absent.ended(job_id)
+        for outcome in result.absent:  # hidden again
+            absent.add(outcome.job_id, outcome)
     holding.astray = set(left)
-    for each in found:
-        absent.ended(each.id)
     return len(left) < len(found)
 
 

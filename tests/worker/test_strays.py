@@ -358,6 +358,43 @@ def test_the_outcome_is_kept_for_a_row_that_was_only_hidden(
     assert f"The row of job {job.id} is there again" in caplog.text
 
 
+def test_the_outcome_is_kept_while_somebody_has_the_row_locked_that_was_hidden(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settling, "MAX_WAITS", 1)
+    with opened(postgres_url) as store, psycopg.connect(libpq_url(postgres_url)) as somebody:
+        worker, holding = TestWorker(store), Holding()
+        holding.worker_id = worker.id
+        job = absent(store, worker, holding)
+        show(store, worker, job)
+        somebody.execute("SELECT FROM dbqueue_jobs WHERE id = %s FOR UPDATE", [job.id])
+        assert not take_back(worker, holding)
+        somebody.rollback()
+        assert take_back(worker, holding)
+        assert (row(store, job.id)["status"], row(store, job.id)["losses"]) == ("SUCCESS", 0)
+        assert not holding.absent.ids
+        worker.close()
+
+
+def test_the_outcome_is_kept_for_a_row_that_is_hidden_again(
+    store: Store, worker: TestWorker, holding: Holding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, look = absent(store, worker, holding), worker.session.strays
+    show(store, worker, job)
+
+    def then_hidden(*arguments: Any) -> list[Stray]:
+        found = look(*arguments)
+        hide(store, job)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.session, "strays", then_hidden)
+        take_back(worker, holding)
+    show(store, worker, job)
+    assert take_back(worker, holding)
+    assert (row(store, job.id)["status"], row(store, job.id)["losses"]) == ("SUCCESS", 0)
+
+
 def test_a_hidden_row_under_another_lease_is_a_lost_run(store: Store, worker: TestWorker, holding: Holding) -> None:
     job = absent(store, worker, holding)
     show(store, worker, job)
