@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,7 +15,7 @@ from dbqueue.errors import OperationalError
 from dbqueue.store.sessions import Sign
 from dbqueue.worker import watch as watching
 from dbqueue.worker.config import WorkerConfig
-from dbqueue.worker.watch import EMBEDDED_WAIT_SECONDS, SCALING_WAIT_SECONDS, Watch
+from dbqueue.worker.watch import Watch
 
 LEASE, EVERY = 30.0, 10.0
 START = 1000.0
@@ -273,25 +272,36 @@ def test_it_waits_no_longer_than_commands_and_events_may(
 
 @pytest.mark.parametrize(
     ("embedded", "scales", "longest"),
-    [(False, False, EVERY), (False, True, SCALING_WAIT_SECONDS), (True, False, EMBEDDED_WAIT_SECONDS)],
-    ids=["an idle one", "its size is shown", "whoever stops it waits"],
+    [(False, False, watching.WAIT_SECONDS), (False, True, 1.0), (True, False, 0.05), (True, True, 0.05)],
 )
-def test_nothing_else_wakes_it_before_its_next_heartbeat(
-    watch: Watch, heart: Heart, monkeypatch: pytest.MonkeyPatch, embedded: bool, scales: bool, longest: float
+def test_how_long_it_waits_where_nothing_is_due(
+    heart: Heart, clock: list[float], monkeypatch: pytest.MonkeyPatch, *, embedded: bool, scales: bool, longest: float
 ) -> None:
+    """The worker's row is to show how many processes there are; who stops one inside of his program waits for it."""
     waits: list[float] = []
+    desk = SimpleNamespace(serve=lambda *_: None, pause=lambda limit: limit, scales=scales)
+    events = SimpleNamespace(write=lambda _: None, pause=lambda limit: limit)
+    config = WorkerConfig(
+        "w@test", ("celery",), "solo", 1, lease_seconds=300.0, heartbeat_seconds=100.0, embedded=embedded
+    )
+    nobody: Any = SimpleNamespace()
+    watch = Watch(
+        nobody,
+        config,
+        desk=cast(Any, desk),
+        events=cast(Any, events),
+        woken=lambda: None,
+        declared_dead=lambda: None,
+    )
+    watch.beat_for("first", START)
 
     def wait(seconds: float) -> Sign:
         waits.append(seconds)
         return Sign(0)
 
     monkeypatch.setattr(heart, "wait", wait, raising=False)
-    monkeypatch.setattr(watch, "_config", replace(watch._config, embedded=embedded))
-    desk = SimpleNamespace(serve=lambda *_: None, pause=lambda limit: limit, scales=scales)
-    monkeypatch.setattr(watch, "_desk", desk)
-    monkeypatch.setattr(watch, "_events", SimpleNamespace(write=lambda _: None, pause=lambda limit: limit))
     beat(watch, heart)
-    assert waits == [longest]
+    assert (waits, heart.beats) == ([longest], [])
 
 
 @pytest.mark.parametrize("alive", [True, False])
