@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +11,8 @@ from dbqueue.jobs import ClaimedJob
 from dbqueue.pools import wire
 from dbqueue.worker.doorbell import Doorbell
 from dbqueue.worker.shutdown import State
-from tests.unit.turns import A, B, C, Worker, done, released, starting
+from dbqueue.worker.supervisor import IDLE_TICK_SECONDS, QUIET_TICK_SECONDS, TICK_SECONDS, WATCHFUL_TICK_SECONDS
+from tests.unit.turns import A, B, C, Worker, done, longest_wait, released, starting
 
 
 @pytest.fixture
@@ -37,6 +38,37 @@ def test_it_is_ready_once_and_when_all_children_are(start: Any) -> None:
     worker.says(wire.READY, child=2)
     worker.says(wire.READY, child=2)
     assert worker.readied == 1
+
+
+HAS_A_CLOCK: dict[str, Callable[[Worker], object]] = {
+    "it is fenced": lambda worker: setattr(worker.ending, "state", State.FENCED),
+    "it drains": lambda worker: setattr(worker.ending, "state", State.DRAINING),
+    "it is declared dead": lambda worker: setattr(worker.supervisor._watch, "_dead_id", "w@test#1"),
+    "it scales": lambda worker: setattr(worker.supervisor._control, "autoscaler", object()),
+    "it tells monitors": lambda worker: setattr(worker.supervisor._events, "enabled", True),
+    "a job waits": lambda worker: worker.dispatcher.add([A]),
+    "a process starts": lambda worker: setattr(worker.child, "ready", False),
+    "a process ends": lambda worker: setattr(worker.child, "stopping", True),
+    "a process is to be started": lambda worker: worker.crew._missing.update({2: 0.0}),
+}
+
+
+@pytest.mark.parametrize("has_a_clock", HAS_A_CLOCK.values(), ids=HAS_A_CLOCK.keys())
+def test_an_idle_worker_looks_seldom_where_nothing_has_a_clock_and_only_there(
+    start: Any, has_a_clock: Callable[[Worker], object]
+) -> None:
+    worker = start()
+    assert longest_wait(worker.supervisor) == QUIET_TICK_SECONDS
+    has_a_clock(worker)
+    assert longest_wait(worker.supervisor) == IDLE_TICK_SECONDS
+
+
+def test_a_worker_with_jobs_looks_often(start: Any) -> None:
+    worker = start()
+    worker.child.send_jobs([A])
+    assert longest_wait(worker.supervisor) == TICK_SECONDS
+    worker.child.send_jobs([B])  # which waits behind it
+    assert longest_wait(worker.supervisor) == WATCHFUL_TICK_SECONDS
 
 
 def test_a_job_is_run_and_its_outcome_written(start: Any) -> None:

@@ -30,6 +30,10 @@ PID = 2**22 + 1
 """More than any process has."""
 
 
+longest_wait = Supervisor._longest_wait
+"""Which no turn here waits for."""
+
+
 class Nursery:
     """Bears nobody: the test has the children's ends of their sockets, and tells of deaths."""
 
