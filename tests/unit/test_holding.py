@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from dbqueue.jobs import Outcome, Succeeded
 from dbqueue.store.records import Round
+from dbqueue.worker import absent
 from dbqueue.worker.aside import Aside
 from dbqueue.worker.handover import MAX_CLAIM, Handover
 from dbqueue.worker.holding import MAX_OUTCOMES, Holding
@@ -156,3 +159,47 @@ def test_those_that_are_locked_for_long_keep_no_others_from_being_tried(monkeypa
     aside.put(ends)
     aside.tried(aside.next_try(), {"a", "b"})
     assert aside.next_try() == [end("c"), end("a")]
+
+
+def test_of_the_rows_that_are_looked_for_the_one_noted_first_is_given_up_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is noted again counts from then."""
+    monkeypatch.setattr(absent, "MOST", 2)
+    looked_for = absent.Absent()
+    for job_id in "abac":
+        looked_for.add(job_id)
+    assert looked_for.ids == {"a", "c"}
+
+
+def test_a_row_is_looked_for_until_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(absent, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    looked_for = absent.Absent()
+    looked_for.add("a")
+    now[0] += 1.0
+    looked_for.add("b")
+    now[0] = 1000.0 + absent.LOOK_SECONDS - 0.5
+    looked_for.forget_old()
+    assert looked_for.ids == {"a", "b"}
+    now[0] += 1.0
+    looked_for.forget_old()
+    assert looked_for.ids == {"b"}
+
+
+def test_jobs_gone_astray_are_known_until_they_are_seen_to(holding: Holding) -> None:
+    for job_id in "ab":
+        holding.lost(Round(astray=frozenset([job_id])))
+    holding.lost(Round(absent=(end("c"),)))
+    holding.take([claimed_job("d")])
+    assert set(holding.known) == {"a", "b", "c", "d"}
+
+
+def test_what_two_rounds_did_is_what_both_did() -> None:
+    """Of some outcomes each was written in a round of its own."""
+    job = claimed_job("a")
+    did = Round(frozenset("a"), [job], True, True, frozenset("b"), "no", frozenset("c"), (end("d"),))
+    for both in (did | Round(), Round() | did):
+        assert both == did
+    other = Round(frozenset("e"), [], False, False, frozenset("f"), "nor", frozenset("g"), (end("h"),))
+    assert did | other == Round(
+        frozenset("ae"), [job], True, True, frozenset("bf"), "no", frozenset("cg"), (end("d"), end("h"))
+    )
