@@ -95,6 +95,19 @@ def test_nothing_is_remembered_when_nobody_waits(database: Database) -> None:
     assert database.questions == [["a"], ["b"], ["a"], ["a"]]
 
 
+def test_the_interval_of_one_who_has_gone_shortens_no_more_pauses(database: Database) -> None:
+    """It would for as long as the process lives; an equal one of another, who still waits, does."""
+    waiter: ResultWaiter[str] = waiter_of(database)
+    patient = in_thread(lambda: waiter.wait("b", timeout=None, interval=0.02))
+    wait_until(lambda: waiter._intervals)
+    for interval in (0.01, 0.02):
+        assert waiter.wait("a", timeout=0, interval=interval) is None
+    assert waiter._intervals == [0.02]
+    database.ended["b"] = "done"
+    patient.join(60)
+    assert waiter._intervals == []
+
+
 def test_one_who_gives_up_does_not_stop_the_others(database: Database) -> None:
     waiter: ResultWaiter[str] = waiter_of(database)
     values: list[str | None] = []
