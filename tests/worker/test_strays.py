@@ -456,3 +456,25 @@ def test_a_worker_that_stops_leaves_no_row_of_its_own_for_a_deleted_job(store: S
     with store.connect() as connection:
         closed = connection.execute(sa.text("SELECT closed_at IS NOT NULL FROM dbqueue_workers")).scalars().all()
     assert closed == [True]
+
+
+def test_a_worker_that_stops_leaves_none_that_it_has_claimed_at_the_end(store: Store) -> None:
+    """Too late for its supervisor, so that it goes back; but its lease is another."""
+    with running_rounds(store) as running:
+        job_id = enqueued(store)
+        running.rounds.want(1)
+        wait_until(lambda: running.has_claimed, what="the claim")
+        run_sql(store, "UPDATE dbqueue_jobs SET lease = :lease", lease=str(uuid4()))
+    found = row(store, job_id)
+    assert (found["status"], found["losses"]) == ("PENDING", 1)
+
+
+def test_a_worker_that_stops_after_a_break_hands_back_what_a_lost_claim_took(store: Store, worker: TestWorker) -> None:
+    """It may have come late: after the looks that follow a new connection. Nobody rescues jobs of a closed row."""
+    with running_rounds(store) as running:
+        running.rounds._session._reconnected_at = 0.0
+        job_id = enqueued(store)
+        worker.claim_one()
+        run_sql(store, "UPDATE dbqueue_jobs SET worker = :worker", worker=running.worker_id)
+    found = row(store, job_id)
+    assert (found["status"], found["losses"]) == ("PENDING", 0)
