@@ -46,6 +46,8 @@ class Fence:
             if not registering:
                 seconds = self._config.lease_seconds
                 why = f"This worker was declared dead, because its heartbeat did not come for {seconds:g} s"
+                if not late:  # so that was no other worker's doing
+                    why = "This worker's row was deleted or closed, though its heartbeats had come in time"
                 self._close(State.REGISTERING, why, "other workers have its jobs, and it registers anew")
                 self._rounds.register_anew(self._config.new_info())
         elif late and state in (State.RUNNING, State.REGISTERING):

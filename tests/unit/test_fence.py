@@ -228,6 +228,17 @@ def test_each_event_is_told_once_and_truly(start: Any, killed: list[int], caplog
     assert worker.ending.state is State.RUNNING
 
 
+def test_a_worker_whose_row_was_deleted_does_not_blame_its_heartbeat(start: Any, caplog: Any) -> None:
+    worker = start()
+    worker.watch.declared_dead = True
+    worker.turn()
+    (record,) = caplog.records
+    assert record.message.startswith(
+        "This worker's row was deleted or closed, though its heartbeats had come in time: "
+    )
+    assert worker.ending.state is State.REGISTERING
+
+
 def test_what_is_said_of_a_run_that_ended_with_the_lease_and_may_not_be_repeated(start: Any, killed: list[int]) -> None:
     worker = start()
     worker.child.send_jobs([job(0, redeliver=False)])
