@@ -553,3 +553,20 @@ def test_an_exception_amid_a_statement_is_the_caller_s(
         connection.exec_driver_sql(f"SELECT pg_terminate_backend(pid, 10000) {sleeping}")
     assert store.fetch([job_id]).keys() == {job_id}
     assert [record for record in caplog.records if record.name.startswith("sqlalchemy")] == []
+
+
+def test_a_search_path_that_led_elsewhere_for_a_while(postgres_url: str) -> None:
+    """A connection keeps the one that its role had when it was made: the next call makes another."""
+    name = sa.make_url(postgres_url).database
+    with psycopg.connect(libpq_url(postgres_url), autocommit=True) as admin, opened(postgres_url) as store:
+        admin.execute(f"ALTER ROLE CURRENT_USER IN DATABASE {name} SET search_path = elsewhere".encode())
+        try:
+            with pytest.raises(SchemaError, match="dbqueue_jobs"):
+                enqueued(store)
+            with pytest.raises(SchemaError, match="dbqueue_workers"), store.connect() as connection:
+                connection.execute(sa.text("SELECT 1 FROM dbqueue_workers"))
+        finally:
+            admin.execute(f"ALTER ROLE CURRENT_USER IN DATABASE {name} RESET search_path".encode())
+        assert store.fetch([enqueued(store)])
+        with store.connect() as connection:
+            connection.execute(sa.text("SELECT 1 FROM dbqueue_workers"))

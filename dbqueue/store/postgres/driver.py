@@ -88,6 +88,11 @@ def _translate_wrapped(error: sa.exc.DBAPIError) -> NoReturn:
     raise OperationalError(f"the database did not do it: {first_line(error.orig)}") from error
 
 
+def leads_elsewhere(error: BaseException) -> bool:
+    """Whether no table of dbqueue's was found: a connection keeps the search path that its role had then."""
+    return isinstance(error.orig if isinstance(error, sa.exc.DBAPIError) else error, NO_TABLES)
+
+
 def survives(driver: Driver, error: OperationalError) -> bool:
     """Whether what ended in this error (`translated`) may be tried again on the same connection."""
     conflict = trouble_of(error.__cause__) is Trouble.CONFLICT

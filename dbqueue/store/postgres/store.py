@@ -26,7 +26,7 @@ from dbqueue.store.base import Store
 from dbqueue.store.engine import LIMIT_WAITS_HERE, Access, make_engine
 from dbqueue.store.inserts import refuse_other_content, refuse_unwritten
 from dbqueue.store.postgres import copying, sql
-from dbqueue.store.postgres.driver import UNFIT, Driver, translated
+from dbqueue.store.postgres.driver import NO_TABLES, UNFIT, Driver, leads_elsewhere, translated
 from dbqueue.store.postgres.inserts import PostgresInserts
 from dbqueue.store.postgres.liveness import Liveness
 from dbqueue.store.postgres.partitions.catalog import row_words
@@ -241,10 +241,11 @@ class PostgresStore(Store):
     def _is_spent(self, connection: sa.Connection, error: BaseException) -> bool:
         """Whether nothing more can be asked of the connection after this error.
 
-        It leads to a server that takes no writes any more, or was left amid a statement: to try would hide what has
-        come in between.
+        It leads to a server that takes no writes any more, or past the tables, or was left amid a statement: to try
+        would hide what has come in between.
         """
-        return trouble_of(error) is Trouble.LOST or self.is_busy(connection.connection.driver_connection)
+        lost = trouble_of(error) is Trouble.LOST or leads_elsewhere(error)
+        return lost or self.is_busy(connection.connection.driver_connection)
 
     def same_database(self, ask: Callable[[str], Sequence[Any]]) -> bool:
         ours = self._run(lambda driver: driver.execute(self.identity).fetchone())
@@ -274,6 +275,9 @@ class PostgresStore(Store):
                     pooled.close()
                     if not tries.again(trouble):
                         raise
+                except NO_TABLES:
+                    pooled.invalidate()  # see `leads_elsewhere`
+                    raise
                 finally:
                     pool.keep(pooled)
 
