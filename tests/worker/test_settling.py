@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from dbqueue.errors import LockTimeout, OperationalError
-from dbqueue.jobs import Outcome, Replaced, Retried, Settled, Succeeded
+from dbqueue.jobs import Outcome, Released, Replaced, Retried, Settled, Succeeded
 from dbqueue.store.base import Store
 from dbqueue.store.postgres import sql
 from dbqueue.store.records import Claim, Round
@@ -266,3 +266,16 @@ def test_a_bad_row_that_is_locked_when_it_is_written_alone(
 
     monkeypatch.setattr(worker.session, "settle_free", then_locked)
     assert settle_free(worker.session, outcomes, None, ()).locked == {"b"}
+
+
+def test_what_was_handed_back_already_is_no_outcome_that_is_dropped(
+    worker: TestWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker that was taken for dead hands back what it had only claimed: of each job a warning would be."""
+    (ran,) = ends(worker, "a")
+    (late,) = ends(worker, "b")
+    run_sql(worker.store, "UPDATE dbqueue_jobs SET status = 'PENDING', lease = NULL, worker = NULL, ready_at = now()")
+    caplog.set_level("INFO")
+    settle(worker.session, [Released(ran.job_id, ran.lease, "now"), late], None, ())
+    told = {record.levelname: record.message.partition(":")[0] for record in caplog.records}
+    assert told == {"INFO": "Job a need not be handed back", "WARNING": "Job b lost its lease while it ran here"}
