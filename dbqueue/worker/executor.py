@@ -28,9 +28,11 @@ from dbqueue.errors import (
     Ignore,
     InvalidTaskError,
     NotRegistered,
+    OperationalError,
     Reject,
     ReplaceTask,
     Retry,
+    SchemaError,
     SerializationError,
 )
 from dbqueue.exception_info import ExceptionInfo
@@ -42,6 +44,7 @@ from dbqueue.jobs import (
     Failed,
     Outcome,
     Progress,
+    Released,
     Replaced,
     Retried,
     Settled,
@@ -101,6 +104,10 @@ _DATA: Final = frozenset({type(None), bool, int, float, str, list, dict, tuple})
 def _is_to_be_awaited(value: Any) -> bool:
     """Not so the result of another job, which is data where a task returns it: the run would wait for that job."""
     return type(value) not in _DATA and inspect.isawaitable(value) and not hasattr(value, "__json__")
+
+
+NOT_BEGUN_SECONDS: Final = 1.0
+"""Before a job goes back whose transaction cannot be had at all: it may come again at once."""
 
 
 class Executor:
@@ -207,9 +214,21 @@ class Executor:
             log.refused(job, refusal)
             signals.task_rejected.send(self._options.hostname, message=job, exc=refusal)
             return self._failure(job, refusal, started)
-        if task.transactional and self.transactions is not None:
-            request._unit = self.transactions.begin(job, task.is_async)
-        return Call(job, task, tuple(args), kwargs, request, started)
+        call = Call(job, task, tuple(args), kwargs, request, started)
+        return call if self.transactions is None or not task.transactional else self._in_transaction(call)
+
+    def _in_transaction(self, call: Call) -> Call | Outcome:
+        """The same with its transaction; a process opens its SQLite file here, and may fail to: the job goes back."""
+        assert self.transactions is not None
+        try:
+            call.request._unit = self.transactions.begin(call.job, call.task.is_async)
+        except (OperationalError, SchemaError) as error:
+            if self._options.eager:
+                raise
+            log.not_begun(call.job, error)
+            time.sleep(NOT_BEGUN_SECONDS)
+            return Released(call.job.id, call.job.lease, call.job.ready_at)
+        return call
 
     def _request(self, job: ClaimedJob, task: Runnable, args: Any, kwargs: Any, options: Any, headers: Any) -> Context:
         stamps = headers if isinstance(headers, dict) else {}

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from dbqueue import signals, testing
-from dbqueue.errors import EncodeError, WorkerLostError
+from dbqueue.errors import EncodeError, OperationalError, WorkerLostError
 from dbqueue.services.workers import make_executor
 from tests.stores import TestWorker, row, run_sql
 from tests.worker.transactional.effects import call, effects, work_off
@@ -93,6 +93,31 @@ def test_a_run_whose_connection_broke_counts_as_lost(app: App, may_run_again: bo
     assert "it may not run again" in repr(result.result)
     executor.close()
     worker.close()
+
+
+def test_a_file_that_cannot_be_opened_ends_no_process(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool process opens a SQLite file for its first transaction: the job goes back, and that is no loss."""
+    store = app.database.store
+    if store.dialect != "sqlite":
+        pytest.skip("a server's tables are not looked at then")
+    result = call(app, "write", "a")
+    executor, worker = make_executor(app, hostname="test"), TestWorker(store)
+    job = worker.claim_one()
+    with monkeypatch.context() as away:
+        away.setattr("dbqueue.worker.executor.NOT_BEGUN_SECONDS", 0.0)
+        away.setattr(app.database, "_store", None)
+        away.setattr(type(store), "ensure_schema", _fail_to_open)
+        worker.settle(executor.run(job))
+    stored = row(store, result.id)
+    assert (stored["status"], stored["losses"]) == ("PENDING", 0)
+    testing.drain(app)
+    assert effects(app) == ["a"]
+    executor.close()
+    worker.close()
+
+
+def _fail_to_open(*_: object, **__: object) -> None:
+    raise OperationalError("SQLite did not do it: disk I/O error")
 
 
 def test_what_the_commit_itself_refuses_is_the_task_s_failure(app: App) -> None:
