@@ -409,7 +409,8 @@ class TestWhatIsLoggedOfASecondTry:
         enqueued(store)
         job = worker.claim_one()
         worker.settle(OUTCOMES[how](job.id, job.lease))
-        settle(worker.session, [OUTCOMES[how](job.id, job.lease)], None, ())
+        with caplog.at_level("INFO"):
+            settle(worker.session, [OUTCOMES[how](job.id, job.lease)], None, ())
         assert "by another hand now, or by an earlier try to write this, which had no answer" in caplog.text
 
     @pytest.mark.parametrize("how", ["succeeded", "failed"])

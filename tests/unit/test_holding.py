@@ -196,10 +196,10 @@ def test_jobs_gone_astray_are_known_until_they_are_seen_to(holding: Holding) -> 
 def test_what_two_rounds_did_is_what_both_did() -> None:
     """Of some outcomes each was written in a round of its own."""
     job = claimed_job("a")
-    did = Round(frozenset("a"), [job], True, True, frozenset("b"), "no", frozenset("c"), (end("d"),))
+    did = Round(frozenset("a"), (job,), True, True, frozenset("b"), "no", frozenset("c"), (end("d"),))
     for both in (did | Round(), Round() | did):
         assert both == did
-    other = Round(frozenset("e"), [], False, False, frozenset("f"), "nor", frozenset("g"), (end("h"),))
+    other = Round(frozenset("e"), (), False, False, frozenset("f"), "nor", frozenset("g"), (end("h"),))
     assert did | other == Round(
-        frozenset("ae"), [job], True, True, frozenset("bf"), "no", frozenset("cg"), (end("d"), end("h"))
+        frozenset("ae"), (job,), True, True, frozenset("bf"), "no", frozenset("cg"), (end("d"), end("h"))
     )
