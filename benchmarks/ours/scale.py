@@ -18,6 +18,7 @@ DRAINS = 3
 """Of which the median counts: single ones differ by a sixth."""
 FEW_WORKERS, MANY_WORKERS = 4, 64
 READY_SECONDS = 5.0
+"""From the last worker's row to the last of their pool processes."""
 RATE = 2_000
 """Jobs a second while the snapshot is held."""
 
@@ -112,10 +113,7 @@ def _steady(seconds: int) -> None:
 
 
 def _with_workers(count: int, jobs: int) -> float:
-    """All are ready before the first job is there: their start would be most of what is measured.
-
-    Their rows are there before their pool processes.
-    """
+    """All are ready before the first job is there: their start would be most of what is measured."""
     table.clear()
     with start_workers(("-c", "1", "-n", f"bench{number}@%h") for number in range(count)):
         table.wait_for_workers(count)

@@ -116,7 +116,7 @@ class Round:
     astray: frozenset[str] = frozenset()
     """Jobs whose outcomes found them STARTED under another lease: maybe one that nobody holds (`Stray`)."""
     absent: tuple[Outcome, ...] = ()
-    """Those that found no row: deleted, or not to be seen for a while (row-level security, a restore)."""
+    """Outcomes that found no row: deleted, or not to be seen for a while (row-level security, a restore)."""
 
     def __or__(self, other: Round) -> Round:
         """What both did."""

@@ -20,6 +20,8 @@ MOST: Final = 1000
 
 
 class Absent:
+    """Used by the thread of the rounds."""
+
     def __init__(self) -> None:
         self._jobs: dict[str, tuple[Outcome | None, float]] = {}
         """The outcome, where there is one, and until when (monotonic) the row is looked for; the first ends first."""

@@ -24,6 +24,7 @@ from dbqueue.store.records import WorkersBefore
 
 FIRST_PAUSE_SECONDS: Final = 0.1
 MOST_DOUBLINGS: Final = 10
+"""Of that pause: after a thousand looks the power of two would be no number."""
 LONGEST_PAUSE_SECONDS: Final = 1.0
 JOIN_EVERY_SECONDS: Final = 0.1
 """How much later than the slot before it each slot joins in at the latest."""

@@ -6,6 +6,7 @@ Other leases have their outcomes dropped, as they must be; and no other worker t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -79,6 +80,21 @@ def ended(worker: TestWorker, holding: Holding, *jobs: ClaimedJob) -> None:
 
 def take_back(worker: TestWorker, holding: Holding) -> bool:
     return strays.take_back(worker.session, holding, max_losses=MAX_LOSSES)
+
+
+@contextmanager
+def then(monkeypatch: pytest.MonkeyPatch, worker: TestWorker, meddle: Callable[[], None]) -> Iterator[None]:
+    """Somebody meddles just after the worker has looked."""
+    look = worker.session.strays
+
+    def looked(*arguments: Any) -> list[Stray]:
+        found = look(*arguments)
+        meddle()
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.session, "strays", looked)
+        yield
 
 
 def status(store: Store, job: ClaimedJob) -> str:
@@ -270,15 +286,8 @@ def test_a_locked_one_is_left_for_the_next_time(
 def test_one_whose_lease_is_changed_again_is_left_for_the_next_time(
     store: Store, worker: TestWorker, holding: Holding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, look = gone_astray(store, worker, holding), worker.session.strays
-
-    def then_changed(*arguments: Any) -> list[Stray]:
-        found = look(*arguments)
-        change_lease(store, job)
-        return found
-
-    with monkeypatch.context() as patch:
-        patch.setattr(worker.session, "strays", then_changed)
+    job = gone_astray(store, worker, holding)
+    with then(monkeypatch, worker, lambda: change_lease(store, job)):
         assert not take_back(worker, holding)
     assert holding.astray == {job.id}
     assert take_back(worker, holding)
@@ -379,16 +388,9 @@ def test_the_outcome_is_kept_while_somebody_has_the_row_locked_that_was_hidden(
 def test_the_outcome_is_kept_for_a_row_that_is_hidden_again(
     store: Store, worker: TestWorker, holding: Holding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, look = absent(store, worker, holding), worker.session.strays
+    job = absent(store, worker, holding)
     show(store, worker, job)
-
-    def then_hidden(*arguments: Any) -> list[Stray]:
-        found = look(*arguments)
-        hide(store, job)
-        return found
-
-    with monkeypatch.context() as patch:
-        patch.setattr(worker.session, "strays", then_hidden)
+    with then(monkeypatch, worker, lambda: hide(store, job)):
         take_back(worker, holding)
     show(store, worker, job)
     assert take_back(worker, holding)
