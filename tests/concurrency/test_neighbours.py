@@ -67,6 +67,8 @@ def held_back(rounds: RunningRounds) -> bool:
 def idle(store: PostgresStore, postgres_url: str, rounds: RunningRounds) -> None:
     """Let them sleep until they are woken, with room for one job."""
     rounds.rounds.want(1)
+    clock = rounds.rounds._claims.clock  # its last question may be from before it had room: it has yet to claim
+    wait_until(lambda: clock.empty_claims > 0, what="a claim that finds nothing")
     with psycopg.connect(libpq_url(postgres_url), autocommit=True) as admin:
         wait_until(lambda: is_asleep(admin), what="idle rounds")
 
