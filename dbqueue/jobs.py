@@ -337,6 +337,8 @@ class Released(NamedTuple):
     ready_at: str
     lost: bool = False
     """Whether a run died: counted in `losses`, which a poison job's cap compares."""
+    ended: bool = False
+    """Whether the worker itself ended a run, which does not count."""
     delay_seconds: float | None = None
     """Due only after this pause, rather than at `ready_at`."""
     options: str | None = None

@@ -45,7 +45,7 @@ class Losses:
 def killed(job: ClaimedJob) -> Outcome:
     """A run that this worker ended itself does not count against the job, if it may run again at all."""
     if job.redeliver:
-        return Released(job.id, job.lease, job.ready_at)
+        return Released(job.id, job.lease, job.ready_at, ended=True)
     # Which of the two it was, the worker's log says.
     ended = f"the worker ended its run of task {job.task}[{job.id}], because it was shut down or its lease was over"
     return failed(job, f"{ended}, and the job may not run again")

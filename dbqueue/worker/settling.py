@@ -199,7 +199,7 @@ def explain(session: WorkSession, outcomes: Collection[Outcome], result: Round) 
         # These give up the lease: when an earlier try of the same had committed, the row looks like one that was taken.
         if status is not None and (rolled_back or isinstance(outcome, (Released, Retried, Replaced))):
             what = f"it is {status} by another hand now, or by an earlier try to write this, which had no answer"
-        if isinstance(outcome, Released) and not (rolled_back or outcome.lost or outcome.rejected):
+        if isinstance(outcome, Released) and not (rolled_back or outcome.lost or outcome.ended or outcome.rejected):
             log.logger.info("Job %s need not be handed back: %s", outcome.job_id, what)  # nothing is lost by that
             continue
         name = "success, with all that it wrote," if rolled_back else f"outcome ({type(outcome).__name__})"

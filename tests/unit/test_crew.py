@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from dbqueue.pools import nursery as nurseries
+from dbqueue.pools.nursery import Died
 from dbqueue.worker import children
 from dbqueue.worker import crew as module
 from dbqueue.worker.children import Child
@@ -41,21 +42,26 @@ def alone(crew: Crew) -> list[Child]:
     return [child for child in crew if child.alone]
 
 
-def born(crew: Crew, child: Child) -> None:
+def born(crew: Crew, child: Child) -> list[Died]:
+    """Deaths that were told of meanwhile: a child that is to stop may have done so by then."""
+    deaths: list[Died] = []
+
     def is_born() -> bool:
-        crew.nursery_events()
+        deaths.extend(crew.nursery_events() or [])
         return child.pid is not None
 
     wait_until(is_born, what="the child's birth")
+    return deaths
 
 
 def kill(crew: Crew, child: Child) -> None:
     """As the supervisor sees to a child that is dead."""
-    born(crew, child)
+    deaths = born(crew, child)
     assert child.pid is not None
-    with contextlib.suppress(ProcessLookupError):  # one that is to stop may have done so
-        os.kill(child.pid, signal.SIGKILL)
-    wait_until(crew.nursery_events, what="its death")
+    if not deaths:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child.pid, signal.SIGKILL)
+        wait_until(crew.nursery_events, what="its death")
     crew.remove(child, replace=True)
 
 

@@ -186,7 +186,7 @@ def test_neighbours_of_a_run_that_is_ended_are_not_lost(start: Any, killed: list
     worker.dispatcher.add([job(9)])
     assert worker.dispatcher.assign([worker.child]) == [], "nothing is sent to the dying"
     worker.bury()
-    assert worker.ended == [Released(each.id, each.lease, each.ready_at) for each in (jobs[0], jobs[2])]
+    assert worker.ended == [Released(each.id, each.lease, each.ready_at, ended=True) for each in (jobs[0], jobs[2])]
     assert worker.waiting == ["job-3", "job-4", "job-9"]
 
 

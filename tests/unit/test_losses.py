@@ -73,7 +73,7 @@ def test_what_may_not_run_again_ends_and_says_why(worker: Worker, hold: Hold, fi
 def test_a_run_that_its_worker_has_ended_does_not_count(worker: Worker, hold: Hold) -> None:
     again, no_more = claimed_job(losses=MAX_LOSSES), claimed_job(redeliver=False)
     worker.losses.settle(hold(again), "was killed", own=True)
-    assert worker.ended.pop() == (Released(again.id, again.lease, again.ready_at), again)
+    assert worker.ended.pop() == (Released(again.id, again.lease, again.ready_at, ended=True), again)
     worker.losses.settle(hold(no_more), "was killed", own=True)
     assert isinstance(worker.ended[0][0], Failed)
 

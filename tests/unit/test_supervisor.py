@@ -127,7 +127,7 @@ def test_a_worker_that_is_late_gives_out_nothing_in_that_turn(start: Any, killed
     assert worker.written() == [released(B)]
     worker.nursery.dies(worker.child)
     worker.turn()
-    assert worker.written() == [released(A)], "it is no loss: this worker has ended the run"
+    assert worker.written() == [released(A, ended=True)], "it is no loss: this worker has ended the run"
 
 
 def test_a_run_whose_end_is_known_already_is_not_ended_twice(start: Any) -> None:

@@ -49,7 +49,7 @@ def test_a_part_that_is_gone_ends_the_worker_and_its_jobs_go_back(start: Any, ki
     assert worker.ending.state is State.ENDING
     assert (worker.ending.exit_code, worker.ending.finished) == (1, True)
     assert killed == [child.pid]
-    assert worker.written() == [released(A)]
+    assert worker.written() == [released(A, ended=True)]
 
 
 def test_a_command_to_stop_is_a_warm_request_however_often_it_comes(start: Any) -> None:
@@ -87,7 +87,7 @@ def test_an_error_of_the_loop_hands_back_what_ran(start: Any, killed: list[int])
     assert killed == [child.pid for child in worker.crew]
     outcomes = {outcome.job_id: outcome for outcome in worker.written()}
     assert isinstance(outcomes.pop("once"), Failed)
-    assert outcomes == {"a": released(A)}, "it is no loss"
+    assert outcomes == {"a": released(A, ended=True)}, "it is no loss"
     assert [job.id for job in worker.dispatcher.waiting] == ["b"]
 
 

@@ -159,8 +159,8 @@ def starting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Worker]]
         worker.close()
 
 
-def released(job: ClaimedJob, *, lost: bool = False) -> Outcome:
-    return Released(job.id, job.lease, job.ready_at, lost=lost)
+def released(job: ClaimedJob, *, lost: bool = False, ended: bool = False) -> Outcome:
+    return Released(job.id, job.lease, job.ready_at, lost=lost, ended=ended)
 
 
 def done(job: ClaimedJob) -> Outcome:

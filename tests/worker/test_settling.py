@@ -272,10 +272,14 @@ def test_what_was_handed_back_already_is_no_outcome_that_is_dropped(
     worker: TestWorker, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A worker that was taken for dead hands back what it had only claimed: of each job a warning would be."""
-    (ran,) = ends(worker, "a")
-    (late,) = ends(worker, "b")
+    (claimed,) = ends(worker, "a")
+    (run,) = ends(worker, "b")
+    (late,) = ends(worker, "c")
     run_sql(worker.store, "UPDATE dbqueue_jobs SET status = 'PENDING', lease = NULL, worker = NULL, ready_at = now()")
     caplog.set_level("INFO")
-    settle(worker.session, [Released(ran.job_id, ran.lease, "now"), late], None, ())
-    told = {record.levelname: record.message.partition(":")[0] for record in caplog.records}
-    assert told == {"INFO": "Job a need not be handed back", "WARNING": "Job b lost its lease while it ran here"}
+    unseen = Released(claimed.job_id, claimed.lease, "now")
+    ended = Released(run.job_id, run.lease, "now", ended=True)
+    settle(worker.session, [unseen, ended, late], None, ())
+    told = {record.message.partition(":")[0]: record.levelname for record in caplog.records}
+    lost = "lost its lease while it ran here"
+    assert told == {"Job a need not be handed back": "INFO", f"Job b {lost}": "WARNING", f"Job c {lost}": "WARNING"}
