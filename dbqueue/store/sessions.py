@@ -159,6 +159,18 @@ class WorkSession(Session):
         """
 
     @abstractmethod
+    def overdue(self) -> tuple[list[str], bool]:
+        """The ids of jobs that wait for others which have all ended: nothing would ever let them go.
+
+        Part by part, as `lost_workers`. Where row-level security hides rows from this role there are none: what is
+        hidden may run yet.
+        """
+
+    @abstractmethod
+    def let_go(self, job_ids: Collection[str], *, now: datetime | None = None) -> set[str]:
+        """Of these jobs let those go that are overdue still, each as what it waits for has ended; returns which."""
+
+    @abstractmethod
     def reopen(self, worker: WorkerInfo) -> None:
         """Give a worker that has none an open row, as if it had beaten now: it lives on, or is found dead by its lease.
 

@@ -8,7 +8,7 @@ Arguments appear at DEBUG only; a result is the task's own word and appears as i
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from dbqueue.jobs import ClaimedJob
@@ -20,6 +20,8 @@ logger.addFilter(clean)
 task_logger.addFilter(clean)
 
 MAX_RESULT_CHARACTERS: Final = 200
+MOST_NAMED: Final = 10
+"""Of many jobs that something has happened to at once."""
 
 
 def _fields(job: ClaimedJob) -> dict[str, Any]:
@@ -169,6 +171,16 @@ def hard_limit_in_place(job: ClaimedJob, seconds: float) -> None:
 def lease_lost(job_id: str, outcome: str, what: str) -> None:
     """An outcome that came too late; `what` says who has the job now."""
     logger.warning("Job %s lost its lease while it ran here: its %s is dropped, %s", job_id, outcome, what)
+
+
+def overdue(job_ids: Sequence[str]) -> None:
+    """Jobs that were let go by nothing that they waited for."""
+    for job_id in job_ids[:MOST_NAMED]:
+        logger.warning(
+            "Job %s waited for others that have all ended (were rows changed by hand, or hidden?): it is let go", job_id
+        )
+    if len(job_ids) > MOST_NAMED:
+        logger.warning("So are %d jobs more", len(job_ids) - MOST_NAMED)
 
 
 def astray(job_id: str, next_step: str) -> None:

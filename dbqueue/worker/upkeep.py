@@ -3,6 +3,10 @@
 A worker is found dead by its row. Where an operator has deleted that, or restored a part of a backup, its jobs would be
 STARTED for ever: now and then the eldest looks for such jobs, and gives their worker a row again.
 
+A job that waits for others is let go by the last of them. Where somebody's hand has ended or hidden rows, none may have
+done it: the eldest looks for such jobs too, and lets those go that it has found twice. What was only hidden for a
+moment, in the middle of a restore for one, is seen by then.
+
 What meets somebody's lock is put off, and not waited for: the rounds wait behind all this.
 """
 
@@ -23,6 +27,11 @@ from dbqueue.worker.config import WorkerConfig
 
 LOOK_EVERY_SECONDS: Final = 600.0
 """For workers without a row, whose jobs only the whole table can tell."""
+OVERDUE_EVERY_SECONDS: Final = 30.0
+OVERDUE_PATIENCE: Final = 100
+"""How much longer than a look for overdue jobs, or a part of one, the pause after it is at least."""
+MOST_OVERDUE: Final = 1000
+"""So many are let go after one look."""
 PRUNE_EVERY_SECONDS: Final = 60.0
 PRUNE_ROWS: Final = 1000
 PUT_OFF_SECONDS: Final = 10.0
@@ -42,31 +51,41 @@ class Upkeep:
         """When to look for dead workers next, on the monotonic clock."""
         self._look_at = 0.0
         """When to look for workers without a row."""
+        self._overdue_at = time.monotonic() + OVERDUE_EVERY_SECONDS * random.random()
+        """When to look for overdue jobs, or for more of them."""
+        self._overdue: set[str] = set()
+        """Found in the look that is under way."""
+        self._overdue_before: set[str] = set()
+        """Found in the one before."""
         self._prune_at = time.monotonic() + PRUNE_EVERY_SECONDS * random.random()
-        self._pruning = self._tending = self._looking = False
+        self._pruning = self._tending = self._looking = self._looking_for_overdue = False
         self._told: set[str] = set()
         """Of problems with partitions: each is told once."""
 
     @property
     def due_at(self) -> float:
         """When to run next, on the monotonic clock."""
-        return min(self.rescue_at, self._look_at, self._prune_at)
+        return min(self.rescue_at, self._look_at, self._overdue_at, self._prune_at)
 
     def run(self, session: WorkSession, worker_id: str) -> bool:
-        """Rescue, and prune if this worker is the eldest; whether jobs wait again because of it."""
+        """Rescue, and what only the eldest does; whether jobs wait for a claim because of it."""
         if time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + LOOK_EVERY_SECONDS  # first, for it may fail
             if self._looking or session.eldest_worker() == worker_id:
                 self._look(session)
             if self._looking:
                 self._look_at = time.monotonic() + NEXT_PAGES_SECONDS
-        rescued = time.monotonic() >= self.rescue_at and self._rescue(session)
+        due = time.monotonic() >= self.rescue_at and self._rescue(session)
+        if time.monotonic() >= self._overdue_at:
+            self._overdue_at = time.monotonic() + OVERDUE_EVERY_SECONDS
+            if self._looking_for_overdue or session.eldest_worker() == worker_id:
+                due |= self._look_for_overdue(session)
         if time.monotonic() >= self._prune_at:
             self._prune_at = time.monotonic() + PRUNE_EVERY_SECONDS
             if self._pruning or session.eldest_worker() == worker_id:
                 with contextlib.suppress(LockTimeout):
                     self._prune(session)
-        return rescued
+        return due
 
     def _rescue(self, session: WorkSession) -> bool:
         self.rescue_at = time.monotonic() + self._every * random.uniform(0.8, 1.2)
@@ -104,6 +123,25 @@ class Upkeep:
                 worker_id,
                 self._config.lease_seconds,
             )
+
+    def _look_for_overdue(self, session: WorkSession) -> bool:
+        """Whether some were let go."""
+        began = time.monotonic()
+        found, self._looking_for_overdue = session.overdue()
+        now = time.monotonic()
+        pause = NEXT_PAGES_SECONDS if self._looking_for_overdue else OVERDUE_EVERY_SECONDS
+        self._overdue_at = now + max(pause, (now - began) * OVERDUE_PATIENCE)
+        self._overdue.update(found[: MOST_OVERDUE - len(self._overdue)])
+        if self._looking_for_overdue:
+            return False
+        twice = self._overdue & self._overdue_before
+        self._overdue, self._overdue_before = set(), self._overdue
+        gone: set[str] = set()
+        if twice:
+            with contextlib.suppress(LockTimeout):
+                gone = session.let_go(twice)
+        log.overdue(sorted(gone))
+        return bool(gone)
 
     def _prune(self, session: WorkSession) -> None:
         """Delete what has expired or is too much; soon again if there may be more of it."""

@@ -29,6 +29,7 @@ ON_PARTITIONS = {
     "workflow_growth",
     "workflow_failure",
     "workflow_ends",
+    "workflow_overdue",
     "workflow_prune",
     "held",
     "freed_permits",

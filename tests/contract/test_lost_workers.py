@@ -81,7 +81,7 @@ class TestLostWorkers:
     def test_a_large_table_is_looked_through_in_parts(
         self, store: Store, dead: TestWorker, rescuer: TestWorker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("dbqueue.store.postgres.lost_workers.PAGES_AT_ONCE", 2)
+        monkeypatch.setattr("dbqueue.store.postgres.looks.PAGES_AT_ONCE", 2)
         monkeypatch.setattr("dbqueue.store.sqlite.work_session.ROWS_AT_ONCE", 30)
         store.enqueue([new_job(args=f'["{"x" * 500}"]') for _ in range(100)])  # on some ten pages
         enqueued(store, queue="last")
@@ -98,7 +98,7 @@ class TestLostWorkers:
     def test_no_row_is_passed_by_between_two_parts(
         self, store: Store, rescuer: TestWorker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("dbqueue.store.postgres.lost_workers.PAGES_AT_ONCE", 1)
+        monkeypatch.setattr("dbqueue.store.postgres.looks.PAGES_AT_ONCE", 1)
         monkeypatch.setattr("dbqueue.store.sqlite.work_session.ROWS_AT_ONCE", 3)
         names = sorted(f"lost {number:02}" for number in range(12))
         with ExitStack() as stack:

@@ -18,7 +18,7 @@ from psycopg import sql
 
 from dbqueue.jobs import Released, Succeeded
 from dbqueue.store import open_store
-from dbqueue.store.postgres import free_rows, pruning, rescue
+from dbqueue.store.postgres import free_rows, looks, pruning, rescue
 from dbqueue.store.postgres import held as held_sql
 from dbqueue.store.postgres import sql as postgres_sql
 from dbqueue.store.postgres.floors import Floors
@@ -28,7 +28,7 @@ from dbqueue.store.postgres.work_session import PostgresWorkSession, _claim_para
 from dbqueue.store.records import Claim
 from dbqueue.store.rows import Finish, Requeue, split
 from dbqueue.store.statements import pyformat
-from dbqueue.store.workflows import changes, failure, inputs, operators, removing, success, writing
+from dbqueue.store.workflows import changes, failure, inputs, operators, overdue, removing, success, writing
 from tests.servers import libpq_url
 from tests.stores import TestWorker
 
@@ -229,7 +229,7 @@ INSERT INTO dbqueue_edges (predecessor, successor, event, place)
 SELECT 'job-' || n, 'job-' || n + 1, 'success', '[]' FROM generate_series(2, %s) n"""
 
 IDS = [f"job-{n}" for n in range(500)]
-STAGES = (writing, inputs, success, failure, changes, operators, removing)
+STAGES = (writing, inputs, success, failure, overdue, changes, operators, removing)
 OF_WORKFLOWS: dict[str, dict[str, Any]] = {
     "INPUTS": {"limit": 1_000_000},
     "BLOCKED_BELOW": {},
@@ -257,6 +257,7 @@ OF_WORKFLOWS: dict[str, dict[str, Any]] = {
     "WAITING_SUCCESSORS": {},
     "LOCK_READ": {},
     "RECOUNT": {},
+    "PREDECESSORS": {},
     "UNFINISHED": {"workflow": "job-1"},
     "REVOKE_WAITING": {"error": "{}"},
     "REVOKE_RUNNING": {},
@@ -344,9 +345,14 @@ ELSEWHERE: dict[str, tuple[str, dict[str, Any], set[str]]] = {
         {"first": "(0,0)", "end": "(4096,0)", "marks": 100},
         {"Tid Range Scan"},
     ),
+    "looking for what is overdue": (
+        looks.OVERDUE,
+        {"first": "(0,0)", "end": "(4096,0)"},
+        {"Tid Range Scan", "dbqueue_jobs_pkey", "dbqueue_edges_successor"},
+    ),
 }
 
-OF_PAGES = ("pruning", "counting what is kept")
+OF_PAGES = ("pruning", "counting what is kept", "looking for what is overdue")
 """Of a table that is partitioned, one partition at a time."""
 
 
@@ -358,7 +364,7 @@ def test_plans_of_everything_else_that_is_asked_often(
     session._driver.execute(HOLD_HALF)
     for name, (template, parameters, expected) in ELSEWHERE.items():
         tables = leaves_of(session) if name in OF_PAGES else ["{jobs}"]
-        texts = [template.replace("{jobs}", table) for table in tables]
+        texts = [template.replace("{jobs}", table).replace("{all_jobs}", "{jobs}") for table in tables]
         found = [node for text in texts for node in explain(session, text, parameters)]
         assert reads(found) == expected, name
         # The first of all queues is the first of the index. Of a table that is thought to have no rows, or three, the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,14 @@ from dbqueue.store.base import Store
 from dbqueue.store.postgres import sql
 from dbqueue.store.trouble import LOCK_SECONDS
 from dbqueue.worker.config import WorkerConfig
-from dbqueue.worker.upkeep import LOOK_EVERY_SECONDS, NEXT_PAGES_SECONDS, NEXT_ROWS_SECONDS, PRUNE_EVERY_SECONDS, Upkeep
+from dbqueue.worker.upkeep import (
+    LOOK_EVERY_SECONDS,
+    NEXT_PAGES_SECONDS,
+    NEXT_ROWS_SECONDS,
+    OVERDUE_EVERY_SECONDS,
+    PRUNE_EVERY_SECONDS,
+    Upkeep,
+)
 from dbqueue.workflows import ERRBACK, Edge, Workflow
 from tests.servers import libpq_url
 from tests.stores import TestWorker, count, held, new_job, opened, run_sql
@@ -36,6 +44,7 @@ def test_what_has_expired_goes_soon_and_not_at_once(
     store.enqueue([new_job() for _ in range(3)])
 
     upkeep = Upkeep(WorkerConfig("w", ("celery",), "solo", 1), every_seconds=1e6)
+    upkeep._overdue_at = math.inf
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
     pauses: list[float] = []
@@ -115,7 +124,7 @@ def test_a_look_for_lost_workers_that_has_not_seen_all_goes_on_soon(
     store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The jobs of one whose row was deleted may be at the end of a large table."""
-    monkeypatch.setattr("dbqueue.store.postgres.lost_workers.PAGES_AT_ONCE", 4)
+    monkeypatch.setattr("dbqueue.store.postgres.looks.PAGES_AT_ONCE", 4)
     monkeypatch.setattr("dbqueue.store.sqlite.work_session.ROWS_AT_ONCE", 40)
     store.enqueue([new_job(args=f'["{"x" * 400}"]') for _ in range(150)])
     upkeep = Upkeep(WorkerConfig("w", ("celery",), "solo", 1), every_seconds=1e6)
@@ -142,6 +151,62 @@ def test_a_look_for_lost_workers_that_fails_is_not_made_again_at_once(store: Sto
     assert upkeep._look_at > time.monotonic()
 
 
+def test_an_overdue_job_is_let_go_once_it_was_found_twice(
+    store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was only hidden for a moment, in the middle of a restore for one, is seen by then."""
+    store.enqueue_workflow(Workflow.of([new_job("a"), new_job("b")], [Edge("a", "b")]))
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    upkeep = Upkeep(WorkerConfig("w", ("celery",), "solo", 1), every_seconds=1e6)
+    upkeep._prune_at = now + 1e6
+    upkeep.run(worker.session, worker.id)
+    assert upkeep._overdue_at <= now + OVERDUE_EVERY_SECONDS
+    let_go = []
+    ended, waits = "'SUCCESS', ready_at = NULL, finished_at", "'PENDING', finished_at = NULL, ready_at"
+    for status in (ended, waits, ended, ended, ended):
+        run_sql(store, f"UPDATE dbqueue_jobs SET status = {status} = CURRENT_TIMESTAMP WHERE id = 'a'")
+        now = upkeep._overdue_at
+        let_go.append(upkeep.run(worker.session, worker.id))
+        assert upkeep._overdue_at == now + OVERDUE_EVERY_SECONDS
+    assert let_go == [False, False, False, True, False]
+    assert [record.message.partition(" waited")[0] for record in caplog.records] == ["Job b"]
+    assert worker.claim_one().id == "b"
+
+
+def test_only_the_eldest_looks_for_overdue_jobs_and_takes_its_time(
+    store: Store, worker: TestWorker, new_worker: Callable[..., TestWorker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of a large table after the other; the pause is a hundred times as long as the look."""
+    monkeypatch.setattr("dbqueue.store.postgres.looks.OVERDUE_PAGES_AT_ONCE", 4)
+    monkeypatch.setattr("dbqueue.store.sqlite.work_session.OVERDUE_ROWS_AT_ONCE", 40)
+    store.enqueue([new_job(args=f'["{"x" * 400}"]') for _ in range(150)])
+    now, seconds = time.monotonic(), 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    upkeep = Upkeep(WorkerConfig("w", ("celery",), "solo", 1), every_seconds=1e6)
+    upkeep._prune_at = upkeep._look_at = upkeep.rescue_at = now + 1e6
+    look: Callable[[], tuple[list[str], bool]] = worker.session.overdue
+
+    def slow_look() -> tuple[list[str], bool]:
+        nonlocal now
+        now += seconds
+        return look()
+
+    monkeypatch.setattr(worker.session, "overdue", slow_look)
+    now = upkeep._overdue_at
+    upkeep.run(worker.session, new_worker().id)
+    assert upkeep._overdue_at == now + OVERDUE_EVERY_SECONDS
+    for look_seconds, pause in ((0.0, NEXT_PAGES_SECONDS), (0.02, 2.0), (2.0, 200.0)):
+        seconds = look_seconds
+        upkeep = Upkeep(WorkerConfig("w", ("celery",), "solo", 1), every_seconds=1e6)
+        upkeep._prune_at = upkeep._look_at = upkeep.rescue_at = now + 1e6
+        now = upkeep._overdue_at
+        upkeep.run(worker.session, worker.id)
+        assert round(upkeep._overdue_at - now, 6) == pause
+        while worker.session.overdue()[1]:
+            pass
+
+
 def test_what_waits_for_a_job_that_its_dead_worker_fails_is_looked_for(
     store: Store, worker: TestWorker, new_worker: Callable[..., TestWorker]
 ) -> None:
@@ -162,7 +227,7 @@ def test_dead_workers_are_looked_for_at_its_pace_and_by_its_own_rules(
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
     upkeep = Upkeep(WorkerConfig("w", ("celery",), "solo", 1, max_losses=0), every_seconds=5.0)
-    upkeep._prune_at = now + 1e6
+    upkeep._prune_at = upkeep._overdue_at = now + 1e6
     dead = new_worker(lease_seconds=0.0)
     dead.claim_one()
     dead.close()

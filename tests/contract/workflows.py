@@ -36,6 +36,15 @@ def claimed_ids(worker: TestWorker) -> list[str]:
     return [job.id for job in worker.claim()]
 
 
+def overdue(worker: TestWorker) -> list[str]:
+    """What a look through all of the table finds, part by part."""
+    found, more = worker.session.overdue()
+    while more:
+        others, more = worker.session.overdue()
+        found += others
+    return sorted(found)
+
+
 ERROR = json.dumps({"exc_type": "ValueError", "exc_message": ["bad", 3], "exc_module": "builtins"})
 
 

@@ -105,6 +105,10 @@ class Subject:
             found.update(names)
         return found
 
+    def overdue(self, worker: str) -> list[str]:
+        found, more = self.sessions[worker].overdue()
+        return found if not more else found + self.overdue(worker)
+
     def break_connection(self, worker: str) -> None:
         """From outside, where there is an outside; the next use finds it, and a new one is opened."""
         session = self.sessions[worker]

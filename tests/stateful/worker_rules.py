@@ -181,6 +181,11 @@ class WorkerRules(Machine):
                 subject.open_again(worker, self.model.now)
 
     @rule(worker=workers)
+    def look_for_overdue_jobs(self, worker: str) -> None:
+        """Whoever ends the last of what a job waits for lets it go, in the same transaction."""
+        self.all(lambda subject: subject.overdue(worker), [])
+
+    @rule(worker=workers)
     def register_again(self, worker: str) -> None:
         """A registration whose reply was lost: one that was declared dead since stays so."""
         for subject in self.subjects:

@@ -7,7 +7,8 @@
     held.py       jobs that wait for permits
     arrays.py     columns as text, for `unnest`
     copying.py    many jobs at once, by COPY
-    liveness.py   who is dead, where the server's clock may step; lost_workers.py whose row is gone
+    liveness.py   who is dead, where the server's clock may step
+    looks.py      what nobody would see to: jobs of workers whose row is gone, and overdue ones
     rescue.py     what becomes of dead workers' jobs
     floors.py     where claims begin to look while dead entries stand at the head of the index
     plans.py      plans that have gone bad

@@ -14,19 +14,18 @@ import psycopg
 from sqlalchemy.pool import PoolProxiedConnection
 
 from dbqueue import failpoints
-from dbqueue.errors import EncodeError, OperationalError
+from dbqueue.errors import AccessDenied, EncodeError, OperationalError
 from dbqueue.jobs import ClaimedJob, Outcome, Progress
 from dbqueue.store import steps as operations
 from dbqueue.store.held import claim_held, held_queues
 from dbqueue.store.postgres import held as held_postgres
-from dbqueue.store.postgres import pruning, sql, worker_rows
+from dbqueue.store.postgres import looks, pruning, sql, worker_rows
 from dbqueue.store.postgres.claimed_rows import ClaimedRows
 from dbqueue.store.postgres.driver import Driver, not_said_of_rows, survives, translated
 from dbqueue.store.postgres.floors import Floors
 from dbqueue.store.postgres.free_rows import lock_free
 from dbqueue.store.postgres.held import PostgresHeld
 from dbqueue.store.postgres.listening import Listening
-from dbqueue.store.postgres.lost_workers import STRAYS, Look
 from dbqueue.store.postgres.outcomes import Cursor, OutcomeWriter, Statement, ready
 from dbqueue.store.postgres.partitions import catalog
 from dbqueue.store.postgres.plans import PlanCare
@@ -38,7 +37,7 @@ from dbqueue.store.rows import part, split
 from dbqueue.store.sessions import Bell, Tended, WorkSession
 from dbqueue.store.statements import literal
 from dbqueue.store.transactions.joining import JoinedPsycopg
-from dbqueue.store.workflows import inputs, removing
+from dbqueue.store.workflows import inputs, overdue, removing
 
 if TYPE_CHECKING:
     from dbqueue.store.postgres.partitions.upkeep import PartitionUpkeep
@@ -54,7 +53,7 @@ class PostgresWorkSession(WorkSession):
         self._driver = cast(Driver, connection.dbapi_connection)
         self._listening = Listening(self._driver, hears=store.supports_listen)
         self._pruning, self._plans, self._floors = Pass(), PlanCare(self._driver, store.text), Floors()
-        self._look = Look()
+        self._lost, self._overdue = looks.Look(looks.LOST_WORKERS), looks.Look(looks.OVERDUE)
         self._partitions: PartitionUpkeep | None = None
         """None: the table is a plain one."""
         self._words: dict[str, str] = {}
@@ -262,7 +261,9 @@ class PostgresWorkSession(WorkSession):
         return {job_id: (status, lease) for job_id, status, lease in rows}
 
     def strays(self, worker_id: str, job_ids: Collection[str]) -> list[Stray]:
-        return [Stray(*row) for row in self._execute(STRAYS, {"worker": worker_id, "ids": list(job_ids)}).fetchall()]
+        return [
+            Stray(*row) for row in self._execute(looks.STRAYS, {"worker": worker_id, "ids": list(job_ids)}).fetchall()
+        ]
 
     def hand_back(self, worker_id: str, held: Collection[str]) -> int:
         # Locked and let go: a heartbeat would wait for as long as the table is read.
@@ -293,8 +294,33 @@ class PostgresWorkSession(WorkSession):
         return {row[0]: row[1] for row in look() if row[3]} if now else self._store.liveness.dead(look)
 
     def lost_workers(self) -> tuple[list[str], bool]:
+        def run(text: str, parameters: dict[str, str]) -> list[tuple[Any, ...]]:
+            return self._driver.execute(text, parameters).fetchall()
+
         with translated():
-            return self._look.step(self._driver, self._text_on, self._parts)
+            return self._lost.step(run, self._text_on, self._parts, at_once=looks.PAGES_AT_ONCE)
+
+    def overdue(self) -> tuple[list[str], bool]:
+        def run(text: str, parameters: dict[str, str]) -> list[tuple[Any, ...]]:
+            with self._seeing_all():
+                return self._driver.execute(text, parameters).fetchall()
+
+        try:
+            with translated():
+                return self._overdue.step(run, self._text_on, self._parts, at_once=looks.OVERDUE_PAGES_AT_ONCE)
+        except AccessDenied:  # what it may not see it cannot tell of
+            return [], False
+
+    def let_go(self, job_ids: Collection[str], *, now: datetime | None = None) -> set[str]:
+        try:
+            with translated(), self._seeing_all():
+                self._execute(sql.READ_ALL, {})
+                gone, released = self._perform(overdue.let_go(self._store, job_ids, now))
+        except AccessDenied:
+            return set()
+        if released:
+            self._notify()
+        return gone
 
     def reopen(self, worker: WorkerInfo) -> None:
         self._execute(worker_rows.REOPEN, worker.columns())
@@ -328,7 +354,8 @@ class PostgresWorkSession(WorkSession):
         return [Part(self._store.names["jobs"])] if self._partitions is None else self._partitions.parts()
 
     def _text_on(self, template: str, table: str) -> str:
-        return template.format(**{**self._store.names, "jobs": table, "jobs_text": literal(table)})
+        names = self._store.names
+        return template.format(**{**names, "jobs": table, "all_jobs": names["jobs"], "jobs_text": literal(table)})
 
     def tend_partitions(self, *, older_than_seconds: float | None, now: datetime | None = None) -> Tended:
         self._look_at_table()
@@ -376,6 +403,13 @@ class PostgresWorkSession(WorkSession):
         """A transaction in which the planner may scan the table, for the rare statements that must."""
         with self._driver.transaction():
             self._driver.execute(sql.READ_ALL)
+            yield
+
+    @contextlib.contextmanager
+    def _seeing_all(self) -> Iterator[None]:
+        """A transaction in which what row-level security would hide is an error."""
+        with self._driver.transaction():
+            self._driver.execute(looks.SEE_ALL)
             yield
 
     def _execute(self, template: str, parameters: dict[str, Any]) -> psycopg.Cursor[tuple[Any, ...]]:

@@ -5,6 +5,7 @@
     sql.py        the statements
     held.py       jobs that wait for permits
     pruning.py    deleting what has ended
+    looks.py      what nobody would see to: jobs of workers whose row is gone, and overdue ones
     liveness.py   who is alive, told by the kernel
 
 What every database does in the same way is in the folder above.

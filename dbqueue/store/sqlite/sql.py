@@ -143,6 +143,15 @@ SELECT DISTINCT worker FROM {jobs} j
 WHERE rowid > :after AND rowid <= :end AND status = 'STARTED' AND typeof(worker) = 'text'
   AND NOT EXISTS (SELECT 1 FROM {workers} w WHERE w.id = j.worker AND w.closed_at IS NULL)"""
 
+# See `store.workflows.overdue`.
+OVERDUE: Final = """
+SELECT id FROM {jobs} j
+WHERE rowid > :after AND rowid <= :end AND status IN ('PENDING', 'RETRY') AND blocked_reason = 'predecessors'
+  AND typeof(id) = 'text' AND EXISTS (SELECT 1 FROM {edges} e WHERE e.successor = j.id)
+  AND NOT EXISTS (
+    SELECT 1 FROM {edges} e CROSS JOIN {jobs} p ON p.id = e.predecessor
+    WHERE e.successor = j.id AND p.status IN ('PENDING', 'RETRY', 'STARTED'))"""
+
 _AGAIN: Final = "redeliver AND losses < :max_losses"
 
 RESCUE: Final = f"""

@@ -24,10 +24,11 @@ from dbqueue.store.sqlite import sql
 from dbqueue.store.sqlite.claimed_rows import claimed_job, refuse, require_taken, rows_of, without_unnamed
 from dbqueue.store.sqlite.driver import immediate
 from dbqueue.store.sqlite.held import SqliteHeld
+from dbqueue.store.sqlite.looks import OVERDUE_ROWS_AT_ONCE, Look
 from dbqueue.store.sqlite.pruning import ROWS_AT_ONCE, Pass
 from dbqueue.store.transactions.joining import JoinedSqlite
 from dbqueue.store.values import sqlite_time
-from dbqueue.store.workflows import failure, inputs, removing, success
+from dbqueue.store.workflows import failure, inputs, overdue, removing, success
 from dbqueue.store.workflows.changes import replace
 
 if TYPE_CHECKING:
@@ -43,8 +44,7 @@ class SqliteWorkSession(WorkSession):
         self._check_file = store.still_there()
         self._finish, self._requeue = store.text(sql.FINISH), store.text(sql.REQUEUE)
         self._pruning = Pass(self._driver, store.text)
-        self._unseen = range(0)
-        """Where the looks for lost workers have yet to begin, by row numbers."""
+        self._lost, self._overdue = Look(sql.LOST_WORKERS), Look(sql.OVERDUE)
         self._highest, self._priority = map(store.text, (sql.HIGHEST_PRIORITY, sql.PRIORITY))
         self._due, self._take = map(store.text, (sql.DUE, sql.TAKE))
 
@@ -236,14 +236,14 @@ class SqliteWorkSession(WorkSession):
         }
 
     def lost_workers(self) -> tuple[list[str], bool]:
-        if not self._unseen:
-            first, last = self._execute(sql.ROW_NUMBERS, []).fetchone()
-            self._unseen = range((first or 1) - 1, last or 0, ROWS_AT_ONCE)
-        if not self._unseen:
-            return [], False
-        after, self._unseen = self._unseen[0], self._unseen[1:]
-        rows = self._execute(sql.LOST_WORKERS, {"after": after, "end": after + ROWS_AT_ONCE}).fetchall()
-        return [row[0] for row in rows], bool(self._unseen)
+        return self._lost.step(self._execute, at_once=ROWS_AT_ONCE)
+
+    def overdue(self) -> tuple[list[str], bool]:
+        return self._overdue.step(self._execute, at_once=OVERDUE_ROWS_AT_ONCE)
+
+    def let_go(self, job_ids: Collection[str], *, now: datetime | None = None) -> set[str]:
+        with self._store.translating(), immediate(self._driver):
+            return self._perform(overdue.let_go(self._store, job_ids, sqlite_time(now)))[0]
 
     def reopen(self, worker: WorkerInfo) -> None:
         self._execute(sql.REOPEN, worker.columns())

@@ -4,6 +4,7 @@
     inputs.py      read by the jobs that take up the results of others
     success.py     released step by step
     failure.py     ended where they cannot go on
+    overdue.py     let go where nothing did it
     changes.py     a job of a workflow is replaced, or adds to its chord
     operators.py   run again, or called off
     removing.py    forgotten and pruned

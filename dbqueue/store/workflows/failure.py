@@ -73,11 +73,11 @@ class Blocked(NamedTuple):
     replaced: bool
 
 
-class _Graph:
+class Graph:
     """What hangs below jobs that have failed, and what becomes of it."""
 
     def __init__(self, blocked: Mapping[str, Blocked], edges: Iterable[Edge]) -> None:
-        self._blocked = blocked
+        self.blocked = blocked
         self._into: defaultdict[str, list[Edge]] = defaultdict(list)
         self._from: defaultdict[str, list[Edge]] = defaultdict(list)
         for edge in edges:
@@ -92,14 +92,17 @@ class _Graph:
         self.over: Counter[str] = Counter()
         """Jobs that wait for ends, and how many of these have come."""
 
-    def follow(self, causes: Iterable[Ended], *, told: bool = True) -> None:
-        """Let these failures take their course; `told`: their errbacks hear of them."""
-        todo = deque((cause, told) for cause in causes)
+    def follow(self, causes: Iterable[Ended], *, told: bool = True, into: Collection[str] | None = None) -> None:
+        """Let these failures take their course; `told`: their errbacks hear of them.
+
+        `into`: only these of the jobs that wait for the causes themselves; others have been seen to.
+        """
+        todo = deque((cause, told, into) for cause in causes)
         while todo:
-            cause, real = todo.popleft()
+            cause, real, only = todo.popleft()
             for edge in self._from[cause.id]:
                 job_id = edge.successor
-                if job_id not in self._blocked:
+                if job_id not in self.blocked or (only is not None and job_id not in only):
                     continue
                 if edge.on == "end":
                     self.over[job_id] += 1
@@ -113,24 +116,24 @@ class _Graph:
                     self.ended[job_id] = _chord_error(job_id, cause) if joins else cause._replace(id=job_id)
                     # Errbacks hear of the failure itself, of a chord's, and of that of a workflow which stands for
                     # their job; not of each job that a failure kept from running.
-                    todo.append((self.ended[job_id], told and (joins or self._blocked[job_id].replaced)))
+                    todo.append((self.ended[job_id], told and (joins or self.blocked[job_id].replaced), None))
         for job_id in self.fired:
             self.lost.pop(job_id, None)
 
     def _joins(self, job_id: str) -> bool:
         edges = self._into[job_id]
-        return len(edges) > 1 or edges[0].place not in NOT_JOINING or self._blocked[job_id].is_body
+        return len(edges) > 1 or edges[0].place not in NOT_JOINING or self.blocked[job_id].is_body
 
     def freed(self) -> list[str]:
         """Jobs whose wait for ends is over."""
-        return [job_id for job_id, number in self.over.items() if self._blocked[job_id].waits_for <= number]
+        return [job_id for job_id, number in self.over.items() if self.blocked[job_id].waits_for <= number]
 
     def dropped(self) -> set[str]:
         """Errbacks that nothing can reach any more, with all that waits for them."""
-        found = {job_id for job_id, number in self.lost.items() if self._blocked[job_id].waits_for <= number}
+        found = {job_id for job_id, number in self.lost.items() if self.blocked[job_id].waits_for <= number}
         todo = list(found)
         while todo:
-            below = {edge.successor for edge in self._from[todo.pop()]} & self._blocked.keys()
+            below = {edge.successor for edge in self._from[todo.pop()]} & self.blocked.keys()
             todo += below - found
             found |= below
         return found
@@ -150,29 +153,37 @@ def propagate(store: Store, causes: Collection[Ended], now: Any = None, *, told:
     """
     if not causes:
         return False
+    graph = yield from graph_below(store, [cause.id for cause in causes])
+    if not graph.blocked:
+        return False
+    graph.follow(causes, told=told)
+    yield from apply(store, graph, now)
+    return bool(graph.fired or graph.freed())
+
+
+def graph_below(store: Store, job_ids: Collection[str]) -> Steps[Graph]:
+    """What of these jobs, and below them, waits for others, locked."""
     locked: Sequence[Sequence[Any]] = ()
     known: set[str] = set()
     # Asked again with the locks: an operator may have let more of it wait meanwhile, further down.
-    while not known >= (below := (yield from _blocked_below(store, causes))):
+    while not known >= (below := (yield from _blocked_below(store, job_ids))):
         known |= below
         locked = (yield statement(store, LOCK_BLOCKED, ids=known)).rows
         if not locked:
-            return False
+            return Graph({}, ())
     blocked = {
         job_id: Blocked(waits_for, flag(is_body), flag(replaced)) for job_id, waits_for, is_body, replaced in locked
     }
     edges = (yield statement(store, EDGES_INTO, ids=list(blocked))).rows
-    graph = _Graph(blocked, [Edge(*edge) for edge in edges])
-    graph.follow(causes, told=told)
-    yield from _apply(store, graph, now)
-    return bool(graph.fired or graph.freed())
+    return Graph(blocked, [Edge(*edge) for edge in edges])
 
 
-def _blocked_below(store: Store, causes: Collection[Ended]) -> Steps[set[str]]:
-    return {row[0] for row in (yield statement(store, BLOCKED_BELOW, ids=[cause.id for cause in causes])).rows}
+def _blocked_below(store: Store, job_ids: Collection[str]) -> Steps[set[str]]:
+    return {row[0] for row in (yield statement(store, BLOCKED_BELOW, ids=list(job_ids))).rows}
 
 
-def _apply(store: Store, graph: _Graph, now: Any) -> Steps[None]:
+def apply(store: Store, graph: Graph, now: Any = None) -> Steps[None]:
+    """Write what has become of them."""
     alike: defaultdict[tuple[str, str | None, str | None], list[str]] = defaultdict(list)
     for job_id, status, error, traceback in graph.ended.values():
         alike[status, error, traceback].append(job_id)
