@@ -148,7 +148,7 @@ class Completion:
             return _given(outcome) if self.is_async else outcome
         return self._acommit() if self.is_async else self._commit()
 
-    def rollback(self) -> Any:
+    def rollback(self, error: BaseException | None = None) -> Any:
         """What the task has left open is not to hold its locks any longer."""
         return self._connection.rollback()
 

@@ -124,6 +124,8 @@ class Executor:
         """Run the job on this thread; an `async def` task runs on the thread's own event loop."""
         call = self._begin(job)
         if not isinstance(call, Call):
+            if isinstance(call, Released):
+                time.sleep(NOT_BEGUN_SECONDS)
             return call
         token = current_request.set(call.request)
         try:
@@ -153,6 +155,8 @@ class Executor:
         """Run the job on the running event loop; a plain function runs in a thread of the loop's pool."""
         call = self._begin(job)
         if not isinstance(call, Call):
+            if isinstance(call, Released):
+                await asyncio.sleep(NOT_BEGUN_SECONDS)
             return call
         token = current_request.set(call.request)
         try:
@@ -226,7 +230,6 @@ class Executor:
             if self._options.eager:
                 raise
             log.not_begun(call.job, error)
-            time.sleep(NOT_BEGUN_SECONDS)
             return Released(call.job.id, call.job.lease, call.job.ready_at)
         return call
 

@@ -41,7 +41,8 @@ class Unit(Protocol):
     def commit(self, outcome: Succeeded | Replaced) -> Any:
         """Commit with the outcome in it: what is left to be said of the job, `Settled` or the outcome itself."""
 
-    def rollback(self) -> Any: ...
+    def rollback(self, error: BaseException | None = None) -> Any:
+        """Undo everything; `error`: what the run has ended in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ def _steps(executor: Executor, call: Call, ended: Ended) -> Steps:
             error = ended.error  # the task has not committed: its run comes to what it has raised
             log.logger.debug("Job %s is not completed: %s", job.id, found)
         try:
-            yield unit.rollback
+            yield partial(unit.rollback, error)
         except Exception as second:  # noqa: BLE001 - a connection that is broken has nothing to undo
             log.logger.debug("The rollback of job %s failed: %s", job.id, second)
         call.request._unit = None  # what the hooks enqueue now is not to be lost with it

@@ -269,8 +269,8 @@ def test_the_tables_are_back_by_the_time_when_they_are_looked_for(
     take_away, give_back = (change.format(role=role) for change in changes)
     undo = TaskTransaction._undo
 
-    def undo_and_give_back(transaction: TaskTransaction) -> None:
-        undo(transaction)
+    def undo_and_give_back(transaction: TaskTransaction, error: BaseException | None = None) -> None:
+        undo(transaction, error)
         run_sql(store, give_back)
 
     monkeypatch.setattr(TaskTransaction, "_undo", undo_and_give_back)

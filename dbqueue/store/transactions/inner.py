@@ -47,7 +47,7 @@ class InnerTransaction:
             self._savepoint.commit()
         return outcome
 
-    def rollback(self) -> None:
+    def rollback(self, error: BaseException | None = None) -> None:
         if self._session is not None:  # first: its own savepoint is the inner one
             self._session.close()
         savepoint, self._savepoint = self._savepoint, None

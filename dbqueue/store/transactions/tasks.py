@@ -50,6 +50,9 @@ LAST_PAUSE_SECONDS: Final = 3.0
 CANCEL_SECONDS: Final = 3.0
 """How long a server may take to hear that a statement is to end. A hard limit may follow."""
 
+MOST_CAUSES: Final = 10
+"""So far back an error is followed."""
+
 _JOIN: Final = "create_savepoint"
 """The session works in savepoints of the transaction, so that its own `commit` and `rollback` mean what they say
 and end no more than what it did itself."""
@@ -110,7 +113,7 @@ class TaskTransaction:
         try:
             settled, known = self._commit(outcome)
         except _Away as error:
-            self._undo()
+            self._undo(error.refusal)
             raise self._whose(error.refusal) from None
         except BaseException:
             self._undo()
@@ -119,9 +122,13 @@ class TaskTransaction:
             self._found(outcome, _wait_for(self.store, self._job))
         return self._settled(outcome) if settled else outcome
 
-    def rollback(self) -> Any:
-        """Undo everything, and give the connection back. May be called twice."""
-        self._undo()
+    def rollback(self, error: BaseException | None = None) -> Any:
+        """Undo everything, and give the connection back. May be called twice.
+
+        Not back, where the run has ended in the `error` that a table was not found: a connection keeps the search path
+        that its role had when it was made, and the next task would not find it either.
+        """
+        self._undo(error)
 
     # the same for both kinds
 
@@ -273,7 +280,7 @@ class TaskTransaction:
                 connection.close()
         self._turn.close()
 
-    def _undo(self) -> None:
+    def _undo(self, error: BaseException | None = None) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             self._cancel(connection)
@@ -281,6 +288,9 @@ class TaskTransaction:
                 connection.rollback()
             except Exception:  # noqa: BLE001 - broken, or in the middle of a statement: the server undoes it
                 with contextlib.suppress(Exception):
+                    connection.invalidate()
+            else:
+                if _leads_elsewhere(error):
                     connection.invalidate()
             with contextlib.suppress(sa.exc.SQLAlchemyError):
                 if self._session is not None:
@@ -343,7 +353,7 @@ class AsyncTaskTransaction(TaskTransaction):
         try:
             settled, known = await self._in_greenlet(lambda: self._commit(outcome))
         except _Away as error:
-            await self.rollback()
+            await self.rollback(error.refusal)
             raise await asyncio.to_thread(self._whose, error.refusal) from None
         except BaseException:
             await self.rollback()
@@ -352,9 +362,9 @@ class AsyncTaskTransaction(TaskTransaction):
             self._found(outcome, await asyncio.to_thread(_wait_for, self.store, self._job))
         return self._settled(outcome) if settled else outcome
 
-    async def rollback(self) -> None:
+    async def rollback(self, error: BaseException | None = None) -> None:
         if self._connection is not None:
-            await self._in_greenlet(self._undo)
+            await self._in_greenlet(lambda: self._undo(error))
 
     def _cancel_by(self, driver: Any) -> None:
         from sqlalchemy.util import await_only
@@ -379,6 +389,21 @@ _ABORTED: Final = "25P02"
 
 _AWAY: Final = ("42P01", "42501")
 """undefined_table, insufficient_privilege: of dbqueue's own tables. What the task itself has written is written."""
+
+
+_NO_TABLE: Final = ("42P01", "3F000")
+"""undefined_table, invalid_schema_name."""
+
+
+def _leads_elsewhere(error: BaseException | None) -> bool:
+    """Whether it comes of a table that was not found, in whatever the task has raised of it."""
+    for _ in range(MOST_CAUSES):
+        if error is None:
+            break
+        if getattr(getattr(error, "orig", error), "sqlstate", None) in _NO_TABLE:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class _Away(Exception):

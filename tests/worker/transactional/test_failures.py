@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from typing import Any
@@ -95,19 +96,62 @@ def test_a_run_whose_connection_broke_counts_as_lost(app: App, may_run_again: bo
     worker.close()
 
 
-def test_a_file_that_cannot_be_opened_ends_no_process(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["function", "coroutine"])
+@pytest.mark.parametrize("missing", ["the task's table", "dbqueue's tables"])
+def test_a_connection_that_was_made_while_the_search_path_led_elsewhere_is_not_used_again(
+    postgres_app: App, kind: str, missing: str
+) -> None:
+    """It keeps the path that its role had then, and would fail each later run in its process."""
+    app, store = postgres_app, postgres_app.database.store
+    statement = "INSERT INTO effects VALUES ('a')" if missing == "the task's table" else "SELECT 1"
+
+    @app.task(bind=True, transactional=True)
+    def write(self: Any) -> None:
+        self.connection.exec_driver_sql(statement)
+
+    @app.task(bind=True, transactional=True)
+    async def awrite(self: Any) -> None:
+        await self.connection.exec_driver_sql(statement)
+
+    task = write if kind == "function" else awrite
+    executor, worker = make_executor(app, hostname="test"), TestWorker(store)
+
+    def run() -> str:
+        result = task.delay()
+        worker.settle(executor.run(worker.claim_one()))
+        result.revoke()
+        return str(row(store, result.id)["status"])
+
+    with store.connect() as connection:
+        name = connection.exec_driver_sql("SELECT current_database()").scalar_one()
+    run_sql(store, f'ALTER DATABASE "{name}" SET search_path TO elsewhere')
+    try:
+        first = run()
+    finally:
+        run_sql(store, f'ALTER DATABASE "{name}" RESET search_path')
+    assert (first, run()) == ("FAILURE" if missing == "the task's table" else "REVOKED", "SUCCESS")
+    executor.close()
+    worker.close()
+
+
+@pytest.mark.parametrize("kind", ["function", "coroutine"])
+def test_a_file_that_cannot_be_opened_ends_no_process(app: App, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """A pool process opens a SQLite file for its first transaction: the job goes back, and that is no loss."""
     store = app.database.store
     if store.dialect != "sqlite":
         pytest.skip("a server's tables are not looked at then")
-    result = call(app, "write", "a")
+    result = call(app, "write" if kind == "function" else "awrite", "a")
     executor, worker = make_executor(app, hostname="test"), TestWorker(store)
     job = worker.claim_one()
     with monkeypatch.context() as away:
-        away.setattr("dbqueue.worker.executor.NOT_BEGUN_SECONDS", 0.0)
+        away.setattr("dbqueue.worker.executor.NOT_BEGUN_SECONDS", 0.01)
         away.setattr(app.database, "_store", None)
         away.setattr(type(store), "ensure_schema", _fail_to_open)
-        worker.settle(executor.run(job))
+        if kind == "function":
+            worker.settle(executor.run(job))
+        else:  # other coroutines of the process go on
+            away.setattr("dbqueue.worker.executor.time.sleep", None)
+            worker.settle(asyncio.run(executor.run_async(job)))
     stored = row(store, result.id)
     assert (stored["status"], stored["losses"]) == ("PENDING", 0)
     testing.drain(app)
