@@ -27,11 +27,13 @@ from dbqueue.worker.config import WorkerConfig
 
 LOOK_EVERY_SECONDS: Final = 600.0
 """For workers without a row, whose jobs only the whole table can tell."""
-OVERDUE_EVERY_SECONDS: Final = 30.0
+OVERDUE_EVERY_SECONDS: Final = 10.0
 OVERDUE_PATIENCE: Final = 100
 """How much longer than a look for overdue jobs, or a part of one, the pause after it is at least."""
 MOST_OVERDUE: Final = 1000
 """So many are let go after one look."""
+ELDEST_EVERY_SECONDS: Final = 60.0
+"""For the others to see whether they are the eldest by now, and have to look."""
 PRUNE_EVERY_SECONDS: Final = 60.0
 PRUNE_ROWS: Final = 1000
 PUT_OFF_SECONDS: Final = 10.0
@@ -77,7 +79,7 @@ class Upkeep:
                 self._look_at = time.monotonic() + NEXT_PAGES_SECONDS
         due = time.monotonic() >= self.rescue_at and self._rescue(session)
         if time.monotonic() >= self._overdue_at:
-            self._overdue_at = time.monotonic() + OVERDUE_EVERY_SECONDS
+            self._overdue_at = time.monotonic() + ELDEST_EVERY_SECONDS  # first, for it may fail
             if self._looking_for_overdue or session.eldest_worker() == worker_id:
                 due |= self._look_for_overdue(session)
         if time.monotonic() >= self._prune_at:

@@ -20,6 +20,7 @@ from dbqueue.store.postgres import sql
 from dbqueue.store.trouble import LOCK_SECONDS
 from dbqueue.worker.config import WorkerConfig
 from dbqueue.worker.upkeep import (
+    ELDEST_EVERY_SECONDS,
     LOOK_EVERY_SECONDS,
     NEXT_PAGES_SECONDS,
     NEXT_ROWS_SECONDS,
@@ -195,8 +196,8 @@ def test_only_the_eldest_looks_for_overdue_jobs_and_takes_its_time(
     monkeypatch.setattr(worker.session, "overdue", slow_look)
     now = upkeep._overdue_at
     upkeep.run(worker.session, new_worker().id)
-    assert upkeep._overdue_at == now + OVERDUE_EVERY_SECONDS
-    for look_seconds, pause in ((0.0, NEXT_PAGES_SECONDS), (0.02, 2.0), (2.0, 200.0)):
+    assert upkeep._overdue_at == now + ELDEST_EVERY_SECONDS
+    for look_seconds, pause in ((0.0, NEXT_PAGES_SECONDS), (0.12, 12.0), (2.0, 200.0)):
         seconds = look_seconds
         upkeep = Upkeep(WorkerConfig("w", ("celery",), "solo", 1), every_seconds=1e6)
         upkeep._prune_at = upkeep._look_at = upkeep.rescue_at = now + 1e6
