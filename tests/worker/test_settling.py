@@ -10,14 +10,16 @@ import psycopg
 import pytest
 
 from dbqueue.errors import LockTimeout, OperationalError
-from dbqueue.jobs import Outcome, Released, Replaced, Retried, Settled, Succeeded
+from dbqueue.jobs import Failed, Outcome, Released, Replaced, Retried, Settled, Succeeded
 from dbqueue.store.base import Store
 from dbqueue.store.postgres import sql
 from dbqueue.store.records import Claim, Round
+from dbqueue.worker import settling
 from dbqueue.worker.settling import settle, settle_free, settle_in_time
 from dbqueue.workflows import Edge, Workflow
 from tests.servers import libpq_url
 from tests.stores import TestWorker, enqueued, new_job, opened, row, run_sql
+from tests.waiting import wait_until
 
 Settle = Callable[..., Round]
 WAYS = pytest.mark.parametrize("way", [settle, settle_in_time, settle_free])
@@ -61,6 +63,13 @@ def lock(somebody: psycopg.Connection[Any], found: str = "", not_found: str = ""
     somebody.execute("SELECT FROM dbqueue_jobs WHERE id = ANY(%s) FOR UPDATE", [list(found)])
     for name in not_found:
         somebody.execute("INSERT INTO dbqueue_jobs (id, task) VALUES (%s, 'shop.pack')", [f"new {name}"])
+
+
+def refuse_changes(store: Store, first: str = "") -> None:
+    """By a trigger, which does this before it refuses."""
+    body = f"BEGIN {first} RAISE 'not now'; END"
+    run_sql(store, f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$")
+    run_sql(store, "CREATE TRIGGER refuse BEFORE UPDATE ON dbqueue_jobs FOR EACH ROW EXECUTE FUNCTION refuse()")
 
 
 def claim_of(worker: TestWorker, queue: str = "celery", **options: Any) -> Claim:
@@ -121,8 +130,7 @@ def test_a_notification_that_is_refused_undoes_nothing_of_its_round(
 def test_what_cannot_end_at_all_is_put_aside_until_it_can(store: Store, worker: TestWorker, way: Settle) -> None:
     """Somebody has made a trigger for the time of his work, say; that an outcome is a FAILURE it refuses as well."""
     outcomes = ends(worker, "abcd")
-    run_sql(store, "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not now'; END $$")
-    run_sql(store, "CREATE TRIGGER refuse BEFORE UPDATE ON dbqueue_jobs FOR EACH ROW EXECUTE FUNCTION refuse()")
+    refuse_changes(store)
     result = way(worker.session, outcomes, None, ())
     assert (result.settled, result.locked, result.refusal) == (frozenset(), frozenset("abcd"), "not now")
     assert with_status(store, "STARTED", "abcd") == "abcd"
@@ -225,6 +233,54 @@ def test_a_bad_row_among_locked_ones(store: Store, worker: TestWorker, somebody:
     result = settle_in_time(worker.session, outcomes, None, ())
     assert result.locked == {"a", "d"}
     assert [row(store, name)["status"] for name in "abcd"] == ["STARTED", "FAILURE", "SUCCESS", "STARTED"]
+
+
+def test_no_call_waits_for_many_locks_one_after_the_other(
+    store: Store, worker: TestWorker, somebody: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not tried counts as locked until the next call."""
+    monkeypatch.setattr(settling, "MAX_WAITS", 1)
+    outcomes = ends(worker, "abcd", waits="a")
+    lock(somebody, not_found="a")
+    assert settle_free(worker.session, outcomes, None, ()).locked == set("abcd")
+    somebody.rollback()
+    assert settle_free(worker.session, outcomes, None, ()).settled == set("abcd")
+
+
+def test_what_is_not_tried_for_others_locks_is_not_always_the_same(
+    store: Store, worker: TestWorker, somebody: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settling, "MAX_WAITS", 2)
+    outcomes = ends(worker, "abcd", waits="ab")
+    lock(somebody, not_found="ab")
+
+    def are_written() -> bool:
+        settle_free(worker.session, outcomes, None, ())
+        return with_status(store, "SUCCESS", "cd") == "cd"
+
+    wait_until(are_written, what="the end of those that nobody has locked")
+
+
+def test_no_call_tries_many_that_are_refused_one_after_the_other(
+    store: Store, worker: TestWorker, somebody: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settling, "MAX_WAITS", 1)
+    outcomes = ends(worker, "abcd")
+    run_sql(store, "CREATE SEQUENCE tries")
+    refuse_changes(store, first="PERFORM nextval('tries');")
+    result = settle_free(worker.session, outcomes, None, ())
+    assert (result.locked, result.refusal) == (frozenset("abcd"), "not now")
+    # All, a half, one alone, the same as `settle` does it, and as a FAILURE.
+    assert somebody.execute("SELECT last_value FROM tries").fetchall() == [(5,)]
+
+
+def test_what_an_earlier_try_of_the_same_round_has_let_go_is_looked_for(store: Store, worker: TestWorker) -> None:
+    """Failures are written apart, before the round meets what it cannot write."""
+    store.enqueue_workflow(Workflow.of([new_job("a"), new_job("errback")], [Edge("a", "errback", "error")]))
+    outcomes = ends(worker, "b", bad="b")
+    failed = [Failed("a", each.lease, "{}", None, 0.0) if each.job_id == "a" else each for each in outcomes]
+    assert settle(worker.session, failed, None, {"a"}).released
+    assert worker.claim_one().id == "errback"
 
 
 @WAYS
