@@ -9,7 +9,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from dbqueue.errors import LockTimeout, OperationalError
+from dbqueue.errors import AccessDenied, LockTimeout, OperationalError, SchemaError
 from dbqueue.jobs import Failed, Outcome, Released, Replaced, Retried, Settled, Succeeded
 from dbqueue.store.base import Store
 from dbqueue.store.postgres import sql
@@ -65,9 +65,9 @@ def lock(somebody: psycopg.Connection[Any], found: str = "", not_found: str = ""
         somebody.execute("INSERT INTO dbqueue_jobs (id, task) VALUES (%s, 'shop.pack')", [f"new {name}"])
 
 
-def refuse_changes(store: Store, first: str = "") -> None:
-    """By a trigger, which does this before it refuses."""
-    body = f"BEGIN {first} RAISE 'not now'; END"
+def refuse_changes(store: Store, *, first: str = "", state: str = "raise_exception") -> None:
+    """By a trigger, which does `first` before it refuses with this SQLSTATE."""
+    body = f"BEGIN {first} RAISE 'not now' USING ERRCODE = '{state}'; END"
     run_sql(store, f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$")
     run_sql(store, "CREATE TRIGGER refuse BEFORE UPDATE ON dbqueue_jobs FOR EACH ROW EXECUTE FUNCTION refuse()")
 
@@ -305,6 +305,21 @@ def test_trouble_is_not_about_one_row(
         way(worker.session, outcomes, claim_of(worker), ())
     assert with_status(store, "STARTED", "ab") == "ab"
     # The driver says of its own that a pipeline was given up, if it sees the connection's end early enough.
+    assert not [record for record in caplog.records if record.name.startswith("dbqueue")]
+
+
+@WAYS
+@pytest.mark.parametrize(
+    ("state", "error"), [("undefined_table", SchemaError), ("insufficient_privilege", AccessDenied)]
+)
+def test_tables_or_rights_that_are_away_are_not_about_one_row(
+    store: Store, worker: TestWorker, way: Settle, caplog: pytest.LogCaptureFixture, state: str, error: type[Exception]
+) -> None:
+    outcomes = ends(worker, "ab")
+    refuse_changes(store, state=state)
+    with pytest.raises(error):
+        way(worker.session, outcomes, claim_of(worker), ())
+    assert with_status(store, "STARTED", "ab") == "ab"
     assert not [record for record in caplog.records if record.name.startswith("dbqueue")]
 
 
