@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -165,6 +167,18 @@ def test_a_module_that_cannot_be_imported_keeps_no_other_from_it(
     import_modules(["broken", "whole"], reload=False)
     assert imported == ["whole"]
     assert "The module broken cannot be imported" in caplog.text
+
+
+@pytest.mark.parametrize("reload", [True, False])
+def test_a_module_that_is_loaded_is_imported_anew_where_that_is_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, reload: bool
+) -> None:
+    (tmp_path / "counted_module.py").write_text("number = globals().get('number', 0) + 1")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "counted_module", raising=False)
+    for _ in range(2):
+        import_modules(["counted_module"], reload=reload)
+    assert sys.modules.pop("counted_module").number == 1 + reload
 
 
 @pytest.mark.parametrize("run_slots", [prefork.run_slots, threads.run_slots, aio.run_slots])

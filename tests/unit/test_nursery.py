@@ -7,6 +7,8 @@ import errno
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -70,6 +72,20 @@ def test_a_nursery_that_has_just_died(nursery: Nursery) -> None:
     os.waitpid(nursery.pid, 0)
     bear(nursery, 1)
     assert nursery.events() is None
+
+
+def test_what_was_printed_before_is_not_printed_by_each_process() -> None:
+    """A pipe's text waits in the process that printed it, and a fork copies that."""
+    program = """
+from dbqueue.pools.nursery import Nursery
+print("once")
+Nursery(lambda connection, number: None).close()
+"""
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    printed = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, env=buffered, check=True, timeout=60
+    )
+    assert printed.stdout.split() == [b"once"]
 
 
 @pytest.mark.parametrize(("code", "told"), [(None, 1), (3, 3), ("text", 1)])
