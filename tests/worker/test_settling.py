@@ -354,3 +354,12 @@ def test_what_was_handed_back_already_is_no_outcome_that_is_dropped(
     told = {record.message.partition(":")[0]: record.levelname for record in caplog.records}
     lost = "lost its lease while it ran here"
     assert told == {"Job a need not be handed back": "INFO", f"Job b {lost}": "WARNING", f"Job c {lost}": "WARNING"}
+
+
+def test_an_end_by_another_hand_is_no_end_of_this_run(worker: TestWorker, caplog: pytest.LogCaptureFixture) -> None:
+    (late,) = ends(worker, "a")
+    (died,) = ends(worker, "b")
+    run_sql(worker.store, "UPDATE dbqueue_jobs SET status = 'SUCCESS', lease = gen_random_uuid(), finished_at = now()")
+    settle(worker.session, [late, Released(died.job_id, died.lease, "now", lost=True)], None, ())
+    told = {(record.levelname, record.message.partition(":")[0]) for record in caplog.records}
+    assert told == {("WARNING", f"Job {name} lost its lease while it ran here") for name in "ab"}
