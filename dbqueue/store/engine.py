@@ -34,12 +34,14 @@ BUSY_TIMEOUT_SECONDS = 10.0
 MAX_CONNECT_SECONDS = 3600
 """The longest that a connection may take to be made; 0 in a URL is psycopg's own bound, 130 seconds."""
 
-LIMIT_WAITS = f"""
+OWN_SETTINGS = f"""
 SELECT set_config(name, value, false)
-FROM (VALUES ('lock_timeout', '{LOCK_SECONDS}s'), ('idle_in_transaction_session_timeout', '{IDLE_SECONDS}s'))
-    AS limits(name, value)
-WHERE current_setting(name) = '0'"""
-LIMIT_WAITS_HERE = LIMIT_WAITS.replace("false", "true")
+FROM (VALUES ('lock_timeout', '{LOCK_SECONDS}s', '0'), ('idle_in_transaction_session_timeout', '{IDLE_SECONDS}s', '0'),
+    ('DateStyle', 'ISO', current_setting('DateStyle')), ('array_nulls', 'on', 'off')) AS own(name, value, instead_of)
+WHERE current_setting(name) = instead_of"""
+"""Bounds on what a connection waits for, where its role has none, and the forms in which statements and answers are
+written: the driver reads times in this style alone."""
+OWN_SETTINGS_HERE = OWN_SETTINGS.replace("false", "true")
 """The same for one transaction, where nothing outlives it."""
 
 GONE = "the SQLite file was deleted or replaced while it was open"
@@ -88,7 +90,7 @@ def make_engine(access: Access) -> sa.Engine:
     _replace_ended(engine, lambda driver: driver.settle())
     sa.event.listen(engine, "reset", _reset)
     if not access.pooler:
-        sa.event.listen(engine, "connect", _limit_waits)
+        sa.event.listen(engine, "connect", _set_up)
     return engine
 
 
@@ -255,12 +257,12 @@ def _hear_last_words(driver: Any) -> None:
         driver.pgconn.consume_input()
 
 
-def _limit_waits(connection: Any, record: object) -> None:
+def _set_up(connection: Any, record: object) -> None:
     """Let no enqueue wait for ever for a lock, nor others for one of its own; what the role or the database says comes
-    first."""
+    first. Not so in the form of values, which is between dbqueue and the server."""
     before = connection.autocommit
     connection.autocommit = True
-    connection.execute(LIMIT_WAITS, prepare=False)
+    connection.execute(OWN_SETTINGS, prepare=False)
     connection.autocommit = before
 
 

@@ -30,7 +30,7 @@ import sqlalchemy as sa
 
 from dbqueue.errors import ImproperlyConfigured, OperationalError, SchemaError
 from dbqueue.store.compatibility import VERSION_TABLE, SchemaState, read_marks
-from dbqueue.store.engine import LIMIT_WAITS_HERE
+from dbqueue.store.engine import OWN_SETTINGS_HERE
 from dbqueue.store.tables import PREFIX
 from dbqueue.urls import normalise_url
 
@@ -276,7 +276,7 @@ def transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
                 # The engine's own "begin" listener; ours must be IMMEDIATE, and nothing happened in it.
                 connection.exec_driver_sql("ROLLBACK")
             if engine.dialect.name == "postgresql":  # here, for through a pooler no connection keeps it
-                connection.exec_driver_sql(LIMIT_WAITS_HERE)
+                connection.exec_driver_sql(OWN_SETTINGS_HERE)
             yield connection
 
 

@@ -56,6 +56,7 @@ _BY_SQLSTATE: Final = {
     "57P02": Trouble.LOST,  # crash_shutdown
     "57P05": Trouble.LOST,  # idle_session_timeout
     "25P03": Trouble.LOST,  # idle_in_transaction_session_timeout
+    "25P04": Trouble.LOST,  # transaction_timeout
     "0A000": Trouble.LOST,  # "cached plan must not change result type": a column was altered, and plans are made anew
     "57P03": Trouble.CROWDED,  # cannot_connect_now
     "53300": Trouble.CROWDED,  # too_many_connections

@@ -96,7 +96,7 @@ def test_what_a_process_has_locked_that_stands_still_is_free_again(
     """A beat that was stopped, or cut off, while it fired an entry: each other would pass that entry by for ever."""
     add(store)
     # Time enough for a busy machine to come as far as the standstill.
-    soon = engine.LIMIT_WAITS.replace(f"{trouble.IDLE_SECONDS}s", "2s")
+    soon = engine.OWN_SETTINGS.replace(f"{trouble.IDLE_SECONDS}s", "2s")
     standing, resumed = threading.Event(), threading.Event()
     raised: list[BaseException] = []
 
@@ -112,7 +112,7 @@ def test_what_a_process_has_locked_that_stands_still_is_free_again(
             raised.append(error)
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine, "LIMIT_WAITS", soon)
+        patched.setattr(engine, "OWN_SETTINGS", soon)
         stopped = open_store(postgres_url, shown_url="", pool_size=1)
         with stopped.connect():
             pass

@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from dbqueue.errors import OperationalError
+from dbqueue.jobs import Succeeded
 from dbqueue.store import open_store
 from dbqueue.store.base import Store
 from dbqueue.store.engine import BUSY_TIMEOUT_SECONDS
@@ -118,6 +119,22 @@ def test_a_worker_with_nothing_to_do_keeps_its_connections(
     assert row == ("0",)
 
 
+def test_no_setting_of_the_role_changes_how_values_are_written(postgres_url: str) -> None:
+    """Those of dbqueue's own connections are the same wherever it runs."""
+    with psycopg.connect(libpq_url(postgres_url), autocommit=True) as owner:
+        for setting in ("DateStyle = 'SQL, DMY'", "array_nulls = off", "IntervalStyle = 'sql_standard'"):
+            owner.execute(f"ALTER DATABASE {owner.info.dbname} SET {setting}".encode())
+    with opened(postgres_url) as store:
+        jobs = [new_job(unique_key="k"), new_job()]
+        store.enqueue(jobs)
+        worker = TestWorker(store)
+        worker.settle(*(Succeeded(job.id, job.lease, "7", 0.0) for job in worker.claim()))
+        worker.close()
+        found = store.finished([job.id for job in jobs])
+    assert [(found[job.id].status, found[job.id].result) for job in jobs] == [("SUCCESS", "7")] * 2
+    assert all(record.finished_at for record in found.values())
+
+
 def test_through_a_pooler_neither(postgres_url: str) -> None:
     with closing(open_store(postgres_url, shown_url="", pooler=True)) as store:
         ((by_steps,),) = store.perform(lambda: _asked(IDLE))
@@ -149,7 +166,7 @@ def _asked(query: str) -> Steps[Sequence[Sequence[Any]]]:
 def test_through_a_pooler_an_enqueue_does_not_wait_for_ever_for_a_key(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch, many: bool
 ) -> None:
-    monkeypatch.setattr("dbqueue.store.postgres.store.LIMIT_WAITS_HERE", "SET LOCAL lock_timeout = '50ms'")
+    monkeypatch.setattr("dbqueue.store.postgres.store.OWN_SETTINGS_HERE", "SET LOCAL lock_timeout = '50ms'")
     pooler = closing(open_store(postgres_url, shown_url="", pooler=True))
     with pooler as store, psycopg.connect(libpq_url(postgres_url)) as rival:
         rival.execute("SET idle_in_transaction_session_timeout = '10s'")  # else this test might wait for ever
@@ -164,7 +181,7 @@ def test_through_a_pooler_many_jobs_do_not_wait_for_ever_for_an_id(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """COPY writes them, which waits for whoever has written one of these ids and not committed yet."""
-    monkeypatch.setattr("dbqueue.store.postgres.store.LIMIT_WAITS_HERE", "SET LOCAL lock_timeout = '50ms'")
+    monkeypatch.setattr("dbqueue.store.postgres.store.OWN_SETTINGS_HERE", "SET LOCAL lock_timeout = '50ms'")
     jobs = [new_job() for _ in range(copying.FEWEST)]
     pooler = closing(open_store(postgres_url, shown_url="", pooler=True))
     with pooler as store, psycopg.connect(libpq_url(postgres_url)) as rival:

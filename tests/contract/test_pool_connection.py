@@ -18,7 +18,7 @@ import pytest
 import sqlalchemy as sa
 from psycopg.pq import PipelineStatus
 
-from dbqueue.errors import DuplicateTaskId, OperationalError, SchemaError
+from dbqueue.errors import AccessDenied, DuplicateTaskId, OperationalError, SchemaError
 from dbqueue.jobs import NewJob
 from dbqueue.store import migrate
 from dbqueue.store.postgres import sql
@@ -555,18 +555,41 @@ def test_an_exception_amid_a_statement_is_the_caller_s(
     assert [record for record in caplog.records if record.name.startswith("sqlalchemy")] == []
 
 
-def test_a_search_path_that_led_elsewhere_for_a_while(postgres_url: str) -> None:
-    """A connection keeps the one that its role had when it was made: the next call makes another."""
+@pytest.mark.parametrize(
+    ("setting", "meanwhile", "error"),
+    [
+        ("search_path = elsewhere", "SELECT 1", (SchemaError, "no dbqueue tables")),
+        ("role = pg_signal_backend", "SELECT 1", (AccessDenied, "no right")),
+        (
+            "statement_timeout = '50ms'",
+            "LOCK TABLE dbqueue_jobs, dbqueue_workers",
+            (OperationalError, "did not do it: canceling statement due to statement timeout"),
+        ),
+    ],
+    ids=["search_path", "role", "statement_timeout"],
+)
+def test_a_setting_that_a_role_had_for_a_while(
+    postgres_url: str, setting: str, meanwhile: str, error: tuple[type[Exception], str]
+) -> None:
+    """A connection keeps what its role had when it was made: the next call makes another."""
     name = sa.make_url(postgres_url).database
-    with psycopg.connect(libpq_url(postgres_url), autocommit=True) as admin, opened(postgres_url) as store:
-        admin.execute(f"ALTER ROLE CURRENT_USER IN DATABASE {name} SET search_path = elsewhere".encode())
+    admin_url, pooled = libpq_url(postgres_url), opened(postgres_url)
+    with psycopg.connect(admin_url, autocommit=True) as admin, pooled as opened_store:
+        store = cast(PostgresStore, opened_store)
+        admin.execute(f"ALTER ROLE CURRENT_USER IN DATABASE {name} SET {setting}".encode())
         try:
-            with pytest.raises(SchemaError, match="dbqueue_jobs"):
-                enqueued(store)
-            with pytest.raises(SchemaError, match="dbqueue_workers"), store.connect() as connection:
-                connection.execute(sa.text("SELECT 1 FROM dbqueue_workers"))
+            with admin.transaction():
+                admin.execute(meanwhile.encode())
+                with pytest.raises(error[0], match=error[1]):
+                    enqueued(store)
+                with pytest.raises(error[0], match=error[1]), store.connect() as connection:
+                    connection.execute(sa.text("SELECT 1 FROM dbqueue_workers"))
         finally:
-            admin.execute(f"ALTER ROLE CURRENT_USER IN DATABASE {name} RESET search_path".encode())
+            admin.execute(f"ALTER ROLE CURRENT_USER IN DATABASE {name} RESET {setting.split(maxsplit=1)[0]}".encode())
         assert store.fetch([enqueued(store)])
+        shown = f"SELECT current_setting('{setting.split(maxsplit=1)[0]}')"
+        asked = store._run(lambda driver: driver.execute(shown).fetchone())
         with store.connect() as connection:
-            connection.execute(sa.text("SELECT 1 FROM dbqueue_workers"))
+            assert [tuple(connection.exec_driver_sql(shown).one()), asked] == [
+                admin.execute(shown.encode()).fetchone()
+            ] * 2

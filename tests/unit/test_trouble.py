@@ -21,6 +21,7 @@ KINDS = {
     errors.CrashShutdown: Trouble.LOST,
     errors.IdleSessionTimeout: Trouble.LOST,
     errors.IdleInTransactionSessionTimeout: Trouble.LOST,
+    errors.TransactionTimeout: Trouble.LOST,
     errors.ConnectionFailure: Trouble.LOST,
     errors.ConnectionException: Trouble.LOST,
     errors.TooManyConnections: Trouble.CROWDED,

@@ -21,6 +21,12 @@ NO_TABLES: Final = (
     pg_errors.InvalidSchemaName,
     pg_errors.InvalidColumnReference,  # ON CONFLICT without its index: a restore makes tables first, then their keys
 )
+OUTDATED: Final = (
+    *NO_TABLES,  # of a search path
+    pg_errors.InsufficientPrivilege,  # of a role, or of row_security
+    pg_errors.QueryCanceled,  # of a statement_timeout
+)
+"""What a connection may say for ever, though its role has other settings by now: a new one may do it."""
 PROGRAM_LIMITS: Final = (
     pg_errors.ProgramLimitExceeded,
     pg_errors.StatementTooComplex,
@@ -83,14 +89,15 @@ def _translate_wrapped(error: sa.exc.DBAPIError) -> NoReturn:
         raise EncodeError(f"the database has no room for this: {first_line(error.orig)}") from error
     if isinstance(error.orig, pg_errors.LockNotAvailable):
         raise LockTimeout(f"the database did not do it: {first_line(error.orig)}") from error
-    if isinstance(error, sa.exc.OperationalError):
+    unheard = getattr(error.orig, "sqlstate", None) is None or trouble_of(error) in (Trouble.LOST, Trouble.CROWDED)
+    if isinstance(error, sa.exc.OperationalError) and unheard:
         raise OperationalError(f"no connection to the database: {first_line(error.orig)}") from error
     raise OperationalError(f"the database did not do it: {first_line(error.orig)}") from error
 
 
-def leads_elsewhere(error: BaseException) -> bool:
-    """Whether no table of dbqueue's was found: a connection keeps the search path that its role had then."""
-    return isinstance(error.orig if isinstance(error, sa.exc.DBAPIError) else error, NO_TABLES)
+def may_be_outdated(error: BaseException) -> bool:
+    """Whether this may come of what the connection keeps of its role's settings, as they were when it was made."""
+    return isinstance(error.orig if isinstance(error, sa.exc.DBAPIError) else error, OUTDATED)
 
 
 def survives(driver: Driver, error: OperationalError) -> bool:

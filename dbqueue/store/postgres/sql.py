@@ -52,6 +52,7 @@ SESSION: Final = {
     "default_transaction_isolation": "read committed",
     "TimeZone": "UTC",
     "DateStyle": "ISO",  # times are compared as text (`floors`)
+    "array_nulls": "on",  # statements take columns as arrays
     # No round may hang on an application's lock: it goes on without what is locked (`free_rows`), or is tried again.
     "lock_timeout": f"{ROUND_LOCK_SECONDS}s",
     "statement_timeout": "60s",

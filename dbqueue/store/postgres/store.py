@@ -23,10 +23,10 @@ from dbqueue.errors import DBQueueError
 from dbqueue.jobs import NewJob, storable
 from dbqueue.store import steps as operations
 from dbqueue.store.base import Store
-from dbqueue.store.engine import LIMIT_WAITS_HERE, Access, make_engine
+from dbqueue.store.engine import OWN_SETTINGS_HERE, Access, make_engine
 from dbqueue.store.inserts import refuse_other_content, refuse_unwritten
 from dbqueue.store.postgres import copying, sql
-from dbqueue.store.postgres.driver import NO_TABLES, UNFIT, Driver, leads_elsewhere, translated
+from dbqueue.store.postgres.driver import OUTDATED, UNFIT, Driver, may_be_outdated, translated
 from dbqueue.store.postgres.inserts import PostgresInserts
 from dbqueue.store.postgres.liveness import Liveness
 from dbqueue.store.postgres.partitions.catalog import row_words
@@ -136,7 +136,7 @@ class PostgresStore(Store):
         """In which no wait for a lock is endless, through a pooler neither: there its connections have no settings."""
         with driver.transaction():
             if self._pooler:
-                driver.execute(LIMIT_WAITS_HERE)
+                driver.execute(OWN_SETTINGS_HERE)
             yield
 
     def translating(self) -> AbstractContextManager[None]:
@@ -228,7 +228,7 @@ class PostgresStore(Store):
         def connected() -> Iterator[sa.Connection]:
             with translated(), self.engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
                 if self._pooler:
-                    connection.exec_driver_sql(LIMIT_WAITS_HERE)
+                    connection.exec_driver_sql(OWN_SETTINGS_HERE)
                 try:
                     yield connection
                 except BaseException as error:
@@ -241,10 +241,10 @@ class PostgresStore(Store):
     def _is_spent(self, connection: sa.Connection, error: BaseException) -> bool:
         """Whether nothing more can be asked of the connection after this error.
 
-        It leads to a server that takes no writes any more, or past the tables, or was left amid a statement: to try
-        would hide what has come in between.
+        It leads to a server that takes no writes any more, or has settings that its role has no longer, or was left
+        amid a statement: to try would hide what has come in between.
         """
-        lost = trouble_of(error) is Trouble.LOST or leads_elsewhere(error)
+        lost = trouble_of(error) is Trouble.LOST or may_be_outdated(error)
         return lost or self.is_busy(connection.connection.driver_connection)
 
     def same_database(self, ask: Callable[[str], Sequence[Any]]) -> bool:
@@ -266,6 +266,9 @@ class PostgresStore(Store):
                 driver = cast(PoolConnection, pooled.driver_connection)
                 try:
                     return operation(driver)
+                except OUTDATED:
+                    pooled.invalidate()
+                    raise
                 except UNFIT as error:
                     trouble = Trouble.LOST if driver.closed else trouble_of(error)
                     if trouble is Trouble.LOST:
@@ -275,9 +278,6 @@ class PostgresStore(Store):
                     pooled.close()
                     if not tries.again(trouble):
                         raise
-                except NO_TABLES:
-                    pooled.invalidate()  # see `leads_elsewhere`
-                    raise
                 finally:
                     pool.keep(pooled)
 
