@@ -24,6 +24,8 @@ MAX_WAITS: Final = 16
 
 It halves the outcomes each time: of a thousand, one is found after eleven waits.
 """
+NO_ROW: Final = "unless its row is there again within ten minutes: it was deleted, or is hidden"
+"""See `absent`."""
 
 
 def settle(
@@ -195,7 +197,7 @@ def explain(session: WorkSession, outcomes: Collection[Outcome], result: Round) 
             if isinstance(outcome, Released):
                 log.logger.info("Job %s had ended as %s in that run: it does not run again", outcome.job_id, status)
             continue
-        what = "its row was deleted" if status is None else f"it is {status} by another hand now"
+        what = NO_ROW if status is None else f"it is {status} by another hand now"
         # These give up the lease: when an earlier try of the same had committed, the row looks like one that was taken.
         if status is not None and (rolled_back or isinstance(outcome, (Released, Retried, Replaced))):
             what = f"it is {status} by another hand now, or by an earlier try to write this, which had no answer"

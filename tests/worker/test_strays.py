@@ -359,6 +359,7 @@ def test_the_outcome_is_kept_for_a_row_that_was_only_hidden(
     store: Store, worker: TestWorker, holding: Holding, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = absent(store, worker, holding)
+    assert "its outcome (Succeeded) is dropped, unless its row is there again" in caplog.text
     assert not take_back(worker, holding)
     show(store, worker, job)
     assert take_back(worker, holding)
