@@ -8,6 +8,7 @@ import socket
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from typing import Any, Final, cast
 
 import psycopg
@@ -30,8 +31,9 @@ from dbqueue.store.steps import Steps
 from dbqueue.store.transactions.tasks import AsyncTaskTransaction, TaskTransaction
 from dbqueue.store.trouble import LOCK_SECONDS, ROUND_LOCK_SECONDS
 from tests.contract.callers import sqlite_path
+from tests.contract.workflows import chord, done
 from tests.servers import libpq_url
-from tests.stores import TestWorker, claimed_job, count, enqueued, new_job, opened
+from tests.stores import TestWorker, claimed_job, count, enqueued, new_job, opened, row
 from tests.waiting import wait_until
 
 OPTIONS = {
@@ -133,6 +135,18 @@ def test_no_setting_of_the_role_changes_how_values_are_written(postgres_url: str
         found = store.finished([job.id for job in jobs])
     assert [(found[job.id].status, found[job.id].result) for job in jobs] == [("SUCCESS", "7")] * 2
     assert all(record.finished_at for record in found.values())
+
+
+def test_no_statement_reads_otherwise_where_backslashes_escape(postgres_url: str) -> None:
+    """As in databases of old applications; a workflow's statements are made in their transactions, too."""
+    with psycopg.connect(libpq_url(postgres_url), autocommit=True) as owner:
+        owner.execute(f"ALTER DATABASE {owner.info.dbname} SET standard_conforming_strings = off".encode())
+    with opened(postgres_url) as store:
+        store.enqueue_workflow(chord(["a", "b"], "c", options='{"delay_seconds": 90.5, "note": "\\\\u"}'))
+        worker = TestWorker(store)
+        worker.settle(*map(done, worker.claim()))
+        worker.close()
+        assert row(store, "c")["ready_at"] - row(store, "a")["finished_at"] == timedelta(seconds=90.5)
 
 
 def test_through_a_pooler_neither(postgres_url: str) -> None:

@@ -14,7 +14,8 @@ from dbqueue.workflows import DELAY, EXPIRY
 
 # A row's options may be any JSON on PostgreSQL, of which `->>` refuses some texts; and anything at all on SQLite.
 # What is no number of seconds, or too large a one, counts for nothing.
-_POSTGRES_OPTIONS: Final = "(CASE WHEN CAST(options AS text) !~ '\\\\u(0000|[dD][89a-fA-F])' THEN options END)"
+# E'...' means the same where `standard_conforming_strings` is off, also for a caller whose transaction this is in.
+_POSTGRES_OPTIONS: Final = r"(CASE WHEN CAST(options AS text) !~ E'\\\\u(0000|[dD][89a-fA-F])' THEN options END)"
 
 
 def _sqlite_json(column: str) -> str:
@@ -23,7 +24,7 @@ def _sqlite_json(column: str) -> str:
 
 def _postgres_seconds(name: str) -> str:
     value = f"{_POSTGRES_OPTIONS} ->> '{name}'"
-    number = r"'^-?[0-9]{1,10}(\.[0-9]+)?(e-[0-9]{1,2})?$'"
+    number = "'^-?[0-9]{1,10}([.][0-9]+)?(e-[0-9]{1,2})?$'"
     return f"make_interval(secs => CASE WHEN ({value}) ~ {number} THEN CAST({value} AS float8) END)"
 
 
