@@ -115,8 +115,8 @@ class TaskTransaction:
         except _Away as error:
             self._undo(error.refusal)
             raise self._whose(error.refusal) from None
-        except BaseException:
-            self._undo()
+        except BaseException as error:
+            self._undo(error)
             raise
         if not known:
             self._found(outcome, _wait_for(self.store, self._job))
@@ -125,8 +125,8 @@ class TaskTransaction:
     def rollback(self, error: BaseException | None = None) -> Any:
         """Undo everything, and give the connection back. May be called twice.
 
-        Not back, where the run has ended in the `error` that a table was not found: a connection keeps the search path
-        that its role had when it was made, and the next task would not find it either.
+        Not back, where the `error` in which the run has ended may come of a setting that its role had when the
+        connection was made (see `OUTDATED` of `postgres.driver`): it would meet the next task, too.
         """
         self._undo(error)
 
@@ -290,7 +290,7 @@ class TaskTransaction:
                 with contextlib.suppress(Exception):
                     connection.invalidate()
             else:
-                if _leads_elsewhere(error):
+                if _may_be_outdated(error):
                     connection.invalidate()
             with contextlib.suppress(sa.exc.SQLAlchemyError):
                 if self._session is not None:
@@ -355,8 +355,8 @@ class AsyncTaskTransaction(TaskTransaction):
         except _Away as error:
             await self.rollback(error.refusal)
             raise await asyncio.to_thread(self._whose, error.refusal) from None
-        except BaseException:
-            await self.rollback()
+        except BaseException as error:
+            await self.rollback(error)
             raise
         if not known:
             self._found(outcome, await asyncio.to_thread(_wait_for, self.store, self._job))
@@ -391,16 +391,16 @@ _AWAY: Final = ("42P01", "42501")
 """undefined_table, insufficient_privilege: of dbqueue's own tables. What the task itself has written is written."""
 
 
-_NO_TABLE: Final = ("42P01", "3F000")
-"""undefined_table, invalid_schema_name."""
+_OUTDATED: Final = ("42P01", "3F000", "42501", "57014")
+"""undefined_table, invalid_schema_name, insufficient_privilege, query_canceled."""
 
 
-def _leads_elsewhere(error: BaseException | None) -> bool:
-    """Whether it comes of a table that was not found, in whatever the task has raised of it."""
+def _may_be_outdated(error: BaseException | None) -> bool:
+    """Whether it comes of one of these, in whatever the task has raised of it."""
     for _ in range(MOST_CAUSES):
         if error is None:
             break
-        if getattr(getattr(error, "orig", error), "sqlstate", None) in _NO_TABLE:
+        if getattr(getattr(error, "orig", error), "sqlstate", None) in _OUTDATED:
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -97,13 +97,22 @@ def test_a_run_whose_connection_broke_counts_as_lost(app: App, may_run_again: bo
 
 
 @pytest.mark.parametrize("kind", ["function", "coroutine"])
-@pytest.mark.parametrize("missing", ["the task's table", "dbqueue's tables"])
-def test_a_connection_that_was_made_while_the_search_path_led_elsewhere_is_not_used_again(
-    postgres_app: App, kind: str, missing: str
+@pytest.mark.parametrize(
+    ("setting", "statement", "ends"),
+    [
+        ("search_path = elsewhere", "INSERT INTO effects VALUES ('a')", "FAILURE"),
+        ("search_path = elsewhere", "SELECT 1", "REVOKED"),
+        ("role = pg_monitor", "INSERT INTO effects VALUES ('a')", "FAILURE"),
+        ("role = pg_monitor", "SELECT 1", "REVOKED"),
+        ("statement_timeout = '50ms'", "SELECT pg_sleep(0.2)", "FAILURE"),
+    ],
+    ids=["no table", "no table of dbqueue's", "no right", "no right to dbqueue's", "too slow"],
+)
+def test_a_connection_that_was_made_while_its_role_had_another_setting_is_not_used_again(
+    postgres_app: App, kind: str, setting: str, statement: str, ends: str
 ) -> None:
-    """It keeps the path that its role had then, and would fail each later run in its process."""
+    """It keeps what its role had then, and would fail each later run in its process."""
     app, store = postgres_app, postgres_app.database.store
-    statement = "INSERT INTO effects VALUES ('a')" if missing == "the task's table" else "SELECT 1"
 
     @app.task(bind=True, transactional=True)
     def write(self: Any) -> None:
@@ -124,12 +133,12 @@ def test_a_connection_that_was_made_while_the_search_path_led_elsewhere_is_not_u
 
     with store.connect() as connection:
         name = connection.exec_driver_sql("SELECT current_database()").scalar_one()
-    run_sql(store, f'ALTER DATABASE "{name}" SET search_path TO elsewhere')
+    run_sql(store, f'ALTER ROLE CURRENT_USER IN DATABASE "{name}" SET {setting}')
     try:
         first = run()
     finally:
-        run_sql(store, f'ALTER DATABASE "{name}" RESET search_path')
-    assert (first, run()) == ("FAILURE" if missing == "the task's table" else "REVOKED", "SUCCESS")
+        run_sql(store, f'ALTER ROLE CURRENT_USER IN DATABASE "{name}" RESET {setting.split(maxsplit=1)[0]}')
+    assert (first, run()) == (ends, "SUCCESS")
     executor.close()
     worker.close()
 
