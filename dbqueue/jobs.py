@@ -266,7 +266,8 @@ class ClaimedJob(NamedTuple):
     inputs: bool | int | str | tuple[Input, ...] = False
     """What its predecessors left for it (see `workflows`).
 
-    Where that is more than `max_input_bytes`: its size in bytes; where one was deleted, or left nothing: its id."""
+    Where that is more than `max_input_bytes`: its size in bytes; where one was deleted, or left nothing: its id; where
+    no edge is left to say what it takes: the job's own."""
 
     @property
     def redelivered(self) -> bool:

@@ -23,6 +23,8 @@ _POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSIT
 
 def refuse_unread(job: ClaimedJob) -> None:
     """Raise InvalidTaskError where the inputs are larger than `max_input_bytes`, or one of them is not there."""
+    if job.inputs == job.id:
+        raise InvalidTaskError("it takes the result of another job, and no row of dbqueue_edges says of which any more")
     if isinstance(job.inputs, str):
         raise InvalidTaskError(
             f"it takes the result of the job {job.inputs}, which has none: it was deleted, or has not succeeded"

@@ -8,11 +8,13 @@ from uuid import uuid4
 
 import pytest
 
+from dbqueue.errors import InvalidTaskError
 from dbqueue.jobs import Retried
 from dbqueue.limits import Limit
 from dbqueue.store import limits
 from dbqueue.store.base import Store
 from dbqueue.store.records import Claim
+from dbqueue.worker.inputs import refuse_unread
 from dbqueue.workflows import FIRST_ARGUMENT, Edge, Workflow
 from tests.contract.workflows import chain, chord, claimed_ids, done
 from tests.stores import TestWorker, count, moment, new_job, row, run_sql
@@ -34,6 +36,18 @@ class TestSuccess:
         worker.settle(*map(done, worker.claim()))
         run_sql(store, "DELETE FROM dbqueue_jobs WHERE id = 'a'")
         assert worker.claim_one().inputs == "a"
+
+    def test_what_takes_a_result_does_not_run_without_where_its_edges_are_gone(
+        self, store: Store, worker: TestWorker
+    ) -> None:
+        """Deleted by plain SQL, or hidden from the worker: it would run with the rest of its arguments."""
+        store.enqueue_workflow(chord(["a", "b"], "c"))
+        worker.settle(*map(done, worker.claim()))
+        run_sql(store, "DELETE FROM dbqueue_edges")
+        job = worker.claim_one()
+        assert job.inputs == job.id
+        with pytest.raises(InvalidTaskError, match="no row of dbqueue_edges says of which"):
+            refuse_unread(job)
 
     def test_a_result_that_is_not_there_yet_is_not_passed_as_none(self, store: Store, worker: TestWorker) -> None:
         """Of a job that another one's end releases before its time, by an edge that somebody has inserted."""

@@ -51,7 +51,7 @@ def read(store: Store, claimed: Sequence[ClaimedJob], limit: int) -> Steps[tuple
     """The jobs with what their predecessors left for them, and those to be handed back: the batch is too large.
 
     A job of which the results are too large in all has their size in its `inputs`, and one of which a predecessor is
-    gone, or has no result, the id of that.
+    gone, or has no result, the id of that; its own, where no edge says what it takes: they were deleted, or are hidden.
     """
     ids = [job.id for job in claimed if job.inputs]
     rows = (yield statement(store, INPUTS, ids=ids, limit=limit)).rows
@@ -71,7 +71,7 @@ def read(store: Store, claimed: Sequence[ClaimedJob], limit: int) -> Steps[tuple
         if job.id in gone:
             kept.append(job._replace(inputs=gone[job.id]))
         elif job.id not in sizes:
-            kept.append(job._replace(inputs=tuple(found[job.id])) if job.inputs else job)
+            kept.append(job._replace(inputs=tuple(found[job.id]) or job.id) if job.inputs else job)
         elif sizes[job.id] > limit:
             kept.append(job._replace(inputs=sizes[job.id]))
         else:
