@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Final, cast
 
@@ -119,6 +120,30 @@ def test_a_worker_with_nothing_to_do_keeps_its_connections(
         with connected(store) as driver:
             row = driver.execute("SELECT current_setting('idle_session_timeout')").fetchone()
     assert row == ("0",)
+
+
+@pytest.mark.parametrize("connected", [of_rounds, of_watch], ids=lambda each: each.__name__)
+def test_a_process_without_descriptors_has_no_connection(postgres_url: str, connected: Callable[[Store], Any]) -> None:
+    """One is left, for the socket, and none to wait for the answer with: that is over once others are closed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    with opened(postgres_url) as store:
+        with connected(store):  # what is imported at first is imported
+            pass
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(1000, soft), hard))
+        try:
+            with suppress(OSError):
+                while True:
+                    taken.append(os.open(os.devnull, os.O_RDONLY))
+            os.close(taken.pop())
+            with pytest.raises(OperationalError, match="Too many open files"), connected(store):
+                pass
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for descriptor in taken:
+                os.close(descriptor)
+        with connected(store):
+            pass
 
 
 def test_no_setting_of_the_role_changes_how_values_are_written(postgres_url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from typing import Any, Final, NoReturn
 
@@ -41,6 +42,7 @@ UNFIT: Final = (
     psycopg.NotSupportedError,  # a plan from before a column was altered
 )
 """What says something of the connection or the server, and nothing of the data: another connection may do it."""
+NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
 NOT_MIGRATED: Final = "the database has no dbqueue tables of this version: run `dbqueue migrate`"
 NOT_GRANTED: Final = "the database user has no right to this: `dbqueue migrate --roles` shows what each role may do"
 
@@ -75,6 +77,8 @@ def _translate(error: BaseException) -> None:
         raise LockTimeout(f"the database did not do it: {first_line(error)}") from error
     if isinstance(error, UNFIT):
         raise OperationalError(f"the database did not do it: {first_line(error)}") from error
+    if isinstance(error, OSError) and error.errno in NO_DESCRIPTORS:  # to wait for the server's answer takes one
+        raise OperationalError(f"no connection to the database: {first_line(error)}") from error
     if isinstance(error, sa.exc.DBAPIError):
         _translate_wrapped(error)
     if isinstance(error, sa.exc.TimeoutError):
