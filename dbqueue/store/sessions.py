@@ -159,16 +159,19 @@ class WorkSession(Session):
         """
 
     @abstractmethod
-    def overdue(self) -> tuple[list[str], bool]:
-        """The ids of jobs that wait for others which have all ended: nothing would ever let them go.
+    def overdue(self) -> tuple[dict[str, bool], bool]:
+        """Jobs that wait for others which have all ended: nothing would ever let them go.
 
-        Part by part, as `lost_workers`. Where row-level security hides rows from this role there are none: what is
-        hidden may run yet.
+        By their ids; whether all that they wait for is there yet, or some of it is gone. Part by part, as
+        `lost_workers`. Where a policy of row-level security holds for this role there are none: what is hidden may run.
         """
 
     @abstractmethod
-    def let_go(self, job_ids: Collection[str], *, now: datetime | None = None) -> set[str]:
-        """Of these jobs let those go that are overdue still, each as what it waits for has ended; returns which."""
+    def let_go(self, job_ids: Collection[str], *, now: datetime | None = None) -> dict[str, str]:
+        """Of these jobs let those go that are overdue still, each as what it waits for has ended.
+
+        Returns which, and what each is now: PENDING, how it has ended, or DELETED.
+        """
 
     @abstractmethod
     def reopen(self, worker: WorkerInfo) -> None:

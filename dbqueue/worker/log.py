@@ -8,7 +8,7 @@ Arguments appear at DEBUG only; a result is the task's own word and appears as i
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from dbqueue.jobs import ClaimedJob
@@ -173,14 +173,19 @@ def lease_lost(job_id: str, outcome: str, what: str) -> None:
     logger.warning("Job %s lost its lease while it ran here: its %s is dropped, %s", job_id, outcome, what)
 
 
-def overdue(job_ids: Sequence[str]) -> None:
-    """Jobs that were let go by nothing that they waited for."""
-    for job_id in job_ids[:MOST_NAMED]:
+def let_go(found: Mapping[str, str]) -> None:
+    """Jobs that waited for others, and what each is now (see `WorkSession.let_go`)."""
+    for job_id, status in sorted(found.items())[:MOST_NAMED]:
         logger.warning(
-            "Job %s waited for others that have all ended (were rows changed by hand, or hidden?): it is let go", job_id
+            "Job %s waited for others that have all ended (were rows changed by hand, or hidden?): %s",
+            job_id,
+            _NOW.get(status, f"it ends as {status} with them"),
         )
-    if len(job_ids) > MOST_NAMED:
-        logger.warning("So are %d jobs more", len(job_ids) - MOST_NAMED)
+    if len(found) > MOST_NAMED:
+        logger.warning("And %d more jobs did", len(found) - MOST_NAMED)
+
+
+_NOW: Final = {"PENDING": "it may run now", "DELETED": "it is deleted, for none of them has failed"}
 
 
 def astray(job_id: str, next_step: str) -> None:

@@ -4,8 +4,9 @@ A worker is found dead by its row. Where an operator has deleted that, or restor
 STARTED for ever: now and then the eldest looks for such jobs, and gives their worker a row again.
 
 A job that waits for others is let go by the last of them. Where somebody's hand has ended or hidden rows, none may have
-done it: the eldest looks for such jobs too, and lets those go that it has found twice. What was only hidden for a
-moment, in the middle of a restore for one, is seen by then.
+done it: the eldest looks for such jobs too, and lets those go that it has found twice. Where a row is gone that such a
+job waits for, it goes on finding it for a while first: in the middle of a restore, or of work on a partition, the row
+may be there again.
 
 What meets somebody's lock is put off, and not waited for: the rounds wait behind all this.
 """
@@ -13,6 +14,7 @@ What meets somebody's lock is put off, and not waited for: the rounds wait behin
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import time
 from typing import Final
@@ -30,6 +32,8 @@ LOOK_EVERY_SECONDS: Final = 600.0
 OVERDUE_EVERY_SECONDS: Final = 10.0
 OVERDUE_PATIENCE: Final = 100
 """How much longer than a look for overdue jobs, or a part of one, the pause after it is at least."""
+GONE_SECONDS: Final = 600.0
+"""How long a row that an overdue job waits for is to be gone."""
 MOST_OVERDUE: Final = 1000
 """So many are let go after one look."""
 ELDEST_EVERY_SECONDS: Final = 60.0
@@ -55,10 +59,10 @@ class Upkeep:
         """When to look for workers without a row."""
         self._overdue_at = time.monotonic() + OVERDUE_EVERY_SECONDS * random.random()
         """When to look for overdue jobs, or for more of them."""
-        self._overdue: set[str] = set()
-        """Found in the look that is under way."""
-        self._overdue_before: set[str] = set()
-        """Found in the one before."""
+        self._overdue: dict[str, bool] = {}
+        """Found in the look that is under way; whether all that a job waits for is there."""
+        self._overdue_since: dict[str, float] = {}
+        """Found in each look since then (monotonic), the last one included."""
         self._prune_at = time.monotonic() + PRUNE_EVERY_SECONDS * random.random()
         self._pruning = self._tending = self._looking = self._looking_for_overdue = False
         self._told: set[str] = set()
@@ -82,6 +86,8 @@ class Upkeep:
             self._overdue_at = time.monotonic() + ELDEST_EVERY_SECONDS  # first, for it may fail
             if self._looking_for_overdue or session.eldest_worker() == worker_id:
                 due |= self._look_for_overdue(session)
+            else:  # it is the eldest no longer: what it finds when it is again is found for the first time
+                self._overdue, self._overdue_since = {}, {}
         if time.monotonic() >= self._prune_at:
             self._prune_at = time.monotonic() + PRUNE_EVERY_SECONDS
             if self._pruning or session.eldest_worker() == worker_id:
@@ -133,17 +139,21 @@ class Upkeep:
         now = time.monotonic()
         pause = NEXT_PAGES_SECONDS if self._looking_for_overdue else OVERDUE_EVERY_SECONDS
         self._overdue_at = now + max(pause, (now - began) * OVERDUE_PATIENCE)
-        self._overdue.update(found[: MOST_OVERDUE - len(self._overdue)])
+        self._overdue |= dict(itertools.islice(found.items(), MOST_OVERDUE - len(self._overdue)))
         if self._looking_for_overdue:
             return False
-        twice = self._overdue & self._overdue_before
-        self._overdue, self._overdue_before = set(), self._overdue
-        gone: set[str] = set()
-        if twice:
+        overdue, before, self._overdue = self._overdue, self._overdue_since, {}
+        self._overdue_since = {job_id: before.get(job_id, now) for job_id in overdue}
+        patience = {True: 0.0, False: GONE_SECONDS}
+        ripe = [
+            each for each, complete in overdue.items() if each in before and now - before[each] >= patience[complete]
+        ]
+        let_go: dict[str, str] = {}
+        if ripe:
             with contextlib.suppress(LockTimeout):
-                gone = session.let_go(twice)
-        log.overdue(sorted(gone))
-        return bool(gone)
+                let_go = session.let_go(ripe)
+        log.let_go(let_go)
+        return bool(let_go)
 
     def _prune(self, session: WorkSession) -> None:
         """Delete what has expired or is too much; soon again if there may be more of it."""

@@ -21,6 +21,7 @@ from dbqueue.store.trouble import LOCK_SECONDS
 from dbqueue.worker.config import WorkerConfig
 from dbqueue.worker.upkeep import (
     ELDEST_EVERY_SECONDS,
+    GONE_SECONDS,
     LOOK_EVERY_SECONDS,
     NEXT_PAGES_SECONDS,
     NEXT_ROWS_SECONDS,
@@ -175,6 +176,32 @@ def test_an_overdue_job_is_let_go_once_it_was_found_twice(
     assert worker.claim_one().id == "b"
 
 
+def test_an_overdue_job_waits_for_a_row_that_may_be_there_again(
+    store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a restore, or of work on a partition; and while this worker is not the eldest nothing counts."""
+    store.enqueue_workflow(Workflow.of([new_job("a"), new_job("b")], [Edge("a", "b")]))
+    run_sql(store, "DELETE FROM dbqueue_jobs WHERE id = 'a'")
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    upkeep = Upkeep(WorkerConfig("w", ("celery",), "solo", 1), every_seconds=1e6)
+    upkeep._prune_at = now + 1e6
+
+    def look(worker_id: str) -> bool:
+        nonlocal now
+        now = upkeep._overdue_at
+        return upkeep.run(worker.session, worker_id)
+
+    assert not look(worker.id)
+    assert not look("another")
+    assert not look(worker.id)
+    found_at = now
+    while now < found_at + GONE_SECONDS - 1.5 * OVERDUE_EVERY_SECONDS:
+        assert not look(worker.id)
+    assert look(worker.id) or look(worker.id)  # by the rounding of the clock
+    assert worker.claim_one().id == "b"
+
+
 def test_only_the_eldest_looks_for_overdue_jobs_and_takes_its_time(
     store: Store, worker: TestWorker, new_worker: Callable[..., TestWorker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,9 +213,9 @@ def test_only_the_eldest_looks_for_overdue_jobs_and_takes_its_time(
     monkeypatch.setattr(time, "monotonic", lambda: now)
     upkeep = Upkeep(WorkerConfig("w", ("celery",), "solo", 1), every_seconds=1e6)
     upkeep._prune_at = upkeep._look_at = upkeep.rescue_at = now + 1e6
-    look: Callable[[], tuple[list[str], bool]] = worker.session.overdue
+    look: Callable[[], tuple[dict[str, bool], bool]] = worker.session.overdue
 
-    def slow_look() -> tuple[list[str], bool]:
+    def slow_look() -> tuple[dict[str, bool], bool]:
         nonlocal now
         now += seconds
         return look()

@@ -36,13 +36,13 @@ def claimed_ids(worker: TestWorker) -> list[str]:
     return [job.id for job in worker.claim()]
 
 
-def overdue(worker: TestWorker) -> list[str]:
+def overdue(worker: TestWorker) -> dict[str, bool]:
     """What a look through all of the table finds, part by part."""
     found, more = worker.session.overdue()
     while more:
         others, more = worker.session.overdue()
-        found += others
-    return sorted(found)
+        found |= others
+    return found
 
 
 ERROR = json.dumps({"exc_type": "ValueError", "exc_message": ["bad", 3], "exc_module": "builtins"})

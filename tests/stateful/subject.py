@@ -105,9 +105,9 @@ class Subject:
             found.update(names)
         return found
 
-    def overdue(self, worker: str) -> list[str]:
+    def overdue(self, worker: str) -> set[str]:
         found, more = self.sessions[worker].overdue()
-        return found if not more else found + self.overdue(worker)
+        return {*found, *(self.overdue(worker) if more else ())}
 
     def break_connection(self, worker: str) -> None:
         """From outside, where there is an outside; the next use finds it, and a new one is opened."""

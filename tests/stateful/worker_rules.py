@@ -183,7 +183,7 @@ class WorkerRules(Machine):
     @rule(worker=workers)
     def look_for_overdue_jobs(self, worker: str) -> None:
         """Whoever ends the last of what a job waits for lets it go, in the same transaction."""
-        self.all(lambda subject: subject.overdue(worker), [])
+        self.all(lambda subject: subject.overdue(worker), set())
 
     @rule(worker=workers)
     def register_again(self, worker: str) -> None:

@@ -26,9 +26,12 @@ WHERE {ON_PAGES} AND status = 'STARTED'
   AND NOT EXISTS (SELECT FROM {{workers}} w WHERE w.id = j.worker AND w.closed_at IS NULL)"""
 
 # See `store.workflows.overdue`. OFFSET keeps the planner from joining the whole of a table, whatever it thinks of its
-# size: a job that waits costs some reads by index.
+# size: a job that waits costs some reads by index. All predecessors are there, or some are gone.
 OVERDUE: Final = f"""
-SELECT id FROM ONLY {{jobs}} j
+SELECT id, NOT EXISTS (
+    SELECT FROM {{edges}} e
+    WHERE e.successor = j.id AND NOT EXISTS (SELECT FROM {{all_jobs}} p WHERE p.id = e.predecessor OFFSET 0) OFFSET 0)
+FROM ONLY {{jobs}} j
 WHERE {ON_PAGES} AND status IN ('PENDING', 'RETRY') AND blocked_reason = 'predecessors'
   AND EXISTS (SELECT FROM {{edges}} e WHERE e.successor = j.id OFFSET 0)
   AND NOT EXISTS (
@@ -36,7 +39,7 @@ WHERE {ON_PAGES} AND status IN ('PENDING', 'RETRY') AND blocked_reason = 'predec
     CROSS JOIN LATERAL (SELECT status FROM {{all_jobs}} p WHERE p.id = e.predecessor OFFSET 0) AS p
     WHERE e.successor = j.id AND p.status IN ('PENDING', 'RETRY', 'STARTED') OFFSET 0)"""
 OVERDUE_PAGES_AT_ONCE: Final = 512
-"""Where all rows wait for others that is some fifty milliseconds."""
+"""Where all rows wait for others that is some fifty milliseconds; more where a job waits for very many."""
 
 # What is only hidden by row-level security is not to be taken for gone: with this it is an error.
 SEE_ALL: Final = "SELECT set_config('row_security', 'off', true)"
@@ -62,15 +65,15 @@ class Look:
         parts: Callable[[], Sequence[Part]],
         *,
         at_once: int,
-    ) -> tuple[list[str], bool]:
+    ) -> tuple[list[Sequence[Any]], bool]:
         """What is on the next pages, and whether there are more; `text` and `parts` as in `Pass.prune`."""
         if not self._unseen:
             for table, _ in parts():
                 size = run(text(TABLE_PAGES, table), {})[0][0] or 0
                 self._unseen.extend((table, page) for page in range(0, size, at_once))
-        found: list[str] = []
+        found: list[Sequence[Any]] = []
         if self._unseen:
             table, page = self._unseen.popleft()
             with contextlib.suppress(errors.UndefinedTable):  # a partition that was dropped meanwhile
-                found = [row[0] for row in run(text(self._template, table), pages(page, at_once))]
+                found = list(run(text(self._template, table), pages(page, at_once)))
         return found, bool(self._unseen)

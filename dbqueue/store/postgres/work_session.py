@@ -298,29 +298,31 @@ class PostgresWorkSession(WorkSession):
             return self._driver.execute(text, parameters).fetchall()
 
         with translated():
-            return self._lost.step(run, self._text_on, self._parts, at_once=looks.PAGES_AT_ONCE)
+            rows, more = self._lost.step(run, self._text_on, self._parts, at_once=looks.PAGES_AT_ONCE)
+        return [row[0] for row in rows], more
 
-    def overdue(self) -> tuple[list[str], bool]:
+    def overdue(self) -> tuple[dict[str, bool], bool]:
         def run(text: str, parameters: dict[str, str]) -> list[tuple[Any, ...]]:
             with self._seeing_all():
                 return self._driver.execute(text, parameters).fetchall()
 
         try:
             with translated():
-                return self._overdue.step(run, self._text_on, self._parts, at_once=looks.OVERDUE_PAGES_AT_ONCE)
+                rows, more = self._overdue.step(run, self._text_on, self._parts, at_once=looks.OVERDUE_PAGES_AT_ONCE)
         except AccessDenied:  # what it may not see it cannot tell of
-            return [], False
+            self._overdue = looks.Look(looks.OVERDUE)
+            return {}, False
+        return {row[0]: row[1] for row in rows}, more
 
-    def let_go(self, job_ids: Collection[str], *, now: datetime | None = None) -> set[str]:
+    def let_go(self, job_ids: Collection[str], *, now: datetime | None = None) -> dict[str, str]:
         try:
             with translated(), self._seeing_all():
-                self._execute(sql.READ_ALL, {})
-                gone, released = self._perform(overdue.let_go(self._store, job_ids, now))
+                found, released = self._perform(overdue.let_go(self._store, job_ids, now))
         except AccessDenied:
-            return set()
+            return {}
         if released:
             self._notify()
-        return gone
+        return found
 
     def reopen(self, worker: WorkerInfo) -> None:
         self._execute(worker_rows.REOPEN, worker.columns())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from dbqueue.store.sqlite import sql
 
 OVERDUE_ROWS_AT_ONCE: Final = 5000
-"""Where all rows wait for others that is some twenty milliseconds."""
+"""Where all rows wait for others that is some twenty milliseconds; more where a job waits for very many."""
 
 
 class Look:
@@ -20,7 +20,7 @@ class Look:
         self._unseen = range(0)
         """Where the next parts begin, by row numbers."""
 
-    def step(self, execute: Callable[[str, Any], sqlite3.Cursor], *, at_once: int) -> tuple[list[str], bool]:
+    def step(self, execute: Callable[[str, Any], sqlite3.Cursor], *, at_once: int) -> tuple[list[Sequence[Any]], bool]:
         """What is in the next rows, and whether there are more."""
         if not self._unseen:
             first, last = execute(sql.ROW_NUMBERS, []).fetchone()
@@ -29,4 +29,4 @@ class Look:
             return [], False
         after, self._unseen = self._unseen[0], self._unseen[1:]
         rows = execute(self._template, {"after": after, "end": after + at_once}).fetchall()
-        return [row[0] for row in rows], bool(self._unseen)
+        return rows, bool(self._unseen)

@@ -145,7 +145,10 @@ WHERE rowid > :after AND rowid <= :end AND status = 'STARTED' AND typeof(worker)
 
 # See `store.workflows.overdue`.
 OVERDUE: Final = """
-SELECT id FROM {jobs} j
+SELECT id, NOT EXISTS (
+    SELECT 1 FROM {edges} e
+    WHERE e.successor = j.id AND NOT EXISTS (SELECT 1 FROM {jobs} p WHERE p.id = e.predecessor))
+FROM {jobs} j
 WHERE rowid > :after AND rowid <= :end AND status IN ('PENDING', 'RETRY') AND blocked_reason = 'predecessors'
   AND typeof(id) = 'text' AND EXISTS (SELECT 1 FROM {edges} e WHERE e.successor = j.id)
   AND NOT EXISTS (

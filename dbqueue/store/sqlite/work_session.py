@@ -236,12 +236,14 @@ class SqliteWorkSession(WorkSession):
         }
 
     def lost_workers(self) -> tuple[list[str], bool]:
-        return self._lost.step(self._execute, at_once=ROWS_AT_ONCE)
+        rows, more = self._lost.step(self._execute, at_once=ROWS_AT_ONCE)
+        return [row[0] for row in rows], more
 
-    def overdue(self) -> tuple[list[str], bool]:
-        return self._overdue.step(self._execute, at_once=OVERDUE_ROWS_AT_ONCE)
+    def overdue(self) -> tuple[dict[str, bool], bool]:
+        rows, more = self._overdue.step(self._execute, at_once=OVERDUE_ROWS_AT_ONCE)
+        return {job_id: bool(complete) for job_id, complete in rows}, more
 
-    def let_go(self, job_ids: Collection[str], *, now: datetime | None = None) -> set[str]:
+    def let_go(self, job_ids: Collection[str], *, now: datetime | None = None) -> dict[str, str]:
         with self._store.translating(), immediate(self._driver):
             return self._perform(overdue.let_go(self._store, job_ids, sqlite_time(now)))[0]
 

@@ -391,8 +391,8 @@ _AWAY: Final = ("42P01", "42501")
 """undefined_table, insufficient_privilege: of dbqueue's own tables. What the task itself has written is written."""
 
 
-_OUTDATED: Final = ("42P01", "3F000", "42501", "57014")
-"""undefined_table, invalid_schema_name, insufficient_privilege, query_canceled."""
+_OUTDATED: Final = ("42P01", "3F000", "42883", "42704", "42501", "57014")
+"""undefined_table, invalid_schema_name, undefined_function and _object, insufficient_privilege, query_canceled."""
 
 
 def _may_be_outdated(error: BaseException | None) -> bool:

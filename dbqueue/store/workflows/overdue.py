@@ -17,7 +17,9 @@ from dbqueue.store.workflows.failure import Ended, apply, graph_below
 from dbqueue.store.workflows.words import statement
 
 PREDECESSORS: Final = """
-SELECT e.successor, e.event, e.predecessor, p.status, CAST(p.result AS text), p.traceback
+SELECT e.successor, e.event, e.predecessor, p.status,
+    CASE WHEN p.status IN ('FAILURE', 'REVOKED') THEN CAST(p.result AS text) END,
+    CASE WHEN p.status IN ('FAILURE', 'REVOKED') THEN p.traceback END
 FROM {given} {each}{edges} {into_b} {each_or_none}{jobs} {at_start_or_none}"""
 
 
@@ -30,10 +32,14 @@ class _Predecessor(NamedTuple):
     traceback: str | None
 
 
-def let_go(store: Store, job_ids: Collection[str], now: Any = None) -> Steps[tuple[set[str], bool]]:
-    """Let those of these jobs go that are overdue: they may run, or fail with what they wait for, or are dropped.
+DELETED: Final = "DELETED"
+"""An errback that nothing can reach any more, with all that waits for it."""
 
-    Returns which, and whether any job may run now.
+
+def let_go(store: Store, job_ids: Collection[str], now: Any = None) -> Steps[tuple[dict[str, str], bool]]:
+    """Let those of these jobs go that are overdue: they may run, or fail with what they wait for, or are deleted.
+
+    Returns what each is now, and whether any job may run.
     """
     graph = yield from graph_below(store, job_ids)
     found: defaultdict[str, list[_Predecessor]] = defaultdict(list)
@@ -41,7 +47,7 @@ def let_go(store: Store, job_ids: Collection[str], now: Any = None) -> Steps[tup
     for successor, *values in (yield statement(store, PREDECESSORS, ids=waiting)).rows:
         found[successor].append(_Predecessor(*values))
     overdue = {job_id: before for job_id, before in found.items() if not any(map(_may_end_yet, before))}
-    failed = [each for before in overdue.values() for each in before if each.status in (FAILURE, REVOKED)]
+    failed = [each for before in overdue.values() for each in before if _tells_a_failure(each)]
     causes = {each.id: Ended(each.id, str(each.status), each.error, each.traceback) for each in failed}
     graph.follow(causes.values(), into=overdue)
     for job_id, before in overdue.items():
@@ -49,7 +55,16 @@ def let_go(store: Store, job_ids: Collection[str], now: Any = None) -> Steps[tup
             over = graph.lost if before[0].event == "error" else graph.over
             over[job_id] = graph.blocked[job_id].waits_for
     yield from apply(store, graph, now)
-    return set(overdue), bool(graph.fired or graph.freed())
+    dropped = graph.dropped()
+    found_now = {job_id: DELETED if job_id in dropped else PENDING for job_id in overdue}
+    found_now |= {job_id: graph.ended[job_id].status for job_id in overdue if job_id in graph.ended}
+    return found_now, bool(graph.fired or graph.freed())
+
+
+def _tells_a_failure(predecessor: _Predecessor) -> bool:
+    """Bytes on SQLite are no id that an errback could be told of."""
+    named = predecessor.event != "error" or isinstance(predecessor.id, str)
+    return named and predecessor.status in (FAILURE, REVOKED)
 
 
 def _may_end_yet(predecessor: _Predecessor) -> bool:
