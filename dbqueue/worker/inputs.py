@@ -22,9 +22,12 @@ _POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSIT
 
 
 def refuse_unread(job: ClaimedJob) -> None:
-    """Raise InvalidTaskError where the inputs are larger than `max_input_bytes`, or one of them is not there."""
+    """Raise InvalidTaskError where the inputs are larger than `max_input_bytes`, or one of them is not there.
+
+    Where no edge says what they are `placed` does, after a look at the signature: that tells of a changed edge.
+    """
     if job.inputs == job.id:
-        raise InvalidTaskError("it takes the result of another job, and no row of dbqueue_edges says of which any more")
+        return
     if isinstance(job.inputs, str):
         raise InvalidTaskError(
             f"it takes the result of the job {job.inputs}, which has none: it was deleted, or has not succeeded"
@@ -41,8 +44,11 @@ def placed(
 ) -> tuple[list[Any], dict[str, Any]]:
     """The arguments with the inputs among them.
 
-    Raises InvalidTaskError where a place is none, DecodeError and ContentDisallowed for a result that cannot be read.
+    Raises InvalidTaskError where a place is none, or no edge tells any; DecodeError and ContentDisallowed for a result
+    that cannot be read.
     """
+    if job.inputs == job.id:
+        raise InvalidTaskError("it takes the result of another job, and no row of dbqueue_edges says of which any more")
     assert isinstance(job.inputs, tuple)
     first: list[Any] = []
     items: dict[tuple[int, ...], Any] = {}

@@ -14,7 +14,7 @@ from dbqueue.limits import Limit
 from dbqueue.store import limits
 from dbqueue.store.base import Store
 from dbqueue.store.records import Claim
-from dbqueue.worker.inputs import refuse_unread
+from dbqueue.worker.inputs import placed
 from dbqueue.workflows import FIRST_ARGUMENT, Edge, Workflow
 from tests.contract.workflows import chain, chord, claimed_ids, done
 from tests.stores import TestWorker, count, moment, new_job, row, run_sql
@@ -47,7 +47,7 @@ class TestSuccess:
         job = worker.claim_one()
         assert job.inputs == job.id
         with pytest.raises(InvalidTaskError, match="no row of dbqueue_edges says of which"):
-            refuse_unread(job)
+            placed(job, None, [], {}, ())
 
     def test_a_result_that_is_not_there_yet_is_not_passed_as_none(self, store: Store, worker: TestWorker) -> None:
         """Of a job that another one's end releases before its time, by an edge that somebody has inserted."""
