@@ -202,7 +202,10 @@ def explain(session: WorkSession, outcomes: Collection[Outcome], result: Round) 
         if status is not None and (rolled_back or isinstance(outcome, (Released, Retried, Replaced))):
             what = f"it is {status} by another hand now, or by an earlier try to write this, which had no answer"
         if isinstance(outcome, Released) and not (rolled_back or outcome.lost or outcome.ended or outcome.rejected):
-            log.logger.info("Job %s need not be handed back: %s", outcome.job_id, what)  # nothing is lost by that
+            # Nothing is lost by that: no run began.
+            log.logger.info(
+                "Job %s need not be handed back: %s", outcome.job_id, "it has no row" if status is None else what
+            )
             continue
         name = "success, with all that it wrote," if rolled_back else f"outcome ({type(outcome).__name__})"
         log.lease_lost(outcome.job_id, name, what)

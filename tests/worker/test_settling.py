@@ -363,3 +363,11 @@ def test_an_end_by_another_hand_is_no_end_of_this_run(worker: TestWorker, caplog
     settle(worker.session, [late, Released(died.job_id, died.lease, "now", lost=True)], None, ())
     told = {(record.levelname, record.message.partition(":")[0]) for record in caplog.records}
     assert told == {("WARNING", f"Job {name} lost its lease while it ran here") for name in "ab"}
+
+
+def test_what_has_no_row_need_not_be_handed_back(worker: TestWorker, caplog: pytest.LogCaptureFixture) -> None:
+    (claimed,) = ends(worker, "a")
+    run_sql(worker.store, "DELETE FROM dbqueue_jobs")
+    caplog.set_level("INFO")
+    settle(worker.session, [Released(claimed.job_id, claimed.lease, "now")], None, ())
+    assert [record.message for record in caplog.records] == ["Job a need not be handed back: it has no row"]
