@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from dbqueue.jobs import ClaimedJob
 from dbqueue.pools.child import Execute, Link
+from dbqueue.pools.loop_threads import in_thread
 
 
 def run_slots(link: Link, execute: Execute, slots: int) -> None:
@@ -33,6 +34,7 @@ async def _serve(link: Link, execute: Execute, slots: int) -> None:
     loop = asyncio.get_running_loop()
     # One more thread than slots: the one that waits for the next job.
     loop.set_default_executor(ThreadPoolExecutor(slots + 1, thread_name_prefix="slot"))
+    await loop.run_in_executor(None, _begin)
     free = asyncio.Semaphore(slots)
     running: set[asyncio.Task[None]] = set()
 
@@ -45,10 +47,14 @@ async def _serve(link: Link, execute: Execute, slots: int) -> None:
 
     while True:
         await free.acquire()
-        job = await loop.run_in_executor(None, link.inbox.take)
+        job = await in_thread(link.inbox.take)
         if job is None:
             break
         task = loop.create_task(run(job))
         running.add(task)
         task.add_done_callback(running.discard)
     await asyncio.gather(*running)
+
+
+def _begin() -> None:
+    """In the first of the threads: a process that is given none ends, and is replaced."""

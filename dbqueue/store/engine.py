@@ -126,7 +126,7 @@ def make_async_task_engine(access: Access) -> AsyncEngine:
         url, options = _sqlite_options(url, access.pool_size)
         url = url.set(drivername="sqlite+aiosqlite")
         engine = create_async_engine(url, isolation_level="AUTOCOMMIT", pool_timeout=None, **options)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ImproperlyConfigured(
             f"transactional coroutines need the extra `async` (pip install 'dbqueue-sql[async]'): {error}"
         ) from error
@@ -146,6 +146,19 @@ def file_identity(path: str | None) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def why_away(path: str | None, opened: tuple[int, int] | None) -> str | None:
+    """Why the file that was opened is not to be used any more, or not now; None where it is still there."""
+    if file_identity(path) == opened:
+        return None
+    try:
+        os.stat(path or "")
+    except (FileNotFoundError, NotADirectoryError):
+        return GONE
+    except OSError as error:  # its folder is closed to this user, or the volume is away
+        return f"the SQLite file cannot be reached: {error.strerror}"
+    return GONE
+
+
 def _leave_files_that_are_gone(engine: sa.Engine) -> None:
     """Let the pool give out no connection to a SQLite file that was deleted, or that another has taken the place of.
 
@@ -158,8 +171,8 @@ def _leave_files_that_are_gone(engine: sa.Engine) -> None:
         record.info["file"] = file_identity(path)
 
     def compare(connection: object, record: Any, proxy: object) -> None:
-        if record.info["file"] != file_identity(path):
-            raise sa.exc.DisconnectionError(GONE)
+        if (why := why_away(path, record.info["file"])) is not None:
+            raise sa.exc.DisconnectionError(why)
 
     sa.event.listen(engine, "connect", note)
     sa.event.listen(engine, "checkout", compare)

@@ -19,6 +19,8 @@ from dbqueue.store.records import Claim, HeldClaim, HeldRound, Rescued, Round, S
 
 ELDEST_SECONDS: Final = 3600.0
 """How long a worker may be silent, whatever its lease, and be the eldest: nobody else does what the eldest does."""
+DELETED: Final = "DELETED"
+"""What has become of a job that was let go: an errback that nothing can reach any more, with all that waits for it."""
 
 
 class Bell(Protocol):

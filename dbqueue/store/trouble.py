@@ -63,6 +63,17 @@ _BY_SQLSTATE: Final = {
 }
 """PostgreSQL's manual, "PostgreSQL Error Codes"."""
 
+_OUTDATED: Final = (
+    "42P01",  # undefined_table: of a search path, as the next five
+    "42703",  # undefined_column
+    "3F000",  # invalid_schema_name
+    "42P10",  # invalid_column_reference
+    "42883",  # undefined_function
+    "42704",  # undefined_object
+    "42501",  # insufficient_privilege: of a role, or of row_security
+    "57014",  # query_canceled: of a statement_timeout
+)
+
 _CROWDED: Final = (
     "too many c",  # clients already, connections for role, connections for database
     "connection slots are reserved",
@@ -87,6 +98,14 @@ def trouble_of(error: BaseException | None) -> Trouble | None:
     if any(text in str(error) for text in _CROWDED):
         return Trouble.CROWDED
     return None
+
+
+def may_be_outdated(error: BaseException | None) -> bool:
+    """Whether it may come of what the connection keeps of its role's settings, as they were when it was made.
+
+    It may say so for ever, though the role has other settings by now; a new one may do what it cannot.
+    """
+    return getattr(getattr(error, "orig", error), "sqlstate", None) in _OUTDATED
 
 
 class Tries:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -87,6 +88,14 @@ def invoked(task: Runnable, args: tuple[Any, ...], kwargs: dict[str, Any], once:
         with once, on_this_thread(job_id):
             return Ended(task.invoke(args, kwargs))
     except BaseException as error:  # noqa: BLE001 - a task may raise anything at all
+        return Ended(None, error)
+
+
+def called(function: Callable[[], Any]) -> Ended:
+    """Call a function of dbqueue's own, in a thread of an event loop's."""
+    try:
+        return Ended(function())
+    except BaseException as error:  # noqa: BLE001 - as above
         return Ended(None, error)
 
 

@@ -18,6 +18,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from selectors import DefaultSelector
+from socket import socketpair
 from typing import TYPE_CHECKING, Any, Final
 
 from dbqueue import codec, failpoints, signals
@@ -51,6 +53,7 @@ from dbqueue.jobs import (
     Succeeded,
 )
 from dbqueue.pools.interrupts import Interruptible, Steps
+from dbqueue.pools.loop_threads import in_thread
 from dbqueue.worker import inputs, log, own_end, telling, transacting
 from dbqueue.worker.ended import Ended, OneAnswer, awaited, hide_own_frames, invoked
 from dbqueue.worker.going_back import changed_columns, rejected
@@ -122,7 +125,7 @@ class Executor:
 
     def run(self, job: ClaimedJob) -> Outcome:
         """Run the job on this thread; an `async def` task runs on the thread's own event loop."""
-        call = self._begin(job)
+        call = self._begin(job, on_own_loop=True)
         if not isinstance(call, Call):
             if isinstance(call, Released):
                 time.sleep(NOT_BEGUN_SECONDS)
@@ -153,7 +156,7 @@ class Executor:
 
     async def run_async(self, job: ClaimedJob) -> Outcome:
         """Run the job on the running event loop; a plain function runs in a thread of the loop's pool."""
-        call = self._begin(job)
+        call = self._begin(job, on_own_loop=False)
         if not isinstance(call, Call):
             if isinstance(call, Released):
                 await asyncio.sleep(NOT_BEGUN_SECONDS)
@@ -168,10 +171,8 @@ class Executor:
                 if call.task.is_async:
                     value = await Steps(job.id, call.task.invoke(call.args, call.kwargs))
                 else:
-                    context = contextvars.copy_context()
                     once = OneAnswer(job, self._options.eager)
-                    invoke = partial(context.run, invoked, call.task, call.args, call.kwargs, once, job.id)
-                    value = (await asyncio.get_running_loop().run_in_executor(None, invoke)).get()
+                    value = (await in_thread(partial(invoked, call.task, call.args, call.kwargs, once, job.id))).get()
                     if _is_to_be_awaited(value):
                         value = await Steps(job.id, value)
             if call.request._retry is not None:
@@ -189,8 +190,11 @@ class Executor:
 
     # the steps
 
-    def _begin(self, job: ClaimedJob) -> Call | Outcome:
-        """The call that the row asks for, or the failure of a row that is none."""
+    def _begin(self, job: ClaimedJob, *, on_own_loop: bool) -> Call | Outcome:
+        """The call that the row asks for, or the failure of a row that is none.
+
+        `on_own_loop`: whether a coroutine is to run on this thread's own event loop.
+        """
         started = time.monotonic()
         task = self._resolve(job.task)
         if task is None:
@@ -218,15 +222,16 @@ class Executor:
             log.refused(job, refusal)
             signals.task_rejected.send(self._options.hostname, message=job, exc=refusal)
             return self._failure(job, refusal, started)
-        call = Call(job, task, tuple(args), kwargs, request, started)
-        return call if self.transactions is None or not task.transactional else self._in_transaction(call)
+        return self._equipped(Call(job, task, tuple(args), kwargs, request, started), on_own_loop=on_own_loop)
 
-    def _in_transaction(self, call: Call) -> Call | Outcome:
-        """The same with its transaction; a process opens its SQLite file here, and may fail to: the job goes back."""
-        assert self.transactions is not None
+    def _equipped(self, call: Call, *, on_own_loop: bool) -> Call | Outcome:
+        """The same with all that it needs before its task begins; where that cannot be had now, the job goes back."""
         try:
-            call.request._unit = self.transactions.begin(call.job, call.task.is_async)
-        except (OperationalError, SchemaError) as error:
+            if on_own_loop and call.task.is_async:
+                self._loop()  # which takes file descriptors
+            if self.transactions is not None and call.task.transactional:  # a process opens its SQLite file here
+                call.request._unit = self.transactions.begin(call.job, call.task.is_async)
+        except (OperationalError, SchemaError, OSError) as error:
             if self._options.eager:
                 raise
             log.not_begun(call.job, error)
@@ -431,5 +436,8 @@ class Executor:
         runner: asyncio.Runner | None = getattr(self._runners, "runner", None)
         # A function may have closed it: `asyncio.get_event_loop().close()` is in many a program.
         if runner is None or runner.get_loop().is_closed():
+            with DefaultSelector():  # what a loop takes: half a loop could not be closed, and would say so
+                for end in socketpair():
+                    end.close()
             runner = self._runners.runner = asyncio.Runner()
         return runner

@@ -11,8 +11,9 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from dbqueue.jobs import ClaimedJob
+from dbqueue.jobs import PENDING, ClaimedJob
 from dbqueue.shown import clean
+from dbqueue.store.sessions import DELETED
 
 logger: Final = logging.getLogger("dbqueue.worker")
 task_logger: Final = logging.getLogger("dbqueue.app.trace")
@@ -185,7 +186,7 @@ def let_go(found: Mapping[str, str]) -> None:
         logger.warning("And %d more jobs did", len(found) - MOST_NAMED)
 
 
-_NOW: Final = {"PENDING": "it may run now", "DELETED": "it is deleted, for none of them has failed"}
+_NOW: Final = {PENDING: "it may run now", DELETED: "it is deleted, for none of them has failed"}
 
 
 def astray(job_id: str, next_step: str) -> None:

@@ -12,9 +12,7 @@ Written once as steps, of which each is run here or awaited on an event loop.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import contextvars
 from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
 from functools import partial
@@ -22,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from dbqueue.errors import EncodeError, Ignore, LeaseLost, NotBegun, NotCommitted
 from dbqueue.jobs import ClaimedJob, Outcome, Released, Replaced, Settled, Succeeded
+from dbqueue.pools.loop_threads import in_thread
 from dbqueue.worker import log, telling
-from dbqueue.worker.ended import Ended
+from dbqueue.worker.ended import Ended, called
 from dbqueue.worker.lost_runs import LostRun
 
 if TYPE_CHECKING:
@@ -87,9 +86,7 @@ async def arun(executor: Executor, call: Call, ended: Ended) -> Outcome:
                 if call.request._unit.is_async:
                     done = Ended(await step())
                 else:
-                    context = contextvars.copy_context()
-                    loop = asyncio.get_running_loop()
-                    done = Ended(await loop.run_in_executor(None, context.run, step))
+                    done = await in_thread(partial(called, step))
             except BaseException as error:  # noqa: BLE001
                 done = Ended(None, error)
     except StopIteration as end:

@@ -56,6 +56,22 @@ def test_a_file_that_was_replaced(store: Store, sqlite_url: str, tmp_path: Path)
     worker.close()
 
 
+def test_a_folder_that_cannot_be_entered(store: Store, sqlite_url: str) -> None:
+    """The file is where it was: nobody is told that it is gone, and all goes on once it can be reached."""
+    worker = TestWorker(store)
+    job_id = enqueued(store)
+    folder = Path(sqlite_url.removeprefix("sqlite:///")).parent
+    away = folder.rename(folder.with_name("elsewhere"))
+    folder.symlink_to(folder.name)  # it leads to itself; a closed folder would be open to root
+    for operation in (worker.claim, lambda: store.fetch([job_id])):
+        with pytest.raises(OperationalError, match=r"cannot be reached: Too many levels|unable to open"):
+            operation()
+    folder.unlink()
+    away.rename(folder)
+    assert [job.id for job in worker.claim()] == [job_id]
+    worker.close()
+
+
 @pytest.mark.parametrize("kind", ["function", "coroutine"])
 def test_a_transactional_task_writes_to_the_file_that_is_there(
     store: Store, sqlite_url: str, tmp_path: Path, kind: str

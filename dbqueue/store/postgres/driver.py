@@ -22,12 +22,6 @@ NO_TABLES: Final = (
     pg_errors.InvalidSchemaName,
     pg_errors.InvalidColumnReference,  # ON CONFLICT without its index: a restore makes tables first, then their keys
 )
-OUTDATED: Final = (
-    *NO_TABLES,  # of a search path
-    pg_errors.InsufficientPrivilege,  # of a role, or of row_security
-    pg_errors.QueryCanceled,  # of a statement_timeout
-)
-"""What a connection may say for ever, though its role has other settings by now: a new one may do it."""
 PROGRAM_LIMITS: Final = (
     pg_errors.ProgramLimitExceeded,
     pg_errors.StatementTooComplex,
@@ -97,11 +91,6 @@ def _translate_wrapped(error: sa.exc.DBAPIError) -> NoReturn:
     if isinstance(error, sa.exc.OperationalError) and unheard:
         raise OperationalError(f"no connection to the database: {first_line(error.orig)}") from error
     raise OperationalError(f"the database did not do it: {first_line(error.orig)}") from error
-
-
-def may_be_outdated(error: BaseException) -> bool:
-    """Whether this may come of what the connection keeps of its role's settings, as they were when it was made."""
-    return isinstance(error.orig if isinstance(error, sa.exc.DBAPIError) else error, OUTDATED)
 
 
 def survives(driver: Driver, error: OperationalError) -> bool:

@@ -26,7 +26,7 @@ from dbqueue.store.base import Store
 from dbqueue.store.engine import OWN_SETTINGS_HERE, Access, make_engine
 from dbqueue.store.inserts import refuse_other_content, refuse_unwritten
 from dbqueue.store.postgres import copying, sql
-from dbqueue.store.postgres.driver import OUTDATED, UNFIT, Driver, may_be_outdated, translated
+from dbqueue.store.postgres.driver import UNFIT, Driver, translated
 from dbqueue.store.postgres.inserts import PostgresInserts
 from dbqueue.store.postgres.liveness import Liveness
 from dbqueue.store.postgres.partitions.catalog import row_words
@@ -41,7 +41,7 @@ from dbqueue.store.statements import Statement, literal, numbered, pyformat
 from dbqueue.store.tables import NAMES, PREFIX
 from dbqueue.store.transactions import completing
 from dbqueue.store.transactions.joining import JoinedPsycopg
-from dbqueue.store.trouble import Tries, Trouble, trouble_of
+from dbqueue.store.trouble import Tries, Trouble, may_be_outdated, trouble_of
 from dbqueue.store.values import moment_or_none
 from dbqueue.store.workflows import words
 
@@ -266,10 +266,11 @@ class PostgresStore(Store):
                 driver = cast(PoolConnection, pooled.driver_connection)
                 try:
                     return operation(driver)
-                except OUTDATED:
-                    pooled.invalidate()
-                    raise
-                except UNFIT as error:
+                except psycopg.Error as error:
+                    if may_be_outdated(error):
+                        pooled.invalidate()
+                    if may_be_outdated(error) or not isinstance(error, UNFIT):
+                        raise
                     trouble = Trouble.LOST if driver.closed else trouble_of(error)
                     if trouble is Trouble.LOST:
                         # The server was restarted, maybe. Not the whole pool at once: the connections

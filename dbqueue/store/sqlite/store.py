@@ -29,7 +29,7 @@ from dbqueue.errors import OperationalError
 from dbqueue.jobs import storable
 from dbqueue.store import steps as operations
 from dbqueue.store.base import Store
-from dbqueue.store.engine import GONE, Access, file_identity, make_engine
+from dbqueue.store.engine import Access, file_identity, make_engine, why_away
 from dbqueue.store.heartbeats import Heartbeats
 from dbqueue.store.records import JobRecord
 from dbqueue.store.rows import Finish
@@ -205,8 +205,8 @@ class SqliteStore(Store):
         opened = file_identity(name)
 
         def check() -> None:
-            if file_identity(name) != opened:
-                raise OperationalError(GONE)
+            if (why := why_away(name, opened)) is not None:
+                raise OperationalError(why)
 
         return check
 

@@ -36,6 +36,7 @@ from dbqueue.store.steps import run
 from dbqueue.store.transactions.added_headers import AddedHeaders
 from dbqueue.store.transactions.completing import Recorded, Standing, complete, lead_astray, recorded_at_last, standing
 from dbqueue.store.transactions.joining import WAKES, JoinedConnection
+from dbqueue.store.trouble import may_be_outdated
 from dbqueue.workflows import NO_CHORD, Workflow
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class TaskTransaction:
         """Undo everything, and give the connection back. May be called twice.
 
         Not back, where the `error` in which the run has ended may come of a setting that its role had when the
-        connection was made (see `OUTDATED` of `postgres.driver`): it would meet the next task, too.
+        connection was made (`trouble.may_be_outdated`): it would meet the next task, too.
         """
         self._undo(error)
 
@@ -290,7 +291,7 @@ class TaskTransaction:
                 with contextlib.suppress(Exception):
                     connection.invalidate()
             else:
-                if _may_be_outdated(error):
+                if _comes_of_outdated(error):
                     connection.invalidate()
             with contextlib.suppress(sa.exc.SQLAlchemyError):
                 if self._session is not None:
@@ -326,7 +327,7 @@ class AsyncTaskTransaction(TaskTransaction):
     async def open(self) -> None:
         try:
             opened = await self.store.task_engines.aconnected(patient=bool(self._job.lease))
-        except sa.exc.OperationalError as error:
+        except (sa.exc.OperationalError, OSError) as error:  # the second, where the system has no file descriptor left
             if not self._job.lease:
                 raise
             # Nothing of the task has run: that is no failure of its.
@@ -391,19 +392,13 @@ _AWAY: Final = ("42P01", "42501")
 """undefined_table, insufficient_privilege: of dbqueue's own tables. What the task itself has written is written."""
 
 
-_OUTDATED: Final = ("42P01", "3F000", "42883", "42704", "42501", "57014")
-"""undefined_table, invalid_schema_name, undefined_function and _object, insufficient_privilege, query_canceled."""
-
-
-def _may_be_outdated(error: BaseException | None) -> bool:
-    """Whether it comes of one of these, in whatever the task has raised of it."""
+def _comes_of_outdated(error: BaseException | None) -> bool:
+    """Whether such settings are behind it, in whatever the task has raised of it."""
     for _ in range(MOST_CAUSES):
-        if error is None:
+        if error is None or may_be_outdated(error):
             break
-        if getattr(getattr(error, "orig", error), "sqlstate", None) in _OUTDATED:
-            return True
         error = error.__cause__ or error.__context__
-    return False
+    return may_be_outdated(error)
 
 
 class _Away(Exception):

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from dbqueue.jobs import FAILURE, PENDING, RETRY, REVOKED, STARTED
 from dbqueue.store.base import Store
+from dbqueue.store.sessions import DELETED
 from dbqueue.store.steps import Steps
 from dbqueue.store.workflows.failure import Ended, apply, graph_below
 from dbqueue.store.workflows.words import statement
@@ -30,10 +31,6 @@ class _Predecessor(NamedTuple):
     """None: its row is gone, which counts as a success. Who takes its result fails of that, and says so."""
     error: str | None
     traceback: str | None
-
-
-DELETED: Final = "DELETED"
-"""An errback that nothing can reach any more, with all that waits for it."""
 
 
 def let_go(store: Store, job_ids: Collection[str], now: Any = None) -> Steps[tuple[dict[str, str], bool]]:

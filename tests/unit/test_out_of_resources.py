@@ -1,0 +1,78 @@
+"""A job whose process has no file descriptor or no thread left for it: it has not begun, and so has not failed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import resource
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from dbqueue.jobs import ClaimedJob, Released, Succeeded
+from dbqueue.services.workers import Worker
+from dbqueue.worker import executor as executors
+from dbqueue.worker.executor import Executor
+from tests.unit.test_executor import FIELDS
+from tests.worker.sample import make_app
+
+
+@pytest.fixture
+def executor(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Executor]:
+    monkeypatch.setattr(executors, "NOT_BEGUN_SECONDS", 0.0)
+    executor = Worker(make_app(f"sqlite:///{tmp_path / 'unused.db'}"), pool="solo").executor
+    yield executor
+    executor.close()
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """What is open stays open, and nothing else can be opened."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@contextlib.contextmanager
+def no_threads() -> Iterator[None]:
+    """No thread can be started: its stack would be larger than the address space."""
+    size = threading.stack_size(2**47)
+    try:
+        yield
+    finally:
+        threading.stack_size(size)
+
+
+def job(name: str, *args: Any) -> ClaimedJob:
+    return ClaimedJob(**(FIELDS | {"task": f"sample.{name}", "args": json.dumps(args)}))
+
+
+def test_a_coroutine_without_an_event_loop_goes_back(executor: Executor, caplog: pytest.LogCaptureFixture) -> None:
+    with no_descriptors():
+        outcome = executor.run(job("aadd", 1, 2))
+        assert isinstance(executor.run(job("add", 1, 2)), Succeeded), "a function needs none"
+    assert outcome == Released("j", "l", "2020-01-01 00:00:00.000")
+    assert "Too many open files; it has not begun, and is tried again" in caplog.text
+    assert isinstance(executor.run(job("aadd", 1, 2)), Succeeded)
+
+
+def test_a_function_beside_an_event_loop_waits_for_a_thread_that_is_there(executor: Executor) -> None:
+    async def main() -> Any:
+        loop, free = asyncio.get_running_loop(), threading.Event()
+        loop.set_default_executor(ThreadPoolExecutor(2))
+        busy = loop.run_in_executor(None, free.wait)
+        with no_threads():
+            run = loop.create_task(executor.run_async(job("add", 1, 2)))
+            await asyncio.sleep(0)  # it has asked for one
+        free.set()
+        await busy
+        return await asyncio.wait_for(run, 60)
+
+    assert isinstance(asyncio.run(main()), Succeeded)
