@@ -42,6 +42,14 @@ class AbortableAsyncResult(AsyncResult[R]):
             self.revoke()
             self.app.database.set_state(self.id, ABORTED, None)  # it may have begun between the two
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _by_id, (self.id, self.parent)
+
+
+def _by_id(task_id: str, parent: Any) -> AbortableAsyncResult[Any]:
+    """As its base is unpickled: in the current application."""
+    return AbortableAsyncResult(task_id, parent=parent)
+
 
 class AbortableTask(Task[P, R]):
     """A base class for tasks whose calls can be aborted; `is_aborted` asks the database each time."""

@@ -12,14 +12,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from selectors import DefaultSelector
-from socket import socketpair
 from typing import TYPE_CHECKING, Any, Final
 
 from dbqueue import codec, failpoints, signals
@@ -57,6 +54,7 @@ from dbqueue.pools.loop_threads import in_thread
 from dbqueue.worker import inputs, log, own_end, telling, transacting
 from dbqueue.worker.ended import Ended, OneAnswer, awaited, hide_own_frames, invoked
 from dbqueue.worker.going_back import changed_columns, rejected
+from dbqueue.worker.own_loop import OwnLoop
 from dbqueue.worker.runnable import Call, Runnable
 
 if TYPE_CHECKING:
@@ -118,8 +116,8 @@ class Executor:
 
     def __init__(self, resolve: Callable[[str], Runnable | None], options: ExecutorOptions) -> None:
         self._resolve, self._options = resolve, options
-        self._runners = threading.local()
         self.transactions = options.transactions
+        self._loop = OwnLoop(None if options.transactions is None else options.transactions.leave_loop)
         self.report: Callable[[Progress], None] | None = None
         """Takes what running jobs say of their progress; None where nobody listens (eager mode)."""
 
@@ -140,7 +138,7 @@ class Executor:
                 value = call.task.invoke(call.args, call.kwargs)
                 if _is_to_be_awaited(value):
                     steps = Steps(job.id, value)
-                    value = self._loop().run(awaited(steps), context=contextvars.copy_context()).get()
+                    value = self._loop.run(awaited(steps), contextvars.copy_context()).get()
             if call.request._retry is not None:
                 raise call.request._retry
             failpoints.hit("run.after")
@@ -228,7 +226,7 @@ class Executor:
         """The same with all that it needs before its task begins; where that cannot be had now, the job goes back."""
         try:
             if on_own_loop and call.task.is_async:
-                self._loop()  # which takes file descriptors
+                self._loop.have()  # which takes file descriptors
             if self.transactions is not None and call.task.transactional:  # a process opens its SQLite file here
                 call.request._unit = self.transactions.begin(call.job, call.task.is_async)
         except (OperationalError, SchemaError, OSError) as error:
@@ -418,26 +416,8 @@ class Executor:
 
     def close(self) -> None:
         """End this thread's event loop, if there is one."""
-        runner: asyncio.Runner | None = getattr(self._runners, "runner", None)
-        if runner is not None:
-            del self._runners.runner
-            if runner.get_loop().is_closed():
-                return
-            if self.transactions is not None:
-                runner.run(self.transactions.leave_loop())
-            runner.close()
+        self._loop.close()
 
     def _here(self, step: Any) -> Any:
         """What a step of a run's transaction gives: on this thread, or on its event loop where it is a coroutine."""
-        return self._loop().run(step) if inspect.iscoroutine(step) else step
-
-    def _loop(self) -> asyncio.Runner:
-        """This thread's event loop: one for all its jobs, so that clients bound to it stay usable."""
-        runner: asyncio.Runner | None = getattr(self._runners, "runner", None)
-        # A function may have closed it: `asyncio.get_event_loop().close()` is in many a program.
-        if runner is None or runner.get_loop().is_closed():
-            with DefaultSelector():  # what a loop takes: half a loop could not be closed, and would say so
-                for end in socketpair():
-                    end.close()
-            runner = self._runners.runner = asyncio.Runner()
-        return runner
+        return self._loop.run(step) if inspect.iscoroutine(step) else step

@@ -129,6 +129,9 @@ def test_the_health_of_partitions(postgres_url: str, tmp_path: Path) -> None:
         found = warnings(commands)
         assert "the table lacks storage parameters that dbqueue sets: fillfactor" in found
         assert "autovacuum is off" in found
+        for word, off in (("no", True), ("false", True), ("0", True), ("of", True), ("on", False), ("1", False)):
+            run_sql(store, f"ALTER TABLE dbqueue_jobs_before SET (autovacuum_enabled = {word})")
+            assert (health.examine(store).settings["autovacuum"] == "off") == off, word
         store.enqueue([new_job() for _ in range(100)])
         run_sql(store, "ANALYZE dbqueue_jobs")
         run_sql(store, "ALTER TABLE dbqueue_jobs_default SET (fillfactor = 70)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -339,6 +340,14 @@ class TestAbortable:
             result.abort()
             assert result.get(timeout=30) == "aborted"
             assert not result.is_aborted()
+
+    def test_a_pickled_result_can_abort(self, app: DBQueue) -> None:
+        result = app.task(name="count", base=AbortableTask)(lambda: None).delay()
+        app.set_current()
+        again = pickle.loads(pickle.dumps(result))
+        assert isinstance(again, AbortableAsyncResult)
+        again.abort()
+        assert result.state == "REVOKED"
 
     def test_one_that_begins_as_it_is_aborted(self, app: DBQueue, monkeypatch: pytest.MonkeyPatch) -> None:
         """It did not run when it was asked for the first time, and was no job that waits when it was to be revoked."""

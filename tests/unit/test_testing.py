@@ -281,6 +281,25 @@ def test_perform_job_needs_no_database() -> None:
 # -- eager mode
 
 
+@pytest.mark.parametrize("call", ["delay", "apply", "perform_job"])
+def test_a_coroutine_is_run_by_a_function_that_is_called_amid_another(call: str) -> None:
+    """As `delay` is in an `async def` of a web framework, which a test runs in eager mode."""
+    app = DBQueue("shop", broker="postgresql://nobody@127.0.0.1:9/nothing", set_as_current=False)
+    app.conf.task_always_eager = True
+
+    @app.task(name="echo")
+    async def echo(value: int) -> int:
+        await asyncio.sleep(0)
+        return value
+
+    async def endpoint() -> Any:
+        run: Any = {"delay": echo.delay, "apply": lambda value: echo.apply([value])}.get(call)
+        return testing.perform_job(echo, 7) if run is None else run(7)
+
+    ended = asyncio.run(endpoint())
+    assert (ended.state, ended.result) == ("SUCCESS", 7)
+
+
 def test_stored_eager_results(real_app: DBQueue) -> None:
     app = real_app
     app.conf.update(task_always_eager=True, task_store_eager_result=True)

@@ -107,7 +107,7 @@ def examine(store: Store) -> Health:
     options = [row["storage"] or () for row in rows]
     given = [{option.partition("=")[0] for option in each} for each in options]
     storage = [name for name in tables.JOBS_STORAGE if not all(name in each for each in given)]
-    if any("autovacuum_enabled=off" in each or "autovacuum_enabled=false" in each for each in options):
+    if any(_switches_off(option) for each in options for option in each):
         settings["autovacuum"] = "off"
     return Health(
         sum(row["live_rows"] for row in rows),
@@ -123,6 +123,13 @@ def examine(store: Store) -> Health:
         int(settings["max_connections"]),
         partitions,
     )
+
+
+def _switches_off(option: str) -> bool:
+    """Whether a storage parameter turns autovacuum off, in any of the words that PostgreSQL takes for false."""
+    name, _, value = option.partition("=")
+    no = value.lower()
+    return name == "autovacuum_enabled" and (no == "0" or no.startswith("of") or no[:1] in ("f", "n"))
 
 
 def _partitions(run: catalog.Run, jobs: str) -> Partitions | None:

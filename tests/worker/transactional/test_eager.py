@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,14 @@ from tests.worker.transactional.tasks import EFFECTS, App, make_app
 @pytest.mark.parametrize("name", ["write", "awrite"])
 def test_eagerly_the_writes_are_committed(app: App, name: str) -> None:
     assert app.tasks[f"t.{name}"].apply(["a"]).get() == "wrote a"
+    assert effects(app) == ["a"]
+
+
+def test_eagerly_amid_another_coroutine(app: App) -> None:
+    async def endpoint() -> Any:
+        return app.tasks["t.awrite"].apply(["a"]).get()
+
+    assert asyncio.run(endpoint()) == "wrote a"
     assert effects(app) == ["a"]
 
 
