@@ -50,8 +50,9 @@ class TransactionPart:
 
 def begin(app: DBQueue, job: ClaimedJob, *, is_async: bool) -> Any:
     """The transaction for a run of a transactional task: nothing is opened yet."""
+    from dbqueue.store.transactions.async_tasks import AsyncTaskTransaction
     from dbqueue.store.transactions.inner import InnerTransaction
-    from dbqueue.store.transactions.tasks import AsyncTaskTransaction, TaskTransaction
+    from dbqueue.store.transactions.tasks import TaskTransaction
 
     store = app.database.store
     around = current_request.get()

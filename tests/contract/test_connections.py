@@ -29,7 +29,8 @@ from dbqueue.store.sqlite.watch_session import SqliteWatchSession
 from dbqueue.store.sqlite.work_session import SqliteWorkSession
 from dbqueue.store.statements import Statement
 from dbqueue.store.steps import Steps
-from dbqueue.store.transactions.tasks import AsyncTaskTransaction, TaskTransaction
+from dbqueue.store.transactions.async_tasks import AsyncTaskTransaction
+from dbqueue.store.transactions.tasks import TaskTransaction
 from dbqueue.store.trouble import LOCK_SECONDS, ROUND_LOCK_SECONDS
 from tests.contract.callers import sqlite_path
 from tests.contract.workflows import chord, done

@@ -16,8 +16,9 @@ from dbqueue.errors import LeaseLost, NotCommitted, OperationalError
 from dbqueue.jobs import ClaimedJob, Outcome, Replaced, Settled, Succeeded
 from dbqueue.store.base import Store
 from dbqueue.store.statements import Statement
+from dbqueue.store.transactions.async_tasks import AsyncTaskTransaction
 from dbqueue.store.transactions.completing import recorded_at_last
-from dbqueue.store.transactions.tasks import RESOLVE_TRIES, AsyncTaskTransaction, TaskTransaction
+from dbqueue.store.transactions.tasks import RESOLVE_TRIES, TaskTransaction
 from dbqueue.workflows import Edge, Workflow
 from tests.stores import TestWorker, enqueued, new_job, opened, row, run_sql
 

@@ -17,7 +17,7 @@ import pytest
         (
             (
                 "dbqueue.services.workers, dbqueue.store.postgres.store, dbqueue.store.sqlite.store, "
-                "dbqueue.store.transactions.tasks"
+                "dbqueue.store.transactions.async_tasks"
             ),
             "sqlalchemy.orm sqlalchemy.ext.asyncio alembic greenlet pydantic yaml msgpack",
         ),

@@ -12,23 +12,20 @@ other tasks are before it: a job waits for the lock as long as it may run.
 What `add_to_chord` adds is written with the job's end, too: it locks the chord's body, which the ends of the other
 headers count down, and the task may go on for long after the call.
 
-A coroutine's transaction is the same object; what has to wait runs where SQLAlchemy lets a coroutine wait
-for it (`run_sync`).
+That of a coroutine is in `async_tasks`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
 from dbqueue import failpoints
-from dbqueue.errors import DBQueueError, LeaseLost, NotBegun, NotCommitted
+from dbqueue.errors import DBQueueError, LeaseLost, NotCommitted
 from dbqueue.jobs import ClaimedJob, Outcome, Replaced, Settled, Succeeded
 from dbqueue.retry import backoff_seconds
 from dbqueue.store.base import Store
@@ -41,7 +38,6 @@ from dbqueue.workflows import NO_CHORD, Workflow
 
 if TYPE_CHECKING:
     from sqlalchemy import orm
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 RESOLVE_TRIES: Final = 6
 FIRST_PAUSE_SECONDS: Final = 0.1
@@ -54,7 +50,7 @@ CANCEL_SECONDS: Final = 3.0
 MOST_CAUSES: Final = 10
 """So far back an error is followed."""
 
-_JOIN: Final = "create_savepoint"
+JOIN: Final = "create_savepoint"
 """The session works in savepoints of the transaction, so that its own `commit` and `rollback` mean what they say
 and end no more than what it did itself."""
 
@@ -113,14 +109,14 @@ class TaskTransaction:
         """
         try:
             settled, known = self._commit(outcome)
-        except _Away as error:
+        except Away as error:
             self._undo(error.refusal)
             raise self._whose(error.refusal) from None
         except BaseException as error:
             self._undo(error)
             raise
         if not known:
-            self._found(outcome, _wait_for(self.store, self._job))
+            self._found(outcome, wait_for(self.store, self._job))
         return self._settled(outcome) if settled else outcome
 
     def rollback(self, error: BaseException | None = None) -> Any:
@@ -203,7 +199,7 @@ class TaskTransaction:
             connection.commit()
         except _BROKEN as error:
             if not settles:
-                raise NotCommitted(f"the commit failed: {_line(error)}") from error
+                raise NotCommitted(f"the commit failed: {first_line(error)}") from error
             known = False
         failpoints.hit("commit.after", driver)
         self._leave()
@@ -220,7 +216,9 @@ class TaskTransaction:
         except sa.exc.DBAPIError as error:
             if not error.connection_invalidated:
                 raise
-            raise NotCommitted(f"the transaction of job {self._job.id} broke after its task: {_line(error)}") from error
+            raise NotCommitted(
+                f"the transaction of job {self._job.id} broke after its task: {first_line(error)}"
+            ) from error
 
     @contextlib.contextmanager
     def _missing(self) -> Any:
@@ -232,7 +230,7 @@ class TaskTransaction:
             if state == _ABORTED and error.orig is not None:
                 raise error.orig from None  # SQLAlchemy's shows the statement, and with it the task's result
             if state in _AWAY and error.orig is not None:
-                raise _Away(error.orig) from error
+                raise Away(error.orig) from error
             if not (isinstance(error, _BROKEN) or _is_stale(error.orig)):
                 raise
             raise self._broke(error) from error
@@ -250,7 +248,7 @@ class TaskTransaction:
 
     def _broke(self, error: BaseException) -> NotCommitted:
         return NotCommitted(
-            f"the transaction of job {self._job.id} broke, its end could not be written: {_line(error)}"
+            f"the transaction of job {self._job.id} broke, its end could not be written: {first_line(error)}"
         )
 
     def _found(self, outcome: Succeeded | Replaced, found: Recorded | None) -> None:
@@ -314,74 +312,10 @@ class TaskTransaction:
         driver.cancel_safe(timeout=CANCEL_SECONDS)
 
 
-class AsyncTaskTransaction(TaskTransaction):
-    """The same for a coroutine. Its connection is taken before the task begins: a property cannot wait for it."""
-
-    is_async = True
-
-    def __init__(self, store: Store, job: ClaimedJob, *, idle_seconds: float | None) -> None:
-        super().__init__(store, job, idle_seconds=idle_seconds)
-        self._async_connection: AsyncConnection | None = None
-        self._async_session: AsyncSession | None = None
-
-    async def open(self) -> None:
-        try:
-            opened = await self.store.task_engines.aconnected(patient=bool(self._job.lease))
-        except (sa.exc.OperationalError, OSError) as error:  # the second, where the system has no file descriptor left
-            if not self._job.lease:
-                raise
-            # Nothing of the task has run: that is no failure of its.
-            raise NotBegun(f"job {self._job.id} got no connection: {_line(error)}") from error
-        assert opened.sync_connection is not None
-        self._async_connection = opened
-        self._take(opened.sync_connection)
-
-    @property
-    def connection(self) -> Any:
-        return self._async_connection
-
-    @property
-    def session(self) -> Any:
-        self._begin_root()
-        if self._async_session is None:
-            from sqlalchemy.ext.asyncio import AsyncSession
-
-            self._async_session = AsyncSession(self._async_connection, join_transaction_mode=_JOIN)
-            self._session = self._async_session.sync_session
-        return self._async_session
-
-    async def commit(self, outcome: Succeeded | Replaced) -> Outcome:
-        try:
-            settled, known = await self._in_greenlet(lambda: self._commit(outcome))
-        except _Away as error:
-            await self.rollback(error.refusal)
-            raise await asyncio.to_thread(self._whose, error.refusal) from None
-        except BaseException as error:
-            await self.rollback(error)
-            raise
-        if not known:
-            self._found(outcome, await asyncio.to_thread(_wait_for, self.store, self._job))
-        return self._settled(outcome) if settled else outcome
-
-    async def rollback(self, error: BaseException | None = None) -> None:
-        if self._connection is not None:
-            await self._in_greenlet(lambda: self._undo(error))
-
-    def _cancel_by(self, driver: Any) -> None:
-        from sqlalchemy.util import await_only
-
-        await_only(driver.cancel_safe(timeout=CANCEL_SECONDS))
-
-    async def _in_greenlet(self, function: Callable[[], Any]) -> Any:
-        from sqlalchemy.util import greenlet_spawn
-
-        return await greenlet_spawn(function)
-
-
 def session_on(connection: sa.Connection) -> orm.Session:
     from sqlalchemy import orm  # a worker whose tasks have none should not have to hold it
 
-    return orm.Session(connection, join_transaction_mode=_JOIN)
+    return orm.Session(connection, join_transaction_mode=JOIN)
 
 
 _BROKEN: Final = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError)
@@ -401,7 +335,7 @@ def _comes_of_outdated(error: BaseException | None) -> bool:
     return may_be_outdated(error)
 
 
-class _Away(Exception):
+class Away(Exception):
     """The end of the job met one of these."""
 
     def __init__(self, refusal: BaseException) -> None:
@@ -417,11 +351,11 @@ def _is_stale(error: BaseException | None) -> bool:
     return getattr(diagnosis, "source_function", None) == "RevalidateCachedQuery"
 
 
-def _line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return (str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _wait_for(store: Store, job: ClaimedJob) -> Recorded | None:
+def wait_for(store: Store, job: ClaimedJob) -> Recorded | None:
     """What the job's row says, once no transaction has it; None where the database does not answer."""
     for number in range(RESOLVE_TRIES):
         if number:
