@@ -34,7 +34,7 @@ def examine_server(target: Target) -> Iterator[Finding]:
     from dbqueue.store.postgres import health
 
     found = health.examine(target.raw_store)
-    problems = [*_snapshots(found), *_table(found), *_partitions(found), *_settings(found)]
+    problems = [*_snapshots(found), *_table(found), *_hidden(found), *_partitions(found), *_settings(found)]
     yield from problems or [
         Finding("server", Level.OK, f"about {count(found.live_rows, 'row')}, {found.dead_rows} dead")
     ]
@@ -82,6 +82,16 @@ def _table(found: Health) -> Iterator[Finding]:
             Level.WARNING,
             f"the table lacks storage parameters that dbqueue sets: {', '.join(found.missing_storage)}",
             "set them again: `dbqueue migrate --sql` shows the statement",
+        )
+
+
+def _hidden(found: Health) -> Iterator[Finding]:
+    for name in found.hidden:
+        yield Finding(
+            "row-level security",
+            Level.WARNING,
+            f"a policy holds for this user on the table {name}: what it hides from a worker is not run, and not ended",
+            "workers and callers are to see all rows: give their roles BYPASSRLS, or a policy that lets them",
         )
 
 

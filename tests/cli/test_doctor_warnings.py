@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -139,3 +140,25 @@ def test_the_health_of_partitions(postgres_url: str, tmp_path: Path) -> None:
         healthy = health.examine(store)
     assert (healthy.live_rows, healthy.analysed, healthy.thought_empty) == (100, True, False)
     assert (healthy.missing_storage, healthy.missing_indexes) == ([], [])
+
+
+def test_a_policy_that_may_hide_rows_from_workers(
+    postgres_server: PostgresServer, postgres_template: str, tmp_path: Path
+) -> None:
+    role = f"limited_{os.getpid()}"
+    with postgres_server.database(postgres_template) as url, opened(url) as store:
+        for statement in (
+            f"CREATE ROLE {role}",
+            f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}",
+            "ALTER TABLE dbqueue_jobs ENABLE ROW LEVEL SECURITY",
+        ):
+            run_sql(store, statement)
+        try:
+            assert not health.examine(store).hidden, "the user is above it"
+            as_role = sa.make_url(url).update_query_dict({"options": f"-c role={role}"})
+            found = warnings(Commands(tmp_path, as_role.render_as_string(hide_password=False)))
+            (message,) = [each for each in found if "policy" in each]
+            assert message.startswith("a policy holds for this user on the table dbqueue_jobs")
+        finally:
+            run_sql(store, f"DROP OWNED BY {role}")
+            run_sql(store, f"DROP ROLE {role}")

@@ -37,6 +37,8 @@ class Health:
     """Transactions that have been open longest, of all sessions that this user may see."""
     missing_indexes: list[str] = field(default_factory=list)
     missing_storage: list[str] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
+    """Tables of which row-level security may hide rows from this user."""
     settings: dict[str, str] = field(default_factory=dict)
     connections: int = 0
     max_connections: int = 0
@@ -92,6 +94,9 @@ _SETTINGS = """
 SELECT name, setting FROM pg_settings
 WHERE name IN ('autovacuum', 'fsync', 'full_page_writes', 'synchronous_commit', 'max_connections')"""
 
+_HIDDEN = """
+SELECT name FROM unnest(CAST(:names AS text[])) AS t(name) WHERE row_security_active(to_regclass(name)) ORDER BY name"""
+
 _CONNECTIONS = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
 
 
@@ -101,6 +106,7 @@ def examine(store: Store) -> Health:
         rows = connection.execute(sa.text(_TABLES), jobs).mappings().all()
         indexes = {each[0] for each in connection.execute(sa.text(_INDEXES), jobs)}
         snapshots = [OldSnapshot(str(each[0]), float(each[1])) for each in connection.execute(sa.text(_SNAPSHOTS))]
+        hidden = connection.execute(sa.text(_HIDDEN), {"names": _named_tables(store)}).scalars().all()
         settings = {str(each[0]): str(each[1]) for each in connection.execute(sa.text(_SETTINGS))}
         connections = int(connection.execute(sa.text(_CONNECTIONS)).scalar_one())
         partitions = _partitions(catalog.on_connection(connection), store.names["jobs"])
@@ -118,11 +124,16 @@ def examine(store: Store) -> Health:
         snapshots,
         sorted(OF_JOBS - indexes),
         storage,
+        list(hidden),
         settings,
         connections,
         int(settings["max_connections"]),
         partitions,
     )
+
+
+def _named_tables(store: Store) -> list[str]:
+    return [store.names[name.removeprefix(tables.PREFIX)] for name in tables.metadata.tables]
 
 
 def _switches_off(option: str) -> bool:
