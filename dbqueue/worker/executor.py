@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import errno
 import inspect
 import time
 from collections.abc import Callable, Collection
@@ -107,6 +108,7 @@ def _is_to_be_awaited(value: Any) -> bool:
     return type(value) not in _DATA and inspect.isawaitable(value) and not hasattr(value, "__json__")
 
 
+_NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
 NOT_BEGUN_SECONDS: Final = 1.0
 """Before a job goes back whose transaction cannot be had at all: it may come again at once."""
 
@@ -214,6 +216,10 @@ class Executor:
                 raise InvalidTaskError("options must be a JSON object")
             request = self._request(job, task, args, kwargs, options, headers)
         except Exception as found:  # noqa: BLE001 - whatever stands in the row, it is not to end this process
+            if (
+                isinstance(found, OSError) and found.errno in _NO_DESCRIPTORS
+            ):  # what reads it is imported when it is used
+                return self._not_begun(job, found)
             refusal: Exception = found
             if not isinstance(found, (SerializationError, InvalidTaskError)):
                 refusal = InvalidTaskError(f"the row is no valid call: {type(found).__name__} in reading it")
@@ -230,11 +236,15 @@ class Executor:
             if self.transactions is not None and call.task.transactional:  # a process opens its SQLite file here
                 call.request._unit = self.transactions.begin(call.job, call.task.is_async)
         except (OperationalError, SchemaError, OSError) as error:
-            if self._options.eager:
-                raise
-            log.not_begun(call.job, error)
-            return Released(call.job.id, call.job.lease, call.job.ready_at)
+            return self._not_begun(call.job, error)
         return call
+
+    def _not_begun(self, job: ClaimedJob, error: Exception) -> Released:
+        """Back to where it was claimed from; nobody can take a call in place back."""
+        if self._options.eager:
+            raise error
+        log.not_begun(job, error)
+        return Released(job.id, job.lease, job.ready_at)
 
     def _request(self, job: ClaimedJob, task: Runnable, args: Any, kwargs: Any, options: Any, headers: Any) -> Context:
         stamps = headers if isinstance(headers, dict) else {}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import json
 import resource
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +26,9 @@ from tests.worker.sample import make_app
 @pytest.fixture
 def executor(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Executor]:
     monkeypatch.setattr(executors, "NOT_BEGUN_SECONDS", 0.0)
-    executor = Worker(make_app(f"sqlite:///{tmp_path / 'unused.db'}"), pool="solo").executor
+    app = make_app(f"sqlite:///{tmp_path / 'unused.db'}")
+    app.conf.accept_content = ["json", "yaml"]
+    executor = Worker(app, pool="solo").executor
     yield executor
     executor.close()
 
@@ -61,6 +65,21 @@ def test_a_coroutine_without_an_event_loop_goes_back(executor: Executor, caplog:
     assert outcome == Released("j", "l", "2020-01-01 00:00:00.000")
     assert "Too many open files; it has not begun, and is tried again" in caplog.text
     assert isinstance(executor.run(job("aadd", 1, 2)), Succeeded)
+
+
+def test_a_row_that_cannot_be_read_without_a_descriptor_goes_back(
+    executor: Executor, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What reads YAML is imported with the first row of it."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "yaml"]:
+        monkeypatch.delitem(sys.modules, name)
+    importlib.invalidate_caches()
+    row = job("add")._replace(content_type="application/x-yaml", content=b"[[1, 2], {}]")
+    with no_descriptors():
+        outcome = executor.run(row)
+    assert isinstance(outcome, Released), outcome
+    assert "it has not begun, and is tried again" in caplog.text
+    assert isinstance(executor.run(row), Succeeded)
 
 
 def test_a_function_beside_an_event_loop_waits_for_a_thread_that_is_there(executor: Executor) -> None:
