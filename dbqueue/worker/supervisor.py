@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from dbqueue.errors import OperationalError
 from dbqueue.jobs import ClaimedJob, Failed, Outcome, Progress, Released
 from dbqueue.pools import wire
 from dbqueue.pools.nursery import Died, describe_exit
@@ -156,9 +157,9 @@ class Supervisor:
         """Serve until told to stop; the exit code: 0 after a warm shutdown, 1 after any other."""
         with tuned(self._config):
             try:
-                self._start()
-                while not self._ending.finished:
-                    self._turn()
+                if self._start():
+                    while not self._ending.finished:
+                        self._turn()
             except BaseException:
                 self._abandon()
                 raise
@@ -172,8 +173,15 @@ class Supervisor:
         for child in self._crew:
             self._losses.settle(child, "was ended with its worker", own=True)
 
-    def _start(self) -> None:
-        opened = open_worker(self._store, self._config, stopping=lambda: bool(self._stop_requests))
+    def _start(self) -> bool:
+        """Whether it has; not where it is told to stop while the database does not let it."""
+        try:
+            opened = open_worker(self._store, self._config, stopping=lambda: bool(self._stop_requests))
+        except OperationalError as error:
+            if not self._stop_requests:
+                raise
+            log.logger.warning("worker: stopped before it was registered: %s", error)
+            return False
         with contextlib.ExitStack() as undo:
             undo.callback(opened.close)
             self._crew.selector.register(self._wakeup.reader, selectors.EVENT_READ, self._wakeup)
@@ -184,6 +192,7 @@ class Supervisor:
         self._rounds.want(self._config.slots)
         self._events.online()
         log.logger.debug("Registered as worker %s", opened.worker_id)
+        return True
 
     def _end(self) -> None:
         for job in (*self._dispatcher.take_waiting(), *self._rounds.take_claimed()):

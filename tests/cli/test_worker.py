@@ -8,11 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from dbqueue.cli.output import count
 from tests.cli.commands import Commands
-from tests.servers import PostgresServer
+from tests.servers import PostgresServer, libpq_url
 from tests.waiting import wait_until
 
 
@@ -113,6 +114,18 @@ def test_a_signal_while_it_waits_for_the_database(dbqueue_nowhere: Commands, num
     assert worker.stop(number) == 0
     assert not (dbqueue_nowhere.folder / "worker.pid").exists()
     assert "Traceback" not in worker.output
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_a_worker_that_is_told_to_stop_while_it_cannot_be_registered(dbqueue_postgres: Commands, pool: str) -> None:
+    """It has nothing to lose, and has not failed: a process manager need not look at it."""
+    with psycopg.connect(libpq_url(dbqueue_postgres.url)) as somebody:
+        somebody.execute("LOCK TABLE dbqueue_workers IN ACCESS EXCLUSIVE MODE")
+        worker = dbqueue_postgres.worker("-P", pool)
+        worker.says("The worker cannot be registered")
+        assert worker.stop() == 0
+    assert "worker: stopped before it was registered: " in worker.output
+    assert "Error" not in worker.output
 
 
 def test_a_database_that_does_not_exist_is_not_waited_for(dbqueue_postgres: Commands) -> None:
