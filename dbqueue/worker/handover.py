@@ -60,6 +60,11 @@ class Handover:
         with self._lock:
             return min(MAX_CLAIM, self._wanted - len(self._claimed) - sum(map(len, self.fresh)))
 
+    @property
+    def is_claiming(self) -> bool:
+        """Whether a claim was sent of which nothing is known yet."""
+        return self.begun != self._answered
+
     def claim_begins(self) -> None:
         """The next claim is about to be sent."""
         self.begun += 1

@@ -41,14 +41,22 @@ class LastingSession:
     """Used by the thread of the rounds."""
 
     def __init__(
-        self, store: Store, label: str, holding: Holding, *, restored: Callable[[list[tuple[str, str]]], None]
+        self,
+        store: Store,
+        label: str,
+        holding: Holding,
+        *,
+        restored: Callable[[list[tuple[str, str]]], None],
+        may_leave: Callable[[], bool] = lambda: False,
     ) -> None:
         """`label` is the name of the worker.
 
         `restored` is called when the database works again, with the jobs that were held here and whose leases, beside
-        their ids, a crash of the server has undone.
+        their ids, a crash of the server has undone. `may_leave` tells whether the worker ends, and nothing is lost
+        where the database does not answer any more.
         """
-        self._store, self._label, self._holding, self._restored = store, label, holding, restored
+        self._store, self._label, self._holding = store, label, holding
+        self._restored, self._may_leave = restored, may_leave
         self.current: WorkSession | None = None
         self._has_worked = False
         self._reconnected_at: float | None = None
@@ -64,11 +72,13 @@ class LastingSession:
     def surely(self, operation: Callable[[WorkSession], T]) -> T:
         """Run an operation until the database has answered, over new connections if need be.
 
-        Raises SchemaError and AccessDenied where none has worked before, or after AWAY_SECONDS of them.
+        Raises OperationalError where a new connection was of no use, and the worker may leave; SchemaError and
+        AccessDenied where none has worked before, or after AWAY_SECONDS of them.
         """
         pause, said = FIRST_RETRY_SECONDS, ""
         began = time.monotonic()
         handed_back, in_doubt = 0, self.current is None
+        failed_before = False
         while True:
             try:
                 session = self.current or self._reconnect()
@@ -87,6 +97,9 @@ class LastingSession:
                 survives = isinstance(error, OperationalError) and self.current and self.current.survives(error)
                 if not survives:
                     self.close()
+                    if failed_before and self._may_leave():
+                        raise OperationalError(said) from error
+                failed_before = True
             else:
                 self._has_worked = True
                 # Not before: a connection to a database whose disk is full is soon made, and of no use.

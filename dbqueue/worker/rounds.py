@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Final, TypeVar
 from uuid import uuid4
 
-from dbqueue.errors import DBQueueError
+from dbqueue.errors import DBQueueError, OperationalError
 from dbqueue.jobs import ClaimedJob, Outcome, Progress, Released
 from dbqueue.limits import TASK_KEYS
 from dbqueue.store.base import Store
@@ -75,7 +75,9 @@ class Rounds:
         self._clock = self._claims.clock
         self.take_claimed = self.handover.take
         """Jobs for the supervisor, claimed since the last call; it wants so many fewer until it says what it wants."""
-        self._session = LastingSession(store, config.name, self._holding, restored=self._restored)
+        self._session = LastingSession(
+            store, config.name, self._holding, restored=self._restored, may_leave=self._may_leave
+        )
         self._prepared: list[Outcome] | None = None
         """Those of the next round, where they were made ready in the last."""
         self._new_info: WorkerInfo | None = None
@@ -170,6 +172,21 @@ class Rounds:
         self._notify()
 
     def _serve(self) -> None:
+        try:
+            self._serve_until_stopped()
+        except OperationalError as error:  # see `_may_leave`
+            log.logger.warning("The database does not hear that this worker ends, which held nothing: %s", error)
+
+    def _may_leave(self) -> bool:
+        """Whether this worker ends, and holds nothing: no job, no outcome, no claim of which nothing is known.
+
+        Its row stays open, and others close it, as that of any worker that has died.
+        """
+        holding = self._holding
+        held = holding.leases or holding.outcomes or holding.aside or holding.astray
+        return self._stopping and not held and not self.handover.is_claiming
+
+    def _serve_until_stopped(self) -> None:
         while not (self._stopping and not self._holding.outcomes and not self._holding.aside):
             if time.monotonic() >= self._upkeeper.due_at and not self._stopping:
                 # Here, for under load there is no pause.

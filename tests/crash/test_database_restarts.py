@@ -153,6 +153,20 @@ def test_a_worker_that_stops_tells_that_it_waits_for_the_database(
         assert result.get(timeout=60) == "released"
 
 
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_a_worker_that_holds_nothing_stops_without_the_database(
+    running: PostgresServer, postgres_url: str, start_worker: Start, pool: str
+) -> None:
+    """It would have waited for the end of the outage, or for its process manager's patience."""
+    with make_app(postgres_url) as app:
+        worker = start_worker(postgres_url, pool=pool)
+        assert app.tasks["sample.add"].delay(1, 2).get(timeout=60) == 3
+        running.stop("immediate")
+        wait_until(lambda: "finished jobs are kept" in worker.log)
+        assert worker.stop() == 0
+        assert "The database does not hear that this worker ends, which held nothing" in worker.log
+
+
 def test_a_worker_that_stops_does_not_wait_for_the_database_past_its_time(
     running: PostgresServer, postgres_url: str, tmp_path: Path, start_worker: Start
 ) -> None:

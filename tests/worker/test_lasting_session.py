@@ -59,6 +59,23 @@ def test_it_tries_again_ever_more_seldom_but_often_enough(store: Store, monkeypa
     session.close()
 
 
+def test_one_that_may_leave_does_not_try_again(store: Store) -> None:
+    """But for once: the connection alone may have broken."""
+    tries: list[WorkSession] = []
+    session = LastingSession(store, LABEL, Holding(), restored=lambda lost: None, may_leave=lambda: True)
+
+    def ask(session: WorkSession) -> str:
+        tries.append(session)
+        if len(tries) != 2:
+            raise OperationalError("the database is away")
+        return "answer"
+
+    assert session.surely(ask) == "answer"
+    with pytest.raises(OperationalError, match="the database is away"):
+        session.surely(ask)
+    assert (len(tries), session.current) == (4, None)
+
+
 def test_what_a_new_connection_puts_right(store: Store) -> None:
     worker, rival = TestWorker(store), TestWorker(store)
     ids = [enqueued(store) for _ in range(7)]

@@ -246,6 +246,28 @@ def test_permits_without_a_slot_are_passed_on_in_time(store: Store, steps: Steps
     assert told == ["wake"]
 
 
+def test_what_keeps_a_worker_from_ending_without_its_database(store: Store, steps: Steps) -> None:
+    """A job, an outcome, a claim of which nothing is known, a run that may be STARTED; and that it is not to end."""
+    enqueued(store)
+    assert not steps._may_leave()
+    steps._stopping = True
+    assert steps._may_leave()
+    (job,) = steps.step(want=1)
+    assert not steps._may_leave()
+    steps.complete(done(job))
+    steps._holding.forget([job.id])
+    assert not steps._may_leave()
+    steps._holding.aside.put([steps._holding.outcomes.popleft()])
+    assert not steps._may_leave()
+    steps._holding.aside.tried(steps._holding.aside.next_try(), frozenset())
+    assert steps._may_leave()
+    steps.handover.claim_begins()
+    assert not steps._may_leave()
+    steps.handover.claim_ended()
+    steps._holding.astray.add(job.id)
+    assert not steps._may_leave()
+
+
 def test_permits_that_were_freed_last_are_others(store: Store, steps: Steps, told: list[str]) -> None:
     limits.set_limit(store, "k", Limit(running=1))
     held(store, "k")
