@@ -363,6 +363,7 @@ class Supervisor:
     def _bury(self, deaths: list[Died] | None) -> None:
         if deaths is None:
             self._give_up("The process that starts pool processes is gone")
+            self._part()  # also where the worker ends already: nobody tells of their deaths any more
             return
         for death in deaths:
             child = self._crew.by_pid(death.pid)
@@ -425,8 +426,11 @@ class Supervisor:
         if self._ending.state is not State.ENDING:
             log.logger.critical("%s: the worker ends, and its jobs go back", why)
             self._ending.end()
-            if self._crew.place is not None:  # solo's ends with its process
-                return
-            for child in self._crew:
-                self._losses.settle(child, "was ended with its worker", own=True)
-                self._crew.remove(child, replace=False)
+            if self._crew.place is None:  # solo's ends with its process
+                self._part()
+
+    def _part(self) -> None:
+        """See to the jobs of children that were killed, and wait for no death."""
+        for child in self._crew:
+            self._losses.settle(child, "was ended with its worker", own=True)
+            self._crew.remove(child, replace=False)

@@ -52,6 +52,19 @@ def test_a_part_that_is_gone_ends_the_worker_and_its_jobs_go_back(start: Any, ki
     assert worker.written() == [released(A, ended=True)]
 
 
+def test_a_cold_shutdown_does_not_wait_for_deaths_that_nobody_tells_of(start: Any, killed: list[int]) -> None:
+    """The process that bears children, and that they are children of, is gone before all of them are."""
+    worker = start()
+    worker.claims(A)
+    worker.supervisor.request_stop("cold")
+    worker.turn()
+    assert (worker.ending.state, worker.ending.finished) == (State.ENDING, False)
+    worker.nursery.is_gone()
+    worker.turn()
+    assert worker.ending.finished
+    assert worker.written() == [released(A, ended=True)]
+
+
 def test_a_command_to_stop_is_a_warm_request_however_often_it_comes(start: Any) -> None:
     worker = start()
     worker.claims(A)
