@@ -65,6 +65,28 @@ def kill(crew: Crew, child: Child) -> None:
     crew.remove(child, replace=True)
 
 
+def test_what_has_started_already_is_left_as_it_is(crew: Crew) -> None:
+    """A worker starts its children before it registers, and asks for them again when it has."""
+    (child,) = crew
+    crew.start()
+    crew.bear_missing()
+    assert list(crew) == [child]
+
+
+def test_the_worker_s_own_process_is_replaced_after_no_number_of_tasks() -> None:
+    """It could not be, and would be sent no more jobs."""
+    config = WorkerConfig("w@test", ("celery",), "solo", 1, max_tasks_per_child=1)
+    with contextlib.closing(Crew(config, SimpleNamespace(), lambda name: None)) as solo:
+        solo.fork_nursery()
+        solo.start()
+        (child,) = solo
+        child.send_jobs([claimed_job()])
+        child.held.clear()
+        assert child.free == 1
+        assert solo.place is not None
+        solo.place.close()
+
+
 def test_jobs_that_run_alone_do_not_fill_the_machine(crew: Crew) -> None:
     for _ in range(2):
         crew.provide_alone(3 * MAX_ALONE)

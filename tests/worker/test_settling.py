@@ -312,10 +312,12 @@ def test_trouble_is_not_about_one_row(
 @pytest.mark.parametrize(
     ("state", "error"), [("undefined_table", SchemaError), ("insufficient_privilege", AccessDenied)]
 )
+@pytest.mark.parametrize("bad", ["", "ab"])
 def test_tables_or_rights_that_are_away_are_not_about_one_row(
-    store: Store, worker: TestWorker, way: Settle, caplog: pytest.LogCaptureFixture, state: str, error: type[Exception]
+    store: Store, worker: TestWorker, way: Settle, caplog: pytest.LogCaptureFixture, state: str, error: Any, bad: str
 ) -> None:
-    outcomes = ends(worker, "ab")
+    """Nor of a bad one, whose FAILURE cannot be written for that."""
+    outcomes = ends(worker, "ab", bad=bad)
     refuse_changes(store, state=state)
     with pytest.raises(error):
         way(worker.session, outcomes, claim_of(worker), ())
