@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from dbqueue.pools import nursery as nurseries
-from dbqueue.pools.nursery import Died
+from dbqueue.pools.nursery import Born, Died
 from dbqueue.worker import children
 from dbqueue.worker import crew as module
 from dbqueue.worker.children import Child
@@ -73,18 +73,31 @@ def test_what_has_started_already_is_left_as_it_is(crew: Crew) -> None:
     assert list(crew) == [child]
 
 
-def test_the_worker_s_own_process_is_replaced_after_no_number_of_tasks() -> None:
+@pytest.fixture
+def solo() -> Iterator[Crew]:
+    crew = Crew(WorkerConfig("w@test", ("celery",), "solo", 1, max_tasks_per_child=1), SimpleNamespace(), print)
+    crew.fork_nursery()
+    crew.start()
+    yield crew
+    crew.close()
+    assert crew.place is not None
+    crew.place.close()
+
+
+def test_the_worker_s_own_process_is_replaced_after_no_number_of_tasks(solo: Crew) -> None:
     """It could not be, and would be sent no more jobs."""
-    config = WorkerConfig("w@test", ("celery",), "solo", 1, max_tasks_per_child=1)
-    with contextlib.closing(Crew(config, SimpleNamespace(), lambda name: None)) as solo:
-        solo.fork_nursery()
-        solo.start()
-        (child,) = solo
-        child.send_jobs([claimed_job()])
-        child.held.clear()
-        assert child.free == 1
-        assert solo.place is not None
-        solo.place.close()
+    (child,) = solo
+    child.send_jobs([claimed_job()])
+    child.held.clear()
+    assert child.free == 1
+
+
+def test_the_worker_s_own_process_cannot_be_replaced_by_hand(solo: Crew) -> None:
+    with pytest.raises(ValueError, match="cannot be restarted"):
+        solo.restart()
+    for pool in ("solo", "threads"):
+        with pytest.raises(ValueError, match=f"the pool {pool} cannot grow or shrink"):
+            Crew(WorkerConfig("w@test", ("celery",), pool, 1), SimpleNamespace(), print).resize(1)
 
 
 def test_jobs_that_run_alone_do_not_fill_the_machine(crew: Crew) -> None:
@@ -97,6 +110,9 @@ def test_who_is_needed_no_longer_goes(crew: Crew) -> None:
     crew.provide_alone(3)
     crew.provide_alone(1)
     assert [child.stopping for child in alone(crew)] == [False, True, True]
+    assert crew.slots == 4, "nobody takes its place"
+    crew.provide_alone(2)
+    assert sum(not child.stopping for child in alone(crew)) == 2, "one that leaves is none for the next job"
 
 
 def test_one_that_has_a_job_is_none_for_the_next(crew: Crew) -> None:
@@ -143,6 +159,22 @@ def test_what_a_socket_does_not_take_is_sent_as_soon_as_it_does(crew: Crew) -> N
             child.flush()
         crew.watch(child)
         assert crew.selector.get_key(ours).events == selectors.EVENT_READ
+        crew.hang_up(child)
+        del crew.children[7]
+
+
+def test_that_a_child_is_to_stop_is_sent_as_soon_as_its_socket_takes_it(crew: Crew) -> None:
+    """Though it was asked for its jobs before, when there was room."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        child = crew.children[7] = Child(7, 1, ours)
+        crew.selector.register(ours, selectors.EVENT_READ, child)
+        child.recalling = True
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                ours.send(b"x")
+        crew.retire(child)
+        assert crew.selector.get_key(ours).events == selectors.EVENT_READ | selectors.EVENT_WRITE
         crew.hang_up(child)
         del crew.children[7]
 
@@ -242,6 +274,11 @@ def test_who_was_killed_before_its_birth_dies_of_it(crew: Crew) -> None:
     assert [death.pid for death in deaths] == [child.pid]
 
 
+def test_the_birth_of_one_that_is_not_waited_for_hides_no_death(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew._nursery, "events", lambda: [Born(99, 4711), Died(4712, 9)])
+    assert crew.nursery_events() == [Died(4712, 9)]
+
+
 def test_one_that_others_share_is_replaced_before_it_is_gone(crew: Crew) -> None:
     """Its last job may be a long one, and its other slots would wait."""
     (leaving,) = crew
@@ -293,6 +330,14 @@ def test_the_pool_shrinks_by_who_has_the_least_to_do(prefork: Crew) -> None:
         prefork.resize(-1)
 
 
+def test_the_pool_grows_to_so_many_and_no_further(prefork: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PROCESSES", 3)
+    prefork.resize(1)
+    with pytest.raises(ValueError, match="may have 3 at most"):
+        prefork.resize(1)
+    assert prefork.slots == 3
+
+
 def test_another_restart_forgets_no_module_of_the_one_before(prefork: Crew) -> None:
     prefork.restart(["first"], reload=True)
     prefork.restart(["second", "first"])
@@ -322,3 +367,20 @@ def test_a_doomed_child_is_ended_when_it_has_given_back_what_waits_or_does_not_h
     clock[0] -= 1.0
     prefork.end_doomed()
     assert len(ended) == 2
+
+
+def test_a_doomed_child_is_not_ended_while_another_job_runs_there(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = set_clock(monkeypatch, module)
+    set_clock(monkeypatch, children)
+    (child,) = crew
+    ended: list[float] = []
+    monkeypatch.setattr(child, "end", lambda: ended.append(clock[0]))
+    child.send_jobs([claimed_job("to end"), claimed_job("neighbour")])
+    child.write_off(claimed_job("to end"))
+    child.doom()
+    clock[0] += 2 * module.DEAF_SECONDS
+    crew.end_doomed()
+    assert ended == []
+    child.held.clear()
+    crew.end_doomed()
+    assert len(ended) == 1

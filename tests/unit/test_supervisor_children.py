@@ -32,6 +32,17 @@ def test_what_a_child_gives_back_is_first_in_line_again(start: Any) -> None:
     assert worker.child.left == 4, "what it has not run does not count"
 
 
+def test_a_child_is_asked_once_for_what_waits_in_it(start: Any) -> None:
+    """A second answer would take back what it was sent after the first."""
+    worker = start()
+    for _ in range(2):
+        worker.crew.recall(worker.child)
+    assert worker.sent() == [wire.RECALL]
+    worker.says(wire.RECALLED, [])
+    worker.crew.recall(worker.child)
+    assert worker.sent() == [wire.RECALL]
+
+
 def test_a_child_leaves_with_its_last_job_and_not_before(start: Any) -> None:
     worker = start(max_tasks_per_child=2)
     worker.claims(A)

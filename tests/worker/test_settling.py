@@ -162,6 +162,18 @@ def test_what_waits_for_a_job_whose_outcome_is_refused_ends_with_it(
     assert [row(store, name)["status"] for name in ("bad", "next")] == ["FAILURE", "FAILURE"]
 
 
+def test_what_waits_for_a_job_whose_outcome_is_refused_is_not_left_behind_while_it_is_locked(
+    store: Store, worker: TestWorker, somebody: psycopg.Connection[Any]
+) -> None:
+    store.enqueue_workflow(Workflow.of([new_job("bad"), new_job("next")], [Edge("bad", "next")]))
+    outcomes = ends(worker, "", bad="bad")
+    somebody.execute("SELECT FROM dbqueue_jobs WHERE id = 'next' FOR UPDATE")
+    with pytest.raises(LockTimeout):
+        settle(worker.session, outcomes, None, {"bad"})
+    assert settle_in_time(worker.session, outcomes, None, {"bad"}).locked == {"bad"}
+    assert [row(store, name)["status"] for name in ("bad", "next")] == ["STARTED", "PENDING"]
+
+
 @pytest.mark.parametrize("locked", ["a", "d", "ad", "bcd", "abcd"])
 @pytest.mark.parametrize("found", [True, False])
 def test_what_is_locked_is_put_aside_and_nothing_else(
@@ -261,17 +273,18 @@ def test_what_is_not_tried_for_others_locks_is_not_always_the_same(
     wait_until(are_written, what="the end of those that nobody has locked")
 
 
+@pytest.mark.parametrize(("way", "tries"), [(settle, 4), (settle_in_time, 4), (settle_free, 5)])
 def test_no_call_tries_many_that_are_refused_one_after_the_other(
-    store: Store, worker: TestWorker, somebody: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+    store: Store, worker: TestWorker, somebody: Any, monkeypatch: pytest.MonkeyPatch, way: Settle, tries: int
 ) -> None:
     monkeypatch.setattr(settling, "MAX_WAITS", 1)
     outcomes = ends(worker, "abcd")
     run_sql(store, "CREATE SEQUENCE tries")
     refuse_changes(store, first="PERFORM nextval('tries');")
-    result = settle_free(worker.session, outcomes, None, ())
+    result = way(worker.session, outcomes, None, ())
     assert (result.locked, result.refusal) == (frozenset("abcd"), "not now")
-    # All, a half, one alone, the same as `settle` does it, and as a FAILURE.
-    assert somebody.execute("SELECT last_value FROM tries").fetchall() == [(5,)]
+    # All, a half, one alone, for `settle_free` the same as `settle` does it, and as a FAILURE.
+    assert somebody.execute("SELECT last_value FROM tries").fetchall() == [(tries,)]
 
 
 def test_what_an_earlier_try_of_the_same_round_has_let_go_is_looked_for(store: Store, worker: TestWorker) -> None:
