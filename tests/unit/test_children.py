@@ -109,6 +109,7 @@ def test_it_is_doomed_since_the_first_time_and_ended_once_for_each(
     assert child.doomed_at == began_at
     child.end()
     assert sent == [(child.pid, signal.SIGTERM), (child.pid, signal.SIGKILL)]
+    assert not child.killed, "its task may have taken the signal, and runs on until it is killed"
 
 
 def test_of_two_signals_before_its_end_the_later_one_is_sent(child: Child, monkeypatch: pytest.MonkeyPatch) -> None:

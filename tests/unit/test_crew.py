@@ -73,6 +73,12 @@ def test_what_has_started_already_is_left_as_it_is(crew: Crew) -> None:
     assert list(crew) == [child]
 
 
+def test_one_that_is_closed_holds_no_descriptor(crew: Crew) -> None:
+    for _ in range(2):
+        crew.close()
+        assert crew.selector.get_map() is None
+
+
 @pytest.fixture
 def solo() -> Iterator[Crew]:
     crew = Crew(WorkerConfig("w@test", ("celery",), "solo", 1, max_tasks_per_child=1), SimpleNamespace(), print)

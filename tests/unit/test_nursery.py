@@ -183,6 +183,16 @@ def test_one_that_somebody_has_stopped_ends_all_the_same() -> None:
         closing.join()
 
 
+def test_one_that_has_ended_is_woken_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number may be another process's by then."""
+    nursery = Nursery(lambda connection, number: None)
+    nursery.close()
+    woken: list[int] = []
+    monkeypatch.setattr(nurseries, "os", SimpleNamespace(**{**vars(os), "kill": lambda pid, _: woken.append(pid)}))
+    nursery.go_on()
+    assert woken == []
+
+
 def test_one_that_the_worker_may_not_wake_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where the worker has changed its user."""
 
@@ -276,6 +286,14 @@ def test_the_end_of_the_nursery_is_seen_while_a_child_lives(sleeping: Nursery) -
     os.kill(pid, signal.SIGKILL)
     assert ours.recv(1) == b""
     ours.close()
+
+
+def test_so_is_the_end_of_one_that_had_something_left_to_do(sleeping: Nursery) -> None:
+    """The system says that the connection was reset, and not that it has ended."""
+    os.kill(sleeping.pid, signal.SIGSTOP)
+    sleeping.socket.send(b"\0")
+    os.kill(sleeping.pid, signal.SIGKILL)
+    wait_until(lambda: sleeping.events() is None, what="the end of the nursery")
 
 
 def test_a_nursery_ends_with_its_children_and_is_waited_for(sleeping: Nursery) -> None:

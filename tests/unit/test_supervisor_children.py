@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from dbqueue import signals
+from dbqueue.jobs import Failed
 from dbqueue.pools import wire
 from dbqueue.pools.nursery import Died
 from dbqueue.worker.shutdown import State
@@ -72,6 +74,26 @@ def test_what_a_dead_child_has_said_is_heard_before_its_jobs_are_seen_to(start: 
     worker.supervisor._bury(worker.crew.nursery_events())  # which may come before the socket's turn
     assert worker.written() == [done(A), released(B, lost=True)]
     assert [job.id for job in worker.dispatcher.waiting] == ["c"], "that one has not begun"
+
+
+def test_a_failure_is_told_here_where_no_process_is_left_that_could(start: Any) -> None:
+    """The process that ran the job has sent the signal of any other."""
+    told: list[str] = []
+
+    def tell(sender: Any, task_id: str, **_: Any) -> None:
+        told.append(task_id)
+
+    worker = start(concurrency=2)
+    worker.claims(A, claimed_job("dies", redeliver=False))
+    signals.task_failure.connect(tell)
+    try:
+        worker.answers(Failed(A.id, A.lease, "{}", None, 0.0))
+        worker.nursery.dies(next(child for child in worker.crew if child.held))
+        worker.turn()
+    finally:
+        signals.task_failure.disconnect(tell)
+    assert sorted(outcome.job_id for outcome in worker.written()) == ["a", "dies"]
+    assert told == ["dies"]
 
 
 @pytest.mark.parametrize("state", [State.RUNNING, State.FENCED, State.REGISTERING, State.DRAINING, State.SOFT])

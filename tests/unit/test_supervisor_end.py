@@ -10,6 +10,7 @@ import pytest
 
 from dbqueue.jobs import Failed
 from dbqueue.worker import supervisor as module
+from dbqueue.worker.opening import Opened
 from dbqueue.worker.shutdown import State
 from dbqueue.worker.watch import boot_clock
 from tests.clocks import set_clock
@@ -104,6 +105,26 @@ def test_an_error_of_the_loop_hands_back_what_ran(start: Any, killed: list[int])
     assert [job.id for job in worker.dispatcher.waiting] == ["b"]
 
 
+def test_a_worker_that_cannot_start_leaves_no_connection(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = start()
+    closed: list[str] = []
+
+    def session(name: str) -> Any:
+        return SimpleNamespace(close=lambda: closed.append(name))
+
+    def fails() -> None:
+        raise ZeroDivisionError
+
+    opened = Opened(session("watch"), session("work"), "w@test#1", boot_clock())
+    monkeypatch.setattr(module, "open_worker", lambda *_, **__: opened)
+    monkeypatch.setattr(worker.crew, "start", fails)
+    worker.crew.selector.unregister(worker.supervisor._wakeup.reader)
+    with pytest.raises(ZeroDivisionError):
+        worker.supervisor.run()
+    assert sorted(closed) == ["watch", "work"]
+    assert worker.ending.exit_code == 1
+
+
 @pytest.mark.parametrize("why", ["cold", "a second signal", "overdue"])
 def test_the_last_outcomes_are_waited_for_but_not_for_ever(
     start: Any, monkeypatch: pytest.MonkeyPatch, why: str
@@ -151,6 +172,7 @@ def test_at_its_end_it_gives_back_what_has_not_run_and_beats_until_all_is_writte
     worker.supervisor._end()
     assert sorted(worker.written()) == [released(A), released(B)]
     assert did == ["rounds", "replies", "offline", "watch"]
+    assert all(child.closed for child in worker.crew), "solo's task is waited for, and sees the end by that"
     assert worker.ending.exit_code == 0
 
 

@@ -101,7 +101,8 @@ def test_one_bad_row_does_not_poison_a_batch(
     store: Store, worker: TestWorker, way: Settle, bad: str, claiming: bool
 ) -> None:
     outcomes = ends(worker, "abcde", bad=bad)
-    way(worker.session, outcomes, claim_of(worker) if claiming else None, ())
+    result = way(worker.session, outcomes, claim_of(worker) if claiming else None, ())
+    assert result.settled == set("abcde")
     assert with_status(store, "FAILURE", "abcde") == bad
     assert with_status(store, "SUCCESS", "abcde") == "".join(sorted(set("abcde") - set(bad)))
 
