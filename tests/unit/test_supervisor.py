@@ -40,6 +40,13 @@ def test_it_is_ready_once_and_when_all_children_are(start: Any) -> None:
     assert worker.readied == 1
 
 
+def test_one_that_ends_before_it_was_ready_never_says_so(start: Any) -> None:
+    worker = start(ready=False)
+    worker.ending.state = State.DRAINING
+    worker.says(wire.READY)
+    assert worker.readied == 0
+
+
 HAS_A_CLOCK: dict[str, Callable[[Worker], object]] = {
     "it is fenced": lambda worker: setattr(worker.ending, "state", State.FENCED),
     "it drains": lambda worker: setattr(worker.ending, "state", State.DRAINING),
@@ -235,6 +242,16 @@ def test_a_run_that_was_interrupted_and_goes_on_has_no_second_one_beside_it(star
     assert list(worker.dispatcher.behind) == [again]
 
 
+def test_a_run_that_goes_on_though_its_end_is_known_takes_its_slot(start: Any) -> None:
+    worker = start()
+    worker.claims(A)
+    worker.child.write_off(A)
+    worker.turn()
+    assert worker.rounds.handover.room == 0
+    worker.answers(done(A))
+    assert worker.rounds.handover.room == 1
+
+
 def test_a_second_claim_waits_for_the_run_that_was_to_end(start: Any) -> None:
     worker = start(concurrency=2)
     again = claimed_beside_its_own_run(worker)
@@ -252,12 +269,16 @@ def test_a_claim_that_has_waited_too_long_for_such_a_run_goes_back(start: Any) -
     assert worker.written() == [released(again)]
 
 
-def test_what_waits_behind_a_long_run_is_called_back_and_what_waits_here_goes_back(start: Any) -> None:
+def test_what_waits_behind_a_long_run_is_called_back_and_what_waits_here_goes_back(
+    start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     worker = start()
     worker.claims(A)
     worker.child.send_jobs([B])
     worker.sent()
     worker.dispatcher.add([C])
+    stalls: list[float] = []
+    monkeypatch.setattr(worker.dispatcher, "stalled", lambda: stalls.append(worker.dispatcher.progress_at))
     for since in (0.2, 0.9):
         worker.dispatcher.progress_at -= since
         worker.child.silence.began_at -= since
@@ -268,6 +289,7 @@ def test_what_waits_behind_a_long_run_is_called_back_and_what_waits_here_goes_ba
             worker.turn()
     assert worker.sent() == [wire.RECALL]
     assert worker.written() == [released(C)]
+    assert len(stalls) == 2, "fewer are to be held for each, and once"
 
 
 def test_what_waits_here_stays_while_a_child_gets_no_processor(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,8 @@ def test_the_call_goes_before_the_task_and_that_before_the_worker(
 
 
 @pytest.mark.parametrize(
-    "options", ["[" * 100_000, '["time_limit"]', "7", "{", '{"time_limit": "x"}', '{"time_limit": [[]]}']
+    "options",
+    ["[" * 100_000, '["time_limit"]', "7", "{", '{"time_limit": "x"}', '{"time_limit": [[]]}', '{"time_limit": 0}'],
 )
 def test_options_that_are_none_limit_nothing(options: str) -> None:
     limits = TimeLimits({}, Limits(1, 2))
