@@ -182,6 +182,16 @@ def test_beside_a_process_that_leaves_no_more_run_than_the_pool_has_slots(nest: 
     assert [*crowded, dispatcher.crowded] == [False, True, False]
 
 
+def test_nor_fewer_where_another_runs_one_job_alone(nest: Nest) -> None:
+    dispatcher, leaving, another = Dispatcher(2, shared=True), nest.child(slots=2), nest.child(slots=2)
+    alone = nest.child(alone=True)
+    leaving.send_jobs([job(0)])
+    alone.send_jobs([job(1, losses=1)])
+    leaving.stop()
+    dispatcher.add([job(2)])
+    assert given(dispatcher, leaving, another, alone) == {another: ["job-2"]}
+
+
 def test_a_job_whose_earlier_run_goes_on_waits_for_its_end(nest: Nest) -> None:
     dispatcher, child = Dispatcher(2), nest.child(slots=2)
     dispatcher.add([job(0), job(1)], going_on={"job-0"})

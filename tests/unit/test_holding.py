@@ -57,6 +57,13 @@ def test_the_end_of_a_former_run_leaves_the_lease_of_a_new_one(holding: Holding)
     assert (holding.leases, holding.linked) == ({"a": "new"}, {"a"})
 
 
+def test_of_two_claims_of_one_job_the_later_lease_is_held(holding: Holding) -> None:
+    """As when the database had given the first to others before it was looked at."""
+    holding.take([claimed_job("a", lease="old")])
+    holding.take([claimed_job("a", lease="new")])
+    assert holding.leases == {"a": "new"}
+
+
 def test_rounds_of_outcomes_have_each_once(holding: Holding) -> None:
     ends = [end(f"{number}") for number in range(MAX_OUTCOMES + 3)]
     holding.outcomes.extend(ends)
@@ -159,6 +166,17 @@ def test_those_that_are_locked_for_long_keep_no_others_from_being_tried(monkeypa
     aside.put(ends)
     aside.tried(aside.next_try(), {"a", "b"})
     assert aside.next_try() == [end("c"), end("a")]
+
+
+def test_what_is_put_aside_later_puts_no_try_off_and_is_not_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """Jobs may end all the time, and somebody's lock be held for long."""
+    aside = Aside()
+    aside.put([end("a")])
+    again_at = aside.again_at
+    for job_id in "bcd":
+        aside.put([end(job_id)])
+    assert (len(aside), aside.again_at) == (4, again_at)
+    assert len(caplog.records) == 1
 
 
 def test_of_the_rows_that_are_looked_for_the_one_noted_first_is_given_up_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -270,6 +270,23 @@ def test_a_socket_ends_with_its_child(sleeping: Nursery) -> None:
     ours.close()
 
 
+def pipes(pid: int) -> set[str]:
+    found: set[str] = set()
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.add(os.readlink(each))
+    return {link for link in found if link.startswith("pipe:")}
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux tells what a process has open")
+def test_a_child_has_no_descriptor_of_the_nursery_s_own(sleeping: Nursery) -> None:
+    ours, pid = born(sleeping)
+    own = pipes(sleeping.pid) - pipes(os.getpid())
+    assert own
+    wait_until(lambda: not own & pipes(pid), what="their end in the child")
+    ours.close()
+
+
 def test_so_does_that_of_a_child_that_could_not_be_born(nursery: Nursery) -> None:
     ours, theirs = socket.socketpair()
     nursery.bear(7, theirs)
@@ -303,6 +320,35 @@ def test_a_nursery_ends_with_its_children_and_is_waited_for(sleeping: Nursery) -
         os.waitpid(sleeping.pid, os.WNOHANG)
     wait_until(lambda: is_gone(pid), what="the end of the child")
     ours.close()
+
+
+COPIED = """
+import os, signal, socket, time
+from dbqueue.pools.nursery import Nursery
+nursery = Nursery(lambda connection, number: None)
+ours, theirs = socket.socketpair()
+nursery.bear(1, theirs)
+while not nursery.events():
+    time.sleep(0.01)
+copy = os.fork()
+if copy == 0:
+    os.closerange(0, 3)
+    time.sleep(600)
+print(nursery.pid, copy, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's death")
+def test_a_nursery_ends_with_its_supervisor_though_a_copy_of_that_lives_on(tmp_path: Path) -> None:
+    """A copy has its sockets: nobody sees an end of these."""
+    with (tmp_path / "pids").open("w") as pids:
+        subprocess.run([sys.executable, "-c", COPIED], stdout=pids, check=False)
+    nursery, copy = map(int, (tmp_path / "pids").read_text().split())
+    try:
+        wait_until(lambda: is_gone(nursery), what="the end of the nursery")
+    finally:
+        os.kill(copy, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP])

@@ -58,6 +58,14 @@ def test_one_job_is_not_the_end_of_the_others(
     assert told.exc_info is not None
 
 
+@pytest.mark.parametrize("batch", [CLAIMED[:2], CLAIMED[1:]])
+def test_of_two_jobs_that_a_child_is_to_get_the_other_is_kept(
+    reception: Reception, ended: list[Outcome], batch: list[ClaimedJob]
+) -> None:
+    assert [job.id for job in reception.announced(batch)] == [job.id for job in batch if job.id != "bad"]
+    assert [outcome.job_id for outcome in ended] == ["bad"]
+
+
 @pytest.mark.parametrize("ends", [False, True])
 def test_what_may_not_run_is_refused_by_a_worker_that_ends_as_well(
     reception: Reception, refused: list[tuple[str, str]], jobs: list[ClaimedJob], *, ends: bool
