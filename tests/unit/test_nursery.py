@@ -104,6 +104,14 @@ def test_how_a_child_has_ended_is_told(code: object, told: int) -> None:
     assert [describe_exit(event.status) for event in events if isinstance(event, Died)] == [f"exited with code {told}"]
 
 
+def test_why_a_child_has_failed_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    nursery = Nursery(lambda connection, number: number // 0)
+    bear(nursery, 7)
+    wait_until(lambda: any(isinstance(event, Died) for event in nursery.events() or ()), what="its death")
+    nursery.close()
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
 def test_an_event_may_come_in_parts(nursery: Nursery) -> None:
     theirs, ours = socket.socketpair()
     ours.setblocking(False)
@@ -296,6 +304,14 @@ def test_so_does_that_of_a_child_that_could_not_be_born(nursery: Nursery) -> Non
     ours.close()
 
 
+def test_nor_can_one_whose_socket_does_not_arrive(sleeping: Nursery) -> None:
+    """The system drops it where the nursery has no descriptor left."""
+    sleeping.socket.send(nurseries._REQUEST.pack(7))
+    assert next_events(sleeping) == [Unborn(7, errno.EMFILE)]
+    ours, _ = born(sleeping)
+    ours.close()
+
+
 def test_the_end_of_the_nursery_is_seen_while_a_child_lives(sleeping: Nursery) -> None:
     ours, pid = born(sleeping)
     os.kill(sleeping.pid, signal.SIGKILL)
@@ -337,6 +353,20 @@ if copy == 0:
 print(nursery.pid, copy, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_the_number_of_a_child_that_is_dead_is_forgotten(monkeypatch: pytest.MonkeyPatch, heard: bool) -> None:
+    """It may be another process's when the nursery ends its children, as it does when nobody hears it any more."""
+    deaths = iter([(4711, signal.SIGKILL), (0, 0)])
+    monkeypatch.setattr(nurseries, "os", SimpleNamespace(**{**vars(os), "waitpid": lambda *_: next(deaths)}))
+    children = {4711, 4712}
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        if not heard:
+            ours.close()
+        nurseries._report_deaths(theirs, children)
+    assert children == {4712}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's death")
