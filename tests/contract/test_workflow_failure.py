@@ -20,7 +20,7 @@ class TestFailure:
         assert statuses(store, "a", "b", "c") == ["FAILURE"] * 3
         record = store.finished(["c"])["c"]
         assert (record.result, record.traceback) == (ERROR, "Traceback: ...")
-        assert row(store, "c")["blocked_reason"] is None
+        assert (row(store, "c")["blocked_reason"], row(store, "c")["waits_for"]) == (None, 0)
         assert worker.claim() == []
 
     def test_revoked_stays_revoked_along_a_chain(self, store: Store, worker: TestWorker) -> None:

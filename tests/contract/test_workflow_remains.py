@@ -114,6 +114,18 @@ def test_an_errback_that_was_called_off_after_it_was_told_waits_for_nothing_more
     assert claimed_ids(worker) == ["e"]
 
 
+def test_an_errback_that_was_called_off_before_any_failure_stays_so_while_what_it_waits_for_runs(
+    store: Store, worker: TestWorker
+) -> None:
+    """It may succeed at this moment, and nobody would take away an errback that was not waiting yet."""
+    store.enqueue_workflow(Workflow.of([new_job("a"), new_job("e")], [Edge("a", "e", "error", ERRBACK)]))
+    running = worker.claim_one()
+    revoke(store, ["e"])
+    assert changes.retry(store, ["e"]) == set()
+    worker.settle(failed(running))
+    assert changes.retry(store, ["a", "e"]) == {"a", "e"}
+
+
 def test_a_workflow_runs_again_without_what_came_after_its_errbacks(store: Store, worker: TestWorker) -> None:
     links = [Edge("a", "e", "error", ERRBACK), Edge("e", "after")]
     store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "e", "after")], links))
