@@ -126,6 +126,16 @@ def test_an_errback_that_was_called_off_before_any_failure_stays_so_while_what_i
     assert changes.retry(store, ["a", "e"]) == {"a", "e"}
 
 
+def test_an_errback_that_was_called_off_is_told_of_no_failure_whose_row_is_gone(
+    store: Store, worker: TestWorker
+) -> None:
+    store.enqueue_workflow(Workflow.of([new_job("a"), new_job("e")], [Edge("a", "e", "error")]))
+    revoke(store, ["e"])
+    worker.settle(failed(worker.claim_one()))
+    take_away(store, "a", forgotten=False)
+    assert changes.retry(store, ["e"]) == set()
+
+
 def test_a_workflow_runs_again_without_what_came_after_its_errbacks(store: Store, worker: TestWorker) -> None:
     links = [Edge("a", "e", "error", ERRBACK), Edge("e", "after")]
     store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "e", "after")], links))
