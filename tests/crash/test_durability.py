@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -75,6 +76,18 @@ OPERATIONS: dict[str, tuple[Operation, str, dict[str, object]]] = {
         ),
         "running",
         {"status": "SUCCESS"},
+    ),
+    "an outcome beside rows that somebody has locked": (
+        lambda store, worker, running: worker.session.settle_free(
+            [Released("running", running.lease, running.ready_at, lost=True)]
+        ),
+        "running",
+        {"status": "PENDING", "losses": 1},
+    ),
+    "a rescue": (
+        lambda store, worker, running: worker.session.rescue(max_losses=3, now=datetime.now(UTC) + timedelta(hours=1)),
+        "running",
+        {"status": "PENDING", "losses": 1},
     ),
     "a revocation": (
         lambda store, worker, running: revoking.revoke(store, ["waiting"]),
