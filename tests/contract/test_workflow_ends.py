@@ -82,6 +82,18 @@ class TestOtherEnds:
         assert isinstance(told, tuple)
         assert [predecessor for predecessor, *_ in told] == ["after"]
 
+    def test_what_waits_for_the_end_of_others_stays_though_an_errback_above_it_is_dropped(
+        self, store: Store, worker: TestWorker
+    ) -> None:
+        links = [Edge("a", "e", "error"), Edge("e", "off"), Edge("off", "end", "end"), Edge("b", "end", "end")]
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "b", "e", "off", "end")], links))
+        revoke(store, ["off"])
+        first, second = sorted(worker.claim(), key=lambda job: job.id)
+        worker.settle(done(first))
+        assert sorted(store.fetch(["e", "off", "end"])) == ["end", "off"]
+        worker.settle(done(second))
+        assert claimed_ids(worker) == ["end"]
+
     def test_revoke_before_it_was_enqueued(self, store: Store) -> None:
         revoke(store, ["b"])
         store.enqueue_workflow(chain("a", "b", "c"))
