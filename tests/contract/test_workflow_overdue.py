@@ -65,7 +65,7 @@ def test_a_job_that_was_deleted_holds_nothing_up(store: Store, worker: TestWorke
 
 
 def test_a_failure_takes_its_course_where_it_has_not(store: Store, worker: TestWorker) -> None:
-    """The errback, and what waits for the end, were told already: they wait for the other job alone."""
+    """The errback, and what waits for the end, were told already: that waits for the others alone."""
     names = ("a", "other", "next", "after", "errback", "ends", "late")
     links = [
         Edge("a", "next"),
@@ -73,6 +73,7 @@ def test_a_failure_takes_its_course_where_it_has_not(store: Store, worker: TestW
         Edge("after", "late", "end"),
         Edge("a", "errback", "error", ERRBACK),
         Edge("a", "ends", "end"),
+        Edge("next", "ends", "end"),
         Edge("other", "ends", "end"),
     ]
     store.enqueue_workflow(Workflow.of([new_job(name) for name in names], links))
@@ -81,7 +82,7 @@ def test_a_failure_takes_its_course_where_it_has_not(store: Store, worker: TestW
     worker.settle(failed(first))
     run_sql(store, "UPDATE dbqueue_jobs SET blocked_reason = 'predecessors' WHERE id = 'next'")
     assert overdue(worker) == {"next": True}
-    assert row(store, "ends")["waits_for"] == 1
+    assert row(store, "ends")["waits_for"] == 2
     assert worker.session.let_go(["next"]) == {"next": "FAILURE"}
     assert statuses(store, "next", "after") == ["FAILURE", "FAILURE"]
     assert error_of(store, "after") == ("ValueError", ["bad", 3])
