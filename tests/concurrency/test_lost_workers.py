@@ -96,3 +96,16 @@ def test_a_rescue_waits_briefly_for_rows_that_nobody_has_looked_for(
         assert (found.failed, waits) == (1, [f"{LOCK_SECONDS}s", f"{ROUND_LOCK_SECONDS}s"])
         for each in (dead, rescuer):
             each.close()
+
+
+def test_a_rescue_asks_nobody_who_has_locked_what_waits_for_a_job_that_runs_again(postgres_url: str) -> None:
+    """Others end with a job that may not: only then may somebody's lock on one of these be in the way."""
+    with opened(postgres_url) as store, psycopg.connect(libpq_url(postgres_url)) as somebody:
+        store.enqueue_workflow(chain("a", "b"))
+        dead, rescuer = TestWorker(store, lease_seconds=5), TestWorker(store, lease_seconds=3600)
+        dead.claim_one()
+        somebody.execute("SELECT FROM dbqueue_jobs WHERE id = 'b' FOR UPDATE")
+        (found,) = rescuer.session.rescue(max_losses=3, now=datetime.now(UTC) + timedelta(seconds=60))
+        assert (found.requeued, found.left, found.locked) == (1, False, False)
+        for each in (dead, rescuer):
+            each.close()

@@ -281,10 +281,12 @@ def test_who_has_beaten_since_the_look_for_the_dead_is_alive(store: Store, monke
     job_id, now = enqueued(store), datetime.now(UTC) + timedelta(seconds=60)
     late.claim_one()
     session: Any = rescuer.session
-    look, looks = session._dead, list[list[str]]()
+    look, looks, locked = session._dead, list[list[str]](), True
 
     def looked(at: Any) -> Any:
+        nonlocal locked
         found = look(at)
+        locked = store.dialect != "sqlite" or session._driver.in_transaction
         looks.append(list(found))
         if len(looks) == 1:  # on SQLite there is another, with the lock
             beaten_at = sqlite_time(now) if store.dialect == "sqlite" else now
@@ -294,6 +296,7 @@ def test_who_has_beaten_since_the_look_for_the_dead_is_alive(store: Store, monke
     monkeypatch.setattr(session, "_dead", looked)
     assert session.rescue(max_losses=3, now=now) == []
     assert looks[0] == [late.id]
+    assert locked, "after the last look another may come"
     assert row(store, job_id)["status"] == "STARTED"
     for each in (late, rescuer):
         each.close()

@@ -6,12 +6,15 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from dbqueue.errors import OperationalError
 from dbqueue.jobs import Succeeded
 from dbqueue.store.queries import open_workers
+from dbqueue.store.records import WorkerInfo
 from dbqueue.store.sqlite import liveness as sqlite_liveness
 from dbqueue.store.sqlite.store import SqliteStore
 from tests.stores import TestWorker, enqueued, opened, row
@@ -160,6 +163,25 @@ def test_a_worker_that_starts_holds_its_lock_where_others_look_for_it(sqlite_url
             assert rescuer.session.rescue(max_losses=3) == []
             for each in (worker, rescuer):
                 each.close()
+
+
+def test_a_worker_holds_its_lock_before_others_see_its_row(sqlite_url: str) -> None:
+    """One that is registered and holds no lock is dead. Whoever has locked the file keeps the row from being written."""
+    old_lock_file(sqlite_url)
+    with opened(sqlite_url) as its_own, opened(sqlite_url) as other:
+        assert isinstance(its_own, SqliteStore)
+        if its_own.worker_locks._descriptor is None:
+            pytest.skip("this system has no locks of open files")
+        worker = WorkerInfo("worker@test#1", "worker@test", "test", 1, "solo", 1, ("celery",), "0", 30.0)
+        session: Any = its_own.work_session("test")
+        session._driver.execute("PRAGMA busy_timeout = 0")
+        with other.connect(), pytest.raises(OperationalError):
+            session.register(worker)
+        assert not other.worker_is_gone(worker.id)
+        session.register(worker)
+        assert [each.id for each in open_workers(other)] == [worker.id]
+        session.close_worker(worker.id)
+        session.close()
 
 
 def test_a_lock_file_that_was_deleted(sqlite_url: str) -> None:
