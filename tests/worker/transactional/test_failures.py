@@ -96,7 +96,7 @@ def test_a_run_whose_connection_broke_counts_as_lost(app: App, may_run_again: bo
     worker.close()
 
 
-@pytest.mark.parametrize("kind", ["function", "coroutine"])
+@pytest.mark.parametrize("kind", ["function", "coroutine", "function with an error of its own"])
 @pytest.mark.parametrize(
     ("setting", "statement", "ends"),
     [
@@ -122,7 +122,14 @@ def test_a_connection_that_was_made_while_its_role_had_another_setting_is_not_us
     async def awrite(self: Any) -> None:
         await self.connection.exec_driver_sql(statement)
 
-    task = write if kind == "function" else awrite
+    @app.task(bind=True, transactional=True)
+    def write_or_say(self: Any) -> None:
+        try:
+            self.connection.exec_driver_sql(statement)
+        except sa.exc.DBAPIError:
+            raise ValueError("it could not be written") from None
+
+    task = {"function": write, "coroutine": awrite}.get(kind, write_or_say)
     executor, worker = make_executor(app, hostname="test"), TestWorker(store)
 
     def run() -> str:
