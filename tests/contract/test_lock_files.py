@@ -166,7 +166,7 @@ def test_a_worker_that_starts_holds_its_lock_where_others_look_for_it(sqlite_url
 
 
 def test_a_worker_holds_its_lock_before_others_see_its_row(sqlite_url: str) -> None:
-    """One that is registered and holds no lock is dead. Whoever has locked the file keeps the row from being written."""
+    """One that is registered and holds no lock is dead. Who has locked the file keeps the row from being written."""
     old_lock_file(sqlite_url)
     with opened(sqlite_url) as its_own, opened(sqlite_url) as other:
         assert isinstance(its_own, SqliteStore)

@@ -17,7 +17,7 @@ from dbqueue.jobs import ClaimedJob, Outcome, Replaced, Settled, Succeeded
 from dbqueue.store.base import Store
 from dbqueue.store.statements import Statement
 from dbqueue.store.transactions.async_tasks import AsyncTaskTransaction
-from dbqueue.store.transactions.completing import recorded_at_last
+from dbqueue.store.transactions.completing import Standing, recorded_at_last
 from dbqueue.store.transactions.tasks import RESOLVE_TRIES, TaskTransaction
 from dbqueue.workflows import Edge, Workflow
 from tests.stores import TestWorker, enqueued, new_job, opened, row, run_sql
@@ -297,6 +297,32 @@ def test_a_task_that_leaves_itself_no_way_to_the_tables_fails_the_second_time(
         end(store, job, kind, own, lambda: None)
     with pytest.raises(error):
         end(store, job._replace(losses=1), kind, own, lambda: None)
+
+
+@KINDS
+def test_a_look_for_the_tables_that_breaks_fails_no_task(
+    running: tuple[Store, ClaimedJob], kind: type[TaskTransaction], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the task has left itself no way to them is not known then."""
+
+    def look(store: Store, job_id: str, standing: Standing | None = None) -> Any:
+        if standing is not None:
+            raise OperationalError("no answer")
+        return recorded_at_last(store, job_id)
+
+    store, job = running
+    monkeypatch.setattr("dbqueue.store.transactions.completing.recorded_at_last", look)
+    with pytest.raises(NotCommitted):
+        end(store, job._replace(losses=1), kind, "SET LOCAL search_path TO pg_catalog", lambda: None)
+
+
+@KINDS
+def test_a_server_that_takes_no_writes_any_more_fails_no_task(
+    running: tuple[Store, ClaimedJob], kind: type[TaskTransaction]
+) -> None:
+    """As one that is a standby by now, or has no room left: another run finds another."""
+    with pytest.raises(NotCommitted, match="read-only"):
+        end(*running, kind, "SET LOCAL transaction_read_only = on", lambda: None)
 
 
 def test_a_plan_from_before_a_change_of_its_table_is_no_failure(running: tuple[Store, ClaimedJob]) -> None:
