@@ -20,7 +20,9 @@ from dbqueue.store.transactions.async_tasks import AsyncTaskTransaction
 from dbqueue.store.transactions.completing import Standing, recorded_at_last
 from dbqueue.store.transactions.tasks import RESOLVE_TRIES, TaskTransaction
 from dbqueue.workflows import Edge, Workflow
-from tests.stores import TestWorker, enqueued, new_job, opened, row, run_sql
+from tests.contract.workflows import chain
+from tests.servers import libpq_url
+from tests.stores import TestWorker, count, enqueued, new_job, opened, row, run_sql
 
 ANOTHER: Final = "lease = '11111111-1111-1111-1111-111111111111'"
 TAKEN: Final = {
@@ -94,6 +96,19 @@ def test_it_was_committed(store: Store, job: ClaimedJob, commit: Callable[..., O
     assert isinstance(outcome, Settled)
     assert outcome.succeeded
     assert row(store, job.id)["status"] == "SUCCESS"
+
+
+@EITHER
+def test_workers_hear_of_what_it_has_let_run(postgres_url: str, commit: Callable[..., Outcome]) -> None:
+    with opened(postgres_url) as store, psycopg.connect(libpq_url(postgres_url), autocommit=True) as sleeper:
+        worker = TestWorker(store)
+        store.enqueue_workflow(chain("a", "b"))
+        job = worker.claim_one()
+        count(store)  # by now the wake-up of the enqueue is over: no connection is given away before
+        sleeper.execute("LISTEN dbqueue")
+        assert isinstance(commit(store, job, sa.Connection.commit), Settled)
+        assert list(sleeper.notifies(timeout=60.0, stop_after=1)), "nobody was told"
+        worker.close()
 
 
 @EITHER
