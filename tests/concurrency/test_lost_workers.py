@@ -109,3 +109,20 @@ def test_a_rescue_asks_nobody_who_has_locked_what_waits_for_a_job_that_runs_agai
         assert (found.requeued, found.left, found.locked) == (1, False, False)
         for each in (dead, rescuer):
             each.close()
+
+
+def test_a_rescue_takes_back_what_runs_again_though_the_edges_of_the_rest_are_locked(postgres_url: str) -> None:
+    with opened(postgres_url) as store, psycopg.connect(libpq_url(postgres_url)) as somebody:
+        store.enqueue_workflow(chain("a", "b"))
+        again = enqueued(store, task="shop.send")
+        dead, rescuer = TestWorker(store, lease_seconds=5), TestWorker(store, lease_seconds=3600)
+        assert {job.id for job in dead.claim(once=["shop.pack"])} == {"a", again}
+        later = datetime.now(UTC) + timedelta(seconds=60)
+        somebody.execute("LOCK TABLE dbqueue_edges")
+        (found,) = rescuer.session.rescue(max_losses=3, now=later)
+        assert (found.requeued, found.failed, found.locked) == (1, 0, True)
+        somebody.rollback()
+        (found,) = rescuer.session.rescue(max_losses=3, now=later)
+        assert (found.requeued, found.failed, found.locked) == (0, 1, False)
+        for each in (dead, rescuer):
+            each.close()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from dbqueue.store import changes
 from dbqueue.store.base import Store
+from dbqueue.store.trouble import ROUND_LOCK_SECONDS
 from tests.contract.workflows import chain, claimed_ids, done, edges
 from tests.stores import TestWorker, count, new_job, opened, run_sql
 
@@ -108,3 +110,23 @@ class TestPrune:
         assert prune(1) == 2
         assert sorted(store.fetch(["a0", "b0", "a1", "b1", "a2", "b2"])) == ["a1", "a2", "b1", "b2"]
         assert edges(store) == 2
+
+    def test_what_somebody_has_locked_is_not_waited_for_long(
+        self, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The rounds wait behind it. For the table itself it waits longer, and would read it again in vain."""
+        waits: list[object] = []
+        with opened(postgres_url) as store, contextlib.closing(TestWorker(store)) as worker:
+            session: Any = worker.session
+            perform = session._perform
+
+            def noted(steps: Any) -> Any:
+                waits.append(session._driver.execute("SHOW lock_timeout").fetchone()[0])
+                return perform(steps)
+
+            store.enqueue_workflow(chain("a", "b"))
+            for _ in range(2):
+                worker.settle(*map(done, worker.claim()))
+            monkeypatch.setattr(session, "_perform", noted)
+            assert self.prune(worker, 2) == 2
+        assert waits == [f"{ROUND_LOCK_SECONDS}s"]
