@@ -227,3 +227,22 @@ def test_a_purge_is_made_once_and_its_caller_is_told_where_nobody_knows(postgres
 
     (error,) = each_lost(postgres_url, proxy, waiting, changes.purge, check)
     assert "look whether the change was made" in error
+
+
+def test_a_retry_whose_commit_was_refused_for_another_transaction_is_made_again(postgres_url: str) -> None:
+    """That says that it was not made; a trigger of the application's may have waited for the end to find out."""
+    with opened(postgres_url) as store:
+        ended(store)
+        run_sql(store, "CREATE SEQUENCE tries")
+        run_sql(
+            store,
+            "CREATE FUNCTION refuse_first() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN IF nextval('tries') = 1 THEN RAISE SQLSTATE '40001'; END IF; RETURN NULL; END $$",
+        )
+        run_sql(
+            store,
+            "CREATE CONSTRAINT TRIGGER refuse_first AFTER UPDATE ON dbqueue_jobs DEFERRABLE INITIALLY DEFERRED "
+            "FOR EACH ROW EXECUTE FUNCTION refuse_first()",
+        )
+        assert changes.retry(store, [ID]) == {ID}
+        assert row(store, ID)["options"] == {"retried_by_operator": 1}
