@@ -240,7 +240,9 @@ def pruned(worker: TestWorker) -> int:
 
 
 @pytest.mark.parametrize("runs", [False, True], ids=["waits", "runs"])
-@pytest.mark.parametrize("before", ["UPDATE", "SELECT"], ids=["before the mark", "before the last look"])
+@pytest.mark.parametrize(
+    "before", ["UPDATE", "SELECT", "INSERT"], ids=["before the mark", "before the last look", "after it"]
+)
 def test_a_job_that_is_enqueued_amid_its_revoke_is_called_off(postgres: Store, runs: bool, before: str) -> None:
     """Each statement sees what was committed before it: this job is there for the last ones alone."""
     worker = TestWorker(postgres)
