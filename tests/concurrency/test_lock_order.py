@@ -124,6 +124,20 @@ def test_outcomes_of_jobs_that_others_have_locked(
     assert count(store, "status = 'STARTED'") == 0
 
 
+@pytest.mark.parametrize("kind", ["ends", "ends with bytes", "retries"])
+def test_a_round_that_waits_for_what_ran_beside_a_header_does_not_hold_the_body(
+    store: Store, worker: TestWorker, rival: Connection, other: Connection, kind: str
+) -> None:
+    store.enqueue_workflow(Workflow.of([new_job("header"), new_job("body")], [Edge("header", "body")]))
+    enqueued(store, "beside")
+    leases = {job.id: job.lease for job in worker.claim()}
+    lock(rival, "beside")
+    outcomes = END["ends"]("header", leases["header"]), END[kind]("beside", leases["beside"])
+    with waiting_for(rival, other, worker.settle, *outcomes):
+        lock(other, "body")
+    assert count(store, "status = 'STARTED'") == 0
+
+
 @pytest.mark.parametrize("kind", ["ends", "fails"])
 def test_bodies_of_headers_that_end_in_one_round(
     store: Store, worker: TestWorker, rival: Connection, other: Connection, kind: str
