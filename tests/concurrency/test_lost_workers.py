@@ -126,3 +126,22 @@ def test_a_rescue_takes_back_what_runs_again_though_the_edges_of_the_rest_are_lo
         assert (found.requeued, found.failed, found.locked) == (0, 1, False)
         for each in (dead, rescuer):
             each.close()
+
+
+def test_what_a_worker_hands_back_waits_for_its_claim_under_way(postgres_url: str) -> None:
+    """On a connection that it has lost: what that one claims would be nobody's."""
+    found: list[int] = []
+    with opened(postgres_url) as store, psycopg.connect(libpq_url(postgres_url), autocommit=True) as watch:
+        worker, lost = TestWorker(store), cast(PostgresWorkSession, store.work_session("lost"))
+        session = cast(PostgresWorkSession, worker.session)
+        session._driver.execute("SET lock_timeout = '60s'")
+        job_id = enqueued(store)
+        thread = threading.Thread(target=lambda: found.append(session.hand_back(worker.id, [])))
+        with lost._driver.transaction():
+            assert len(lost.round([], Claim(worker.id, str(uuid4()), worker.queues, 1)).claimed) == 1
+            thread.start()
+            wait_until(lambda: found or watch.execute(WAITING).fetchall() == [(1,)], what="it to wait")
+        thread.join(60)
+        assert (found, row(store, job_id)["status"]) == ([1], "PENDING")
+        for each in (lost, worker):
+            each.close()
