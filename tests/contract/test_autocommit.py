@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
@@ -16,11 +17,19 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from dbqueue.errors import DuplicateTaskId
 from dbqueue.store.base import Store
 from dbqueue.store.revoking import revoke
-from dbqueue.store.transactions.joining import aenqueue_in, aenqueue_workflow_in, enqueue_in, enqueue_workflow_in
+from dbqueue.store.statements import Statement
+from dbqueue.store.steps import Steps
+from dbqueue.store.transactions.joining import (
+    aenqueue_in,
+    aenqueue_workflow_in,
+    enqueue_in,
+    enqueue_workflow_in,
+    run_in,
+)
 from dbqueue.workflows import Edge, Workflow
 from tests.contract.callers import by_async_psycopg, by_psycopg, by_sqlite3
 from tests.contract.workflows import chain, edges
-from tests.stores import count, new_job, opened
+from tests.stores import count, new_job, opened, row
 
 
 @contextlib.contextmanager
@@ -172,3 +181,23 @@ def test_where_a_program_begins_sqlites_transactions_itself(sqlite_url: str) -> 
                 connection.commit() if kept else connection.rollback()
             assert count(store) == (2 if kept else 0)
     engine.dispose()
+
+
+def test_nobody_writes_to_the_file_between_what_is_read_and_what_is_written(sqlite_url: str) -> None:
+    """Else the write would be refused at once, however long others may be waited for."""
+    with (
+        opened(sqlite_url) as store,
+        by_sqlite3(sqlite_url, isolation_level=None) as caller,
+        by_sqlite3(sqlite_url, isolation_level=None, timeout=0.0) as rival,
+    ):
+
+        def steps() -> Steps[bool]:
+            found = (yield Statement("SELECT count(*) FROM dbqueue_jobs", {})).rows
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                rival[0].execute("DELETE FROM dbqueue_jobs")
+            yield Statement("UPDATE dbqueue_jobs SET priority = 7", {})
+            return found == [(1,)]
+
+        store.enqueue([new_job("job")])
+        assert run_in(store, caller[0], steps())
+        assert row(store, "job")["priority"] == 7
