@@ -58,6 +58,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
 def _run(target: Target, given: dict[str, Any], daemon: Daemon, unused: list[str], *, colour: bool | None) -> None:
     from dbqueue.cli.database_wait import Stopped, stopping_at_once, wait_for_database
     from dbqueue.services.beats import announce, make_beat
+    from dbqueue.utils import log
     from dbqueue.utils.redirected import streams_kept
 
     app = target.app
@@ -70,7 +71,7 @@ def _run(target: Target, given: dict[str, Any], daemon: Daemon, unused: list[str
         held.enter_context(holding(Path(filled(daemon.pidfile, name)) if daemon.pidfile else None))
         held.enter_context(streams_kept())
         if not target.quiet:
-            click.echo(_banner(target, beat, given))
+            log.announce(_banner(target, beat, given))
         set_up_log(log_options(target, given["loglevel"], given["logfile"], name, colour))
         if unused:
             logger.warning("Without effect here: %s", "; ".join(unused))

@@ -171,7 +171,7 @@ def _run(target: Target, options: Options, daemon: Daemon, note: str | None, *, 
         held.enter_context(holding(Path(filled(daemon.pidfile, worker.config.name)) if daemon.pidfile else None))
         held.enter_context(streams_kept())
         if not target.quiet:
-            click.echo(_banner(target, worker, options))
+            log.announce(_banner(target, worker, options))
         set_up_log(logs[0])
         if note:
             logger.warning("%s", note)
@@ -224,12 +224,13 @@ def _make(
 
 def _purge(target: Target, worker: Worker) -> None:
     from dbqueue.store import changes, queries
+    from dbqueue.utils import log
 
     store = target.app.database.store
     present = [each.queue for each in queries.queue_counts(store)]
     queues = resolve(worker.config.queues, present, worker.config.excluded)
     purged = changes.purge(store, queues=queues) if queues else 0
-    click.echo(f"Purged {count(purged, 'message')}.")
+    log.announce(f"Purged {count(purged, 'message')}.")
 
 
 def _banner(target: Target, worker: Worker, options: Options) -> str:

@@ -10,6 +10,7 @@ Lines of such a logger carry the name and the id of the task that runs. Handlers
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -134,7 +135,7 @@ class PipeHandler(logging.Handler):
         try:
             dropped = f"({self._dropped} lines were dropped: nobody read the log)\n" if self._dropped else ""
             data = f"{dropped}{self.format(record)}\n".encode(errors="backslashreplace")
-            left = self._left_of(b"\n" + data if self._cut else data)
+            left = self.offer(b"\n" + data if self._cut else data)
             self._cut = 0 < len(left) < len(data) or (self._cut and bool(left))
             self._dropped = self._dropped + 1 if left else 0
         except (RecursionError, SoftTimeLimitExceeded):  # a task's limit may pass while its line waits
@@ -142,8 +143,8 @@ class PipeHandler(logging.Handler):
         except Exception:  # noqa: BLE001 - as in every handler of the standard library
             self.handleError(record)
 
-    def _left_of(self, data: bytes) -> bytes:
-        """What the reader has not taken."""
+    def offer(self, data: bytes) -> bytes:
+        """What the reader has not taken of it."""
         until = time.monotonic() + (0.0 if self._dropped else READER_SECONDS)
         while data:
             try:
@@ -223,6 +224,27 @@ def setup(options: LogOptions, *, number: int = 0) -> None:
     signals.after_setup_task_logger.send(sender=None, logger=tasks, **{**told, "format": options.task_format})
     if options.redirect is not None:
         redirect_to(logging.getLogger(REDIRECTED_LOGGER), options.redirect)
+
+
+def announce(text: str) -> None:
+    """Print what a service says of itself before its log begins: as little as a line of that may it end or hold it up.
+
+    Python's buffer would keep what a full disk has refused, for the next flush to fail, here and in each pool process.
+    """
+    data = f"{text}\n".encode(errors="backslashreplace")
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        pipe = PipeHandler.of(sys.stdout)
+        if pipe is not None:
+            with contextlib.closing(pipe):
+                pipe.offer(data)
+            return
+        try:
+            number = sys.stdout.fileno()
+        except (AttributeError, OSError, ValueError):  # no file: a program's own
+            print(text, flush=True)  # noqa: T201
+        else:
+            os.write(number, data)
 
 
 def enter_child(options: LogOptions, name: str) -> None:

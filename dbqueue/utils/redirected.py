@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 REDIRECTED_LOGGER: Final = "dbqueue.redirected"
@@ -74,7 +74,8 @@ class LoggingProxy:
 def redirect_to(logger: logging.Logger, level: int, *, stdout: bool = True, stderr: bool = True) -> LoggingProxy:
     """From now on, what this process prints goes to the logger."""
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()  # or each pool process would end with a copy of what is held back here
+        with suppress(OSError):  # a full disk
+            stream.flush()  # or each pool process would end with a copy of what is held back here
     proxy = LoggingProxy(logger, level, stream=sys.__stdout__)
     if stdout:
         sys.stdout = proxy

@@ -136,7 +136,7 @@ def test_a_tasks_time_limit_is_its_own_while_its_line_waits(
     def passes(data: bytes) -> bytes:
         raise SoftTimeLimitExceeded(1)
 
-    monkeypatch.setattr(handler, "_left_of", passes)
+    monkeypatch.setattr(handler, "offer", passes)
     with closing(handler), pytest.raises(SoftTimeLimitExceeded):
         handler.emit(record("a line"))
 
@@ -166,3 +166,40 @@ def test_a_worker_goes_on_when_nobody_reads_its_log(dbqueue_sqlite: Commands) ->
         finally:
             worker.kill()
             os.close(reader)
+
+
+@pytest.fixture(params=["full disk", "no reader", "idle reader"])
+def deaf(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A descriptor that takes nothing."""
+    if request.param == "full disk":
+        reader, writer = os.open(os.devnull, os.O_RDONLY), os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, writer = small_pipe()
+        os.write(writer, b"x" * SMALLEST_PIPE)
+    if request.param == "no reader":
+        os.close(reader)
+    yield writer
+    os.close(writer)
+    if request.param != "no reader":
+        os.close(reader)
+
+
+@pytest.mark.parametrize("command", [("worker", "-c", "1", "-l", "info"), ("beat", "-l", "info")], ids=lambda command: command[0])
+def test_a_service_starts_whose_banner_nobody_takes(
+    deaf: int, command: tuple[str, ...], dbqueue_sqlite: Commands
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "dbqueue.cli", "-A", "cele", *command],
+        cwd=dbqueue_sqlite.folder,
+        env=dbqueue_sqlite.environment,
+        stdout=deaf,
+        stderr=subprocess.PIPE,
+    ) as service:
+        assert service.stderr is not None
+        try:
+            assert any(b"ready" in line for line in service.stderr)
+            service.send_signal(signal.SIGTERM)
+            said = service.stderr.read()
+            assert (service.wait(TIMEOUT_SECONDS), b"Traceback" in said) == (0, False)
+        finally:
+            service.kill()
