@@ -276,10 +276,10 @@ def _handler(options: LogOptions, number: int) -> logging.Handler:
         # What is printed goes to the log, but the log itself to where it went before.
         stream = sys.__stderr__ if isinstance(sys.stderr, LoggingProxy) else sys.stderr
         return PipeHandler.of(stream) or logging.StreamHandler(stream)
-    # Opened anew when logrotate has moved it.
-    from logging.handlers import WatchedFileHandler
+    from dbqueue.utils.log_file import LogFileHandler
 
-    return WatchedFileHandler(options.file(number), encoding="utf-8")
+    # A pool process that could not open its own would end, and so would the next one.
+    return LogFileHandler(options.file(number), encoding="utf-8", delay=number > 0)
 
 
 def _replace_handler(logger: logging.Logger, handler: logging.Handler, formatter: logging.Formatter) -> None:

@@ -184,22 +184,20 @@ def deaf(request: pytest.FixtureRequest) -> Iterator[int]:
         os.close(reader)
 
 
-@pytest.mark.parametrize("command", [("worker", "-c", "1", "-l", "info"), ("beat", "-l", "info")], ids=lambda command: command[0])
-def test_a_service_starts_whose_banner_nobody_takes(
-    deaf: int, command: tuple[str, ...], dbqueue_sqlite: Commands
-) -> None:
+@pytest.mark.parametrize("service", ["worker", "beat"])
+def test_a_service_starts_whose_banner_nobody_takes(deaf: int, service: str, dbqueue_sqlite: Commands) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "dbqueue.cli", "-A", "cele", *command],
+        [sys.executable, "-m", "dbqueue.cli", "-A", "cele", service, "-l", "info"],
         cwd=dbqueue_sqlite.folder,
         env=dbqueue_sqlite.environment,
         stdout=deaf,
         stderr=subprocess.PIPE,
-    ) as service:
-        assert service.stderr is not None
+    ) as process:
+        assert process.stderr is not None
         try:
-            assert any(b"ready" in line for line in service.stderr)
-            service.send_signal(signal.SIGTERM)
-            said = service.stderr.read()
-            assert (service.wait(TIMEOUT_SECONDS), b"Traceback" in said) == (0, False)
+            assert any(b"ready" in line for line in process.stderr)
+            process.send_signal(signal.SIGTERM)
+            said = process.stderr.read()
+            assert (process.wait(TIMEOUT_SECONDS), b"Traceback" in said) == (0, False)
         finally:
-            service.kill()
+            process.kill()

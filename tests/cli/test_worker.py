@@ -195,6 +195,23 @@ def test_logfile_that_cannot_be_opened(dbqueue_sqlite: Commands) -> None:
     assert "the log file cannot be opened" in done.stderr
 
 
+def test_logfile_whose_folder_is_away_for_some_time(dbqueue_sqlite: Commands) -> None:
+    logs, away = dbqueue_sqlite.folder / "logs", dbqueue_sqlite.folder / "away"
+    logs.mkdir()
+    worker = dbqueue_sqlite.worker("-l", "info", "-n", "one@host", "-f", "logs/%n%I.log", "--max-tasks-per-child", "1")
+    wait_until((logs / "one.log").exists)
+    logs.rename(away)
+    for _ in range(3):
+        job_id = dbqueue_sqlite.ok("call", "cele.add", "-a", "[1, 2]")
+        assert dbqueue_sqlite.ok("result", job_id, "--timeout", "30") == "3"
+    logs.mkdir()
+    job_id = dbqueue_sqlite.ok("call", "cele.add", "-a", "[1, 2]")
+    assert dbqueue_sqlite.ok("result", job_id, "--timeout", "30") == "3"
+    assert worker.stop() == 0
+    assert f"Task cele.add[{job_id}] received" in (logs / "one.log").read_text()
+    assert any(f"Task cele.add[{job_id}] succeeded" in path.read_text() for path in logs.iterdir())
+
+
 def test_time_limit(dbqueue_sqlite: Commands) -> None:
     job_id = dbqueue_sqlite.ok("call", "cele.wait_for", "-a", '["never"]')
     worker = dbqueue_sqlite.worker("--time-limit", "0.2")
