@@ -199,7 +199,8 @@ def test_logfile_whose_folder_is_away_for_some_time(dbqueue_sqlite: Commands) ->
     logs, away = dbqueue_sqlite.folder / "logs", dbqueue_sqlite.folder / "away"
     logs.mkdir()
     worker = dbqueue_sqlite.worker("-l", "info", "-n", "one@host", "-f", "logs/%n%I.log", "--max-tasks-per-child", "1")
-    wait_until((logs / "one.log").exists)
+    job_id = dbqueue_sqlite.ok("call", "cele.add", "-a", "[1, 2]")
+    assert dbqueue_sqlite.ok("result", job_id, "--timeout", "30") == "3"
     logs.rename(away)
     for _ in range(3):
         job_id = dbqueue_sqlite.ok("call", "cele.add", "-a", "[1, 2]")
