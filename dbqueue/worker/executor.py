@@ -27,6 +27,7 @@ from dbqueue.errors import (
     EncodeError,
     Ignore,
     InvalidTaskError,
+    LeaseLost,
     NotRegistered,
     OperationalError,
     Reject,
@@ -348,6 +349,8 @@ class Executor:
 
     def fail(self, call: Call, error: BaseException) -> Outcome:
         """The outcome of an exception, when signals and hooks have told of it."""
+        if isinstance(error, LeaseLost) and call.job.lease:
+            return transacting.dropped(self, call, error)
         try:
             hide_own_frames(error)
             meaning = call.task.translate(error) if isinstance(error, Exception) else error

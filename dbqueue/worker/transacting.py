@@ -126,7 +126,7 @@ def _steps(executor: Executor, call: Call, ended: Ended) -> Steps:
             log.logger.debug("The rollback of job %s failed: %s", job.id, second)
         call.request._unit = None  # what the hooks enqueue now is not to be lost with it
         if isinstance(error, (LeaseLost, NotCommitted)):
-            return _dropped(executor, call, error)
+            return dropped(executor, call, error)
         return executor.fail(call, error)
 
 
@@ -166,8 +166,11 @@ def _told(executor: Executor, call: Call, value: Any, outcome: Outcome) -> Outco
         return outcome
 
 
-def _dropped(executor: Executor, call: Call, error: LeaseLost | NotCommitted) -> Outcome:
-    """The outcome of a run that has succeeded in vain, or not begun; no hook is told, as of any run that is lost."""
+def dropped(executor: Executor, call: Call, error: LeaseLost | NotCommitted) -> Outcome:
+    """The outcome of a run that has succeeded in vain, or not begun; no hook is told, as of any run that is lost.
+
+    So of one whose task has been told by `dbqueue.complete` that the job is not its own any more.
+    """
     job = call.job
     if isinstance(error, NotBegun):
         log.not_begun(job, error)

@@ -246,6 +246,39 @@ def test_completing_a_job_that_is_another_s_by_now(app: App) -> None:
     assert effects(app) == []
 
 
+@pytest.mark.parametrize("back", [False, True], ids=["another's", "seen elsewhere"])
+def test_a_completion_that_finds_no_lease_is_a_lost_run_and_no_failure(
+    app: App, caplog: pytest.LogCaptureFixture, back: bool
+) -> None:
+    """Where the worker finds the lease, the task's own connection has led to another server."""
+    told: list[str] = []
+
+    def take(lease: str) -> None:
+        run_sql(app.database.store, f"UPDATE dbqueue_jobs SET lease = '{lease}'")
+
+    @app.task(name="t.elsewhere", bind=True, on_failure=lambda *_: told.append("failure"))
+    def elsewhere(self: Any) -> None:
+        lease = row(app.database.store, self.request.id)["lease"]
+        take("11111111-1111-1111-1111-111111111111")
+        try:
+            with app.extra["engine"].begin() as connection:
+                connection.execute(sa.text("INSERT INTO effects VALUES ('a')"))
+                dbqueue.complete(connection)
+        finally:
+            if back:
+                take(lease)
+
+    result = elsewhere.delay()
+    with caplog.at_level(logging.WARNING):
+        testing.drain(app)
+    assert told == []
+    assert "Traceback" not in caplog.text
+    assert ("had no lease where its task's own connection led" if back else "lost its lease while") in caplog.text
+    found = row(app.database.store, result.id)
+    assert (found["status"], found["losses"]) == (("PENDING", 1) if back else ("STARTED", 0))
+    assert effects(app) == []
+
+
 @pytest.mark.parametrize("ended", ["", ", status = 'SUCCESS', finished_at = created_at"], ids=["runs", "has ended"])
 def test_a_completion_that_was_undone_before_another_run_had_the_job(
     app: App, caplog: pytest.LogCaptureFixture, ended: str
