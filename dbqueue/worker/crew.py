@@ -42,6 +42,9 @@ MAX_ALONE: Final = 8
 
 DEAF_SECONDS: Final = 2.0
 """How long a doomed child may take to give back the jobs that wait in it."""
+FROZEN_SECONDS: Final = 30.0
+"""One that says nothing for so long is stopped, or a run holds its interpreter for good: what it runs beside that one
+does not go on either, and counts as lost."""
 
 
 class Crew:
@@ -291,8 +294,9 @@ class Crew:
                 self.retire(child)
                 # What it has begun meanwhile is not among the jobs that it gives back. One that gives back nothing has
                 # begun nothing either: the interpreter is held by the run that it is to be ended for.
-                deaf = time.monotonic() - child.doomed_at > DEAF_SECONDS
-                if not child.running and (deaf or not (child.held and child.recalling)):
+                seconds = time.monotonic() - child.doomed_at
+                gives_back = child.held and child.recalling and seconds <= DEAF_SECONDS
+                if (child.recalling and seconds > FROZEN_SECONDS) or not (child.running or gives_back):
                     child.end()
 
     def kill(self) -> None:

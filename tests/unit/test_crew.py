@@ -390,3 +390,26 @@ def test_a_doomed_child_is_not_ended_while_another_job_runs_there(crew: Crew, mo
     child.held.clear()
     crew.end_doomed()
     assert len(ended) == 1
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_doomed_child_that_says_nothing_any_more_is_ended_with_what_runs_beside(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    """What runs in a process that was stopped does not end, and the worker would wait for it."""
+    clock = set_clock(monkeypatch, module)
+    set_clock(monkeypatch, children)
+    child = crew.children[1]
+    ended: list[float] = []
+    monkeypatch.setattr(child, "end", lambda: ended.append(clock[0]))
+    child.send_jobs([claimed_job("over"), claimed_job("beside")])
+    child.write_off(claimed_job("over"))
+    child.doom()
+    crew.end_doomed()
+    child.recalling = not answers
+    clock[0] += module.FROZEN_SECONDS
+    crew.end_doomed()
+    assert ended == []
+    clock[0] += 0.1
+    crew.end_doomed()
+    assert bool(ended) is not answers
