@@ -400,8 +400,10 @@ def test_a_doomed_child_that_says_nothing_any_more_is_ended_with_what_runs_besid
     clock = set_clock(monkeypatch, module)
     set_clock(monkeypatch, children)
     child = crew.children[1]
+    wait_until(child.receive, what="its first words")
     ended: list[float] = []
     monkeypatch.setattr(child, "end", lambda: ended.append(clock[0]))
+    monkeypatch.setattr(child, "send", lambda data: None)
     child.send_jobs([claimed_job("over"), claimed_job("beside")])
     child.write_off(claimed_job("over"))
     child.doom()
