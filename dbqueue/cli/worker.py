@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
+import signal
+import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -173,6 +176,7 @@ def _run(target: Target, options: Options, daemon: Daemon, note: str | None, *, 
         if not target.quiet:
             log.announce(_banner(target, worker, options))
         set_up_log(logs[0])
+        _show_stacks_when_asked()
         if note:
             logger.warning("%s", note)
         ready()
@@ -191,6 +195,16 @@ def _run(target: Target, options: Options, daemon: Daemon, note: str | None, *, 
         except Stopped as stop:
             logger.warning("worker: stopped by %s before it had started", stop)
             return 0
+
+
+def _show_stacks_when_asked() -> None:
+    """On USR1, as Celery does; without it the signal would end the worker, and all its tasks with it.
+
+    Where tasks run in this process (solo) it is the signal of their soft limits.
+    """
+    if sys.__stderr__ is not None:
+        with suppress(AttributeError, ValueError, OSError):  # no such signals here, or no standard error
+            faulthandler.register(signal.SIGUSR1, sys.__stderr__)
 
 
 def _make(

@@ -117,6 +117,19 @@ def test_a_signal_while_it_waits_for_the_database(dbqueue_nowhere: Commands, num
 
 
 @pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_a_worker_outlives_the_signal_that_asks_where_it_is(dbqueue_sqlite: Commands, pool: str) -> None:
+    """As in Celery, whose workers print where each thread is; solo's process is that of its tasks."""
+    worker = dbqueue_sqlite.worker("-l", "info", "-P", pool)
+    worker.says("ready.")
+    worker.process.send_signal(signal.SIGUSR1)
+    if pool == "prefork":
+        worker.says('dbqueue/worker/watch.py", line ')
+    job_id = dbqueue_sqlite.ok("call", "cele.add", "-a", "[1, 2]")
+    assert dbqueue_sqlite.ok("result", job_id, "--timeout", "30") == "3"
+    assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
 def test_a_worker_that_is_told_to_stop_while_it_cannot_be_registered(dbqueue_postgres: Commands, pool: str) -> None:
     """It has nothing to lose, and has not failed: a process manager need not look at it."""
     with psycopg.connect(libpq_url(dbqueue_postgres.url)) as somebody:
