@@ -160,10 +160,10 @@ def _tend(supervisor: socket.socket, be_child: Callable[[socket.socket, int], No
                 os.read(wake_reader, 4096)
             _report_deaths(supervisor, children)
         if supervisor in ready:
-            message, descriptors, _, _ = socket.recv_fds(supervisor, _REQUEST.size, 1)
-            if not message:
+            request = _next_request(supervisor)
+            if request is None:
                 break
-            (number,) = _REQUEST.unpack(message)
+            number, descriptors = request
             try:
                 connection, pid = _fork(descriptors)
             except OSError as error:
@@ -184,6 +184,15 @@ def _tend(supervisor: socket.socket, be_child: Callable[[socket.socket, int], No
             os.kill(pid, signal.SIGKILL)
 
 
+def _next_request(supervisor: socket.socket) -> tuple[int, list[int]] | None:
+    """The number of a child to bear, and the descriptor of its socket; None where the supervisor has gone."""
+    try:
+        message, descriptors, _, _ = socket.recv_fds(supervisor, _REQUEST.size, 1)
+    except ConnectionError:  # and has left something unread
+        return None
+    return (_REQUEST.unpack(message)[0], descriptors) if message else None
+
+
 def _fork(descriptors: list[int]) -> tuple[socket.socket, int]:
     """The socket that came, and the child's pid, in the child 0."""
     if not descriptors:  # it was dropped on its way
@@ -197,7 +206,8 @@ def _fork(descriptors: list[int]) -> tuple[socket.socket, int]:
 
 
 def _tell(supervisor: socket.socket, event: Born | Died | Unborn) -> None:
-    supervisor.sendall(_EVENT.pack(_KINDS.index(type(event)), *event))
+    with contextlib.suppress(ConnectionError):  # it has gone, which the next request tells
+        supervisor.sendall(_EVENT.pack(_KINDS.index(type(event)), *event))
 
 
 def _report_deaths(supervisor: socket.socket, children: set[int]) -> None:
@@ -209,8 +219,7 @@ def _report_deaths(supervisor: socket.socket, children: set[int]) -> None:
         if pid == 0:
             return
         children.discard(pid)
-        with contextlib.suppress(OSError):
-            _tell(supervisor, Died(pid, status))
+        _tell(supervisor, Died(pid, status))
 
 
 def _exit_after(life: Callable[[], None]) -> None:

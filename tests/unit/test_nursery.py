@@ -74,6 +74,9 @@ def test_a_nursery_that_has_just_died(nursery: Nursery) -> None:
     assert nursery.events() is None
 
 
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
 def test_what_was_printed_before_is_not_printed_by_each_process() -> None:
     """A pipe's text waits in the process that printed it, and a fork copies that."""
     program = """
@@ -81,10 +84,7 @@ from dbqueue.pools.nursery import Nursery
 print("once")
 Nursery(lambda connection, number: None).close()
 """
-    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    printed = subprocess.run(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, env=buffered, check=True, timeout=60
-    )
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, env=BUFFERED, check=True, timeout=60)
     assert printed.stdout.split() == [b"once"]
 
 
@@ -104,12 +104,26 @@ def test_how_a_child_has_ended_is_told(code: object, told: int) -> None:
     assert [describe_exit(event.status) for event in events if isinstance(event, Died)] == [f"exited with code {told}"]
 
 
-def test_why_a_child_has_failed_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
-    nursery = Nursery(lambda connection, number: number // 0)
-    bear(nursery, 7)
-    wait_until(lambda: any(isinstance(event, Died) for event in nursery.events() or ()), what="its death")
-    nursery.close()
-    assert "ZeroDivisionError" in capfd.readouterr().err
+@pytest.mark.parametrize(
+    ("life", "said", "error"),
+    [("print('last words'); raise IndexError", b"last words\n", b"IndexError"), ("sys.stdout.close()", b"", b"")],
+)
+def test_what_a_child_has_said_and_what_it_has_failed_of_is_shown(life: str, said: bytes, error: bytes) -> None:
+    """And nothing else, though nobody has asked for the child's birth and death when the nursery is to end."""
+    program = f"""
+import socket, sys
+from dbqueue.pools.nursery import Nursery
+def live(connection, number):
+    {life}
+nursery = Nursery(live)
+ours, theirs = socket.socketpair()
+nursery.bear(1, theirs)
+theirs.close()
+ours.recv(1)
+nursery.close()
+"""
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, env=BUFFERED, check=True, timeout=60)
+    assert (shown.stdout, (shown.stderr.split() or [b""])[-1]) == (said, error)
 
 
 def test_an_event_may_come_in_parts(nursery: Nursery) -> None:
