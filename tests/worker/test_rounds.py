@@ -226,6 +226,24 @@ def test_while_an_outcome_is_missing_the_workers_row_is_open_at_the_end(store: S
     assert is_open(store, rounds.worker_id)
 
 
+def test_after_an_error_that_nobody_expects_the_workers_row_is_open(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its last claim took is held by nobody, and is to be rescued."""
+
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError
+
+    rounds = RunningRounds(store)
+    monkeypatch.setattr(rounds.rounds._holding, "written", fails)
+    job_id = enqueued(store)
+    rounds.rounds.want(1)
+    wait_until(lambda: not rounds.rounds.thread.is_alive(), what="its end")
+    assert isinstance(rounds.rounds.failed, ZeroDivisionError)
+    assert row(store, job_id)["status"] == "STARTED"
+    assert is_open(store, rounds.worker_id)
+
+
 def test_a_stop_that_waits_for_a_locked_row_sleeps_meanwhile(store: Store) -> None:
     """Its upkeep is over, and would be due for ever."""
     config = WorkerConfig(NAME, ("celery",), "solo", 1)
