@@ -114,6 +114,14 @@ def test_the_end_of_the_stream(pair: tuple[socket.socket, socket.socket]) -> Non
     assert reader.receive() is None
 
 
+def test_the_end_of_one_that_has_left_something_unread(pair: tuple[socket.socket, socket.socket]) -> None:
+    """A process that dies with a job on its way: the system says that the connection was reset."""
+    left, right = pair
+    right.sendall(wire.frame(wire.STOP))
+    left.close()
+    assert wire.Reader(right).receive() is None
+
+
 def test_an_outcome_that_cannot_be_sent_ends_as_a_failure_that_says_so(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:

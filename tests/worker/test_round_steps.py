@@ -133,7 +133,16 @@ def test_what_an_outcome_has_freed_is_looked_for_as_soon_as_there_is_room(store:
     (first,) = steps.step(want=1)
     steps.sleeps()
     steps.step(done(first), want=0)
+    assert steps._held.due_at is not None
+    assert steps._held.due_at <= time.monotonic() + GAP_SECONDS, "it may wait for a permit"
     assert names(steps.step(want=1)) == ["second"]
+
+
+def test_a_claim_that_fails_is_made_again_soon_but_not_at_once(steps: Steps) -> None:
+    steps.consume(["no\0text"])
+    assert steps.step(want=1) == []
+    assert steps._clock.at is not None
+    assert time.monotonic() < steps._clock.at < time.monotonic() + 60.0
 
 
 def test_a_job_that_needs_no_permit_gets_its_turn_beside_those_that_do(store: Store, steps: Steps) -> None:
@@ -388,13 +397,15 @@ def test_at_its_end_it_hands_back_what_a_lost_claim_took(store: Store, steps: St
     assert row(store, job_id)["status"] == "PENDING"
 
 
-def test_at_its_end_it_takes_back_what_it_gives_back_in_vain(store: Store, steps: Steps) -> None:
+def test_at_its_end_it_takes_back_what_it_gives_back_in_vain(store: Store, steps: Steps, told: list[str]) -> None:
     """Somebody has changed the lease of a job that the supervisor never took."""
     job_id = enqueued(store)
     steps.want(1)
     steps._step()
     steps.handover.give()
     run_sql(store, "UPDATE dbqueue_jobs SET lease = :lease WHERE id = :id", lease=str(uuid4()), id=job_id)
+    told.clear()
     steps._say_goodbye()
     stored = row(store, job_id)
     assert (stored["status"], stored["losses"]) == ("PENDING", 1)
+    assert told == ["wake"], "others are to run it"
