@@ -236,8 +236,10 @@ def test_a_sign_of_new_jobs_is_one_of_those_that_wait_for_permits(steps: Steps) 
 
 def test_when_the_database_works_again_it_is_looked_at_once(steps: Steps) -> None:
     steps.sleeps()
-    steps._restored([])
+    steps._held._permits = {"lost": "k", "kept": "k"}
+    steps._restored([("lost", "lease")])
     assert steps._clock.due
+    assert list(steps._held._permits) == ["kept"], "who has undone a lease has freed its permit"
 
 
 def test_permits_without_a_slot_are_passed_on_in_time(store: Store, steps: Steps, told: list[str]) -> None:
