@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -192,13 +193,14 @@ def test_a_question_of_another_wakes_those_whose_wait_has_no_end(database: Datab
     def wait(job_id: str) -> None:
         values[job_id] = waiter.wait(job_id, timeout=None, interval=0.01)
 
+    database.ended["a"] = "done"
     first = in_thread(lambda: wait("a"))
     assert asked.wait(60)
-    second = in_thread(lambda: wait("b"))
-    wait_until(lambda: len(waiter._awaited) == 2)
-    database.ended |= {"a": "done", "b": "done, too"}
+    others = [in_thread(partial(wait, job_id)) for job_id in "bcd"]
+    wait_until(lambda: len(waiter._awaited) == 4)
+    database.ended |= dict.fromkeys("bcd", "done, too")
     free.set()
-    for thread in (first, second):
+    for thread in (first, *others):
         thread.join(60)
         assert not thread.is_alive()
     assert values == database.ended
