@@ -238,13 +238,12 @@ def _make(
 
 def _purge(target: Target, worker: Worker) -> None:
     from dbqueue.store import changes, queries
-    from dbqueue.utils import log
 
     store = target.app.database.store
     present = [each.queue for each in queries.queue_counts(store)]
     queues = resolve(worker.config.queues, present, worker.config.excluded)
     purged = changes.purge(store, queues=queues) if queues else 0
-    log.announce(f"Purged {count(purged, 'message')}.")
+    click.echo(f"Purged {count(purged, 'message')}.")
 
 
 def _banner(target: Target, worker: Worker, options: Options) -> str:

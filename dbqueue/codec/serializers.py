@@ -15,6 +15,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any, Final
 
+from dbqueue import descriptors
 from dbqueue.codec.cautious import text_of, type_name
 from dbqueue.errors import (
     ContentDisallowed,
@@ -165,6 +166,8 @@ def decode(content_type: str, content: bytes, accept_content: Collection[str]) -
     except (KeyboardInterrupt, SystemExit, GeneratorExit, SoftTimeLimitExceeded, DecodeError):
         raise
     except BaseException as exc:  # whatever a serializer makes of foreign data
+        if descriptors.are_used_up(exc):  # its package is imported by its first use
+            raise
         raise DecodeError(f"the data is no {by.name} content: {type(exc).__name__}") from exc
 
 

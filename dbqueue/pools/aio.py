@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 from dbqueue.jobs import ClaimedJob
 from dbqueue.pools.child import Execute, Link
-from dbqueue.pools.loop_threads import in_thread
 
 
 def run_slots(link: Link, execute: Execute, slots: int) -> None:
@@ -32,9 +31,8 @@ def run_slots(link: Link, execute: Execute, slots: int) -> None:
 
 async def _serve(link: Link, execute: Execute, slots: int) -> None:
     loop = asyncio.get_running_loop()
-    # One more thread than slots: the one that waits for the next job.
-    loop.set_default_executor(ThreadPoolExecutor(slots + 1, thread_name_prefix="slot"))
-    await loop.run_in_executor(None, _begin)
+    loop.set_default_executor(ThreadPoolExecutor(slots, thread_name_prefix="slot"))
+    inbox = ThreadPoolExecutor(1, thread_name_prefix="inbox")
     free = asyncio.Semaphore(slots)
     running: set[asyncio.Task[None]] = set()
 
@@ -47,14 +45,11 @@ async def _serve(link: Link, execute: Execute, slots: int) -> None:
 
     while True:
         await free.acquire()
-        job = await in_thread(link.inbox.take)
+        job = await loop.run_in_executor(inbox, link.inbox.take)
         if job is None:
             break
         task = loop.create_task(run(job))
         running.add(task)
         task.add_done_callback(running.discard)
     await asyncio.gather(*running)
-
-
-def _begin() -> None:
-    """In the first of the threads: a process that is given none ends, and is replaced."""
+    inbox.shutdown()

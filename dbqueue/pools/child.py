@@ -39,6 +39,8 @@ class Execute(Protocol):
 
     report: Callable[[Progress], None] | None
     """Takes what running jobs say of their progress."""
+    retire: Callable[[str], None] | None
+    """Asks for another process in this one's place, and says why: "has ..."."""
 
     def run(self, job: ClaimedJob) -> Outcome: ...
 
@@ -75,6 +77,7 @@ class Link:
     def __init__(self, connection: socket.socket, slots: int, max_memory_kilobytes: int | None = None) -> None:
         self.inbox = Inbox()
         self._max_memory = max_memory_kilobytes
+        self._retires = False
         self._slots = slots
         self._socket = connection
         self._sending = threading.Lock()
@@ -106,8 +109,14 @@ class Link:
             data = wire.done_frame(Failed(outcome.job_id, outcome.lease, text, None, 0.0))
         self.send(data)
         if self._max_memory is not None and peak_memory_kilobytes() > self._max_memory:
-            self._max_memory = None  # said once
-            self.send(wire.frame(wire.RETIRE))
+            self.retire("has grown past worker_max_memory_per_child")
+
+    def retire(self, why: str) -> None:
+        """Ask to be replaced, once."""
+        self._max_memory = None
+        if not self._retires:
+            self._retires = True
+            self.send(wire.frame(wire.RETIRE, why))
 
     def read(self, on_close: Callable[[], None]) -> None:
         """Serve the supervisor's messages until the socket closes."""
@@ -157,7 +166,7 @@ def run_child(
         signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
     interrupts.listen()
     link = Link(connection, slots, max_memory_kilobytes)
-    execute.report = link.reports.put
+    execute.report, execute.retire = link.reports.put, link.retire
     threading.Thread(target=link.read, args=(_end_orphan,), name="reader", daemon=True).start()
     link.send(wire.frame(wire.READY))
     run_slots(link, execute, slots)

@@ -11,13 +11,15 @@ T = TypeVar("T")
 
 NO_THREAD: Final = "can't start new thread"
 """What the interpreter says where the system gives it none."""
+ASK_SECONDS: Final = 1.0
+"""How often it is asked again."""
 
 
 async def in_thread(function: Callable[[], T]) -> T:
     """What the function gives in a thread of the running loop's pool, with the caller's context. It may not raise.
 
-    Where the system gives no further thread, one that is there does it when it has nothing else to do: the pool keeps
-    what it was handed before it asks for a thread. (asyncio's own way raises, and the function runs all the same.)
+    Where the system gives no thread it waits for one: the pool keeps what it was handed, and whichever thread is free
+    first does it. (asyncio's own way raises then, and the function runs all the same.)
     """
     loop, context = asyncio.get_running_loop(), contextvars.copy_context()
     ended: asyncio.Future[T] = loop.create_future()
@@ -31,8 +33,25 @@ async def in_thread(function: Callable[[], T]) -> T:
             ended.set_result(value)
 
     try:
+        has_thread = _handed_over(loop, call)
+        while not (has_thread or ended.done()):
+            await asyncio.wait({ended}, timeout=ASK_SECONDS)
+            has_thread = _handed_over(loop, _nothing)
+        return await ended
+    finally:
+        ended.cancel()
+
+
+def _handed_over(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> bool:
+    """Hand it to the pool; whether there is a thread for it."""
+    try:
         loop.run_in_executor(None, call)
     except RuntimeError as error:
         if str(error) != NO_THREAD:
             raise
-    return await ended
+        return False
+    return True
+
+
+def _nothing() -> None:
+    """Has the pool ask for a thread, which then does what was there before this."""

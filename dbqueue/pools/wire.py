@@ -1,7 +1,7 @@
 """What a supervisor and its children say to each other, and how it is framed on a socket.
 
     supervisor -> child     IMPORT modules | RUN jobs | RECALL | INTERRUPT job id [limit] | STOP
-    child -> supervisor     READY | DONE outcome | PROGRESS report | RECALLED job ids | RETIRE | WAITING job id
+    child -> supervisor     READY | DONE outcome | PROGRESS report | RECALLED job ids | RETIRE why | WAITING job id
 
 Both ends are the same program, so a frame is a length and a `marshal` text: the fastest of the
 standard library's codecs, and one that runs no code when it is read. An outcome is written the

@@ -78,7 +78,7 @@ def complete(connection: Any, result: Any = None) -> None:
     written. `connection` is what `using` takes, to the queue's own database. The task then returns; what it
     returns is not kept. Where the transaction was not committed by then, it is rolled back and the job fails.
 
-    Raises LeaseLost where the job is another worker's by now: let it roll the transaction back, and pass. RuntimeError
+    Raises LeaseLost where the job is another worker's by now: do not catch it, nor commit. RuntimeError
     outside of a job and in a task with `transactional=True`, EncodeError for a result that cannot be stored,
     ForeignConnection. In eager mode nothing is written: there is no row.
     """

@@ -232,6 +232,8 @@ def announce(text: str) -> None:
     Python's buffer would keep what a full disk has refused, for the next flush to fail, here and in each pool process.
     """
     data = f"{text}\n".encode(errors="backslashreplace")
+    if sys.stdout is None:  # it was closed before the interpreter began
+        return
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         pipe = PipeHandler.of(sys.stdout)

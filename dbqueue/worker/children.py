@@ -38,6 +38,9 @@ class Child:
         self.stopping = False
         """Told to stop: it gets no more jobs."""
         self.recalling = False
+        """Whether it has yet to give back what it has not started."""
+        self.recalled_at = -math.inf
+        """When it was last asked to (monotonic)."""
         self.killed = False
         """This worker has ended it: what ran there is not counted as lost."""
         self.doomed_at: float | None = None

@@ -43,8 +43,8 @@ MAX_ALONE: Final = 8
 DEAF_SECONDS: Final = 2.0
 """How long a doomed child may take to give back the jobs that wait in it."""
 FROZEN_SECONDS: Final = 30.0
-"""One that says nothing for so long is stopped, or a run holds its interpreter for good: what it runs beside that one
-does not go on either, and counts as lost."""
+"""One that does not answer for so long is stopped, or a run holds its interpreter for good: what it runs beside that
+one does not go on either, and counts as lost."""
 
 
 class Crew:
@@ -270,7 +270,7 @@ class Crew:
     def recall(self, child: Child) -> None:
         """Ask for the jobs that it has not started."""
         if not child.recalling:
-            child.recalling = True
+            child.recalling, child.recalled_at = True, time.monotonic()
             child.send(wire.frame(wire.RECALL))
             self.watch(child)
 
@@ -294,10 +294,20 @@ class Crew:
                 self.retire(child)
                 # What it has begun meanwhile is not among the jobs that it gives back. One that gives back nothing has
                 # begun nothing either: the interpreter is held by the run that it is to be ended for.
-                seconds = time.monotonic() - child.doomed_at
-                gives_back = child.held and child.recalling and seconds <= DEAF_SECONDS
-                if (child.recalling and seconds > FROZEN_SECONDS) or not (child.running or gives_back):
+                deaf = time.monotonic() - child.doomed_at > DEAF_SECONDS
+                if not child.running and (deaf or not (child.held and child.recalling)):
                     child.end()
+                elif self.shared and self._is_frozen(child):
+                    child.doom()  # by a signal that does not wait until it goes on
+                    child.end()
+
+    def _is_frozen(self, child: Child) -> bool:
+        """Whether it has not answered for so long; one that has is asked again, for it may have stopped since."""
+        unheard = time.monotonic() - child.recalled_at > FROZEN_SECONDS
+        if unheard and not child.recalling:
+            self.recall(child)
+            return False
+        return unheard
 
     def kill(self) -> None:
         for child in self.children.values():

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import errno
 import inspect
 import time
 from collections.abc import Callable, Collection
@@ -20,7 +19,7 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from dbqueue import codec, failpoints, signals
+from dbqueue import codec, descriptors, failpoints, signals
 from dbqueue.codec import payloads
 from dbqueue.context import Context, current_request
 from dbqueue.errors import (
@@ -109,9 +108,8 @@ def _is_to_be_awaited(value: Any) -> bool:
     return type(value) not in _DATA and inspect.isawaitable(value) and not hasattr(value, "__json__")
 
 
-_NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
 NOT_BEGUN_SECONDS: Final = 1.0
-"""Before a job goes back whose transaction cannot be had at all: it may come again at once."""
+"""Before a job goes back that lacks something, a transaction or an event loop: it may come again at once."""
 
 
 class Executor:
@@ -123,6 +121,8 @@ class Executor:
         self._loop = OwnLoop(None if options.transactions is None else options.transactions.leave_loop)
         self.report: Callable[[Progress], None] | None = None
         """Takes what running jobs say of their progress; None where nobody listens (eager mode)."""
+        self.retire: Callable[[str], None] | None = None
+        """Asks for another process in this one's place; None where there is none."""
 
     def run(self, job: ClaimedJob) -> Outcome:
         """Run the job on this thread; an `async def` task runs on the thread's own event loop."""
@@ -217,9 +217,7 @@ class Executor:
                 raise InvalidTaskError("options must be a JSON object")
             request = self._request(job, task, args, kwargs, options, headers)
         except Exception as found:  # noqa: BLE001 - whatever stands in the row, it is not to end this process
-            if (
-                isinstance(found, OSError) and found.errno in _NO_DESCRIPTORS
-            ):  # what reads it is imported when it is used
+            if descriptors.are_used_up(found):  # what reads it is imported when it is used
                 return self._not_begun(job, found)
             refusal: Exception = found
             if not isinstance(found, (SerializationError, InvalidTaskError)):
@@ -245,6 +243,8 @@ class Executor:
         if self._options.eager:
             raise error
         log.not_begun(job, error)
+        if self.retire is not None and descriptors.are_used_up(error):
+            self.retire("has no file descriptor left")  # they may be what its tasks have left open
         return Released(job.id, job.lease, job.ready_at)
 
     def _request(self, job: ClaimedJob, task: Runnable, args: Any, kwargs: Any, options: Any, headers: Any) -> Context:

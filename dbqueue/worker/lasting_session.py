@@ -99,7 +99,7 @@ class LastingSession:
                     self.close()
                     if failed_before and self._may_leave():
                         raise OperationalError(said) from error
-                failed_before = True
+                    failed_before = True
             else:
                 self._has_worked = True
                 # Not before: a connection to a database whose disk is full is soon made, and of no use.

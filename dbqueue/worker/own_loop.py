@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from selectors import DefaultSelector
 from socket import socketpair
 from typing import Any
@@ -35,16 +36,28 @@ class OwnLoop:
             return self._runner().run(coroutine, context=context)
         beside: ThreadPoolExecutor | None = getattr(self._of_thread, "beside", None)
         if beside is None:
-            beside = self._of_thread.beside = ThreadPoolExecutor(1, thread_name_prefix="loop")
-        return beside.submit(self.run, coroutine, context).result()
+            beside = ThreadPoolExecutor(1, thread_name_prefix="loop")
+            # Who is interrupted while the pool starts a thread leaves one that the pool does not know.
+            beside.submit(int).result()
+            self._of_thread.beside = beside
+        run = _Run(coroutine)
+        ended = beside.submit(self.run, run.until_left(), context)
+        try:
+            return ended.result()
+        except BaseException:  # a time limit of the caller's, or Ctrl-C
+            run.leave()
+            wait((ended,))
+            raise
 
     def close(self) -> None:
         """End this thread's, if it has one."""
         beside: ThreadPoolExecutor | None = getattr(self._of_thread, "beside", None)
         if beside is not None:
             del self._of_thread.beside
-            beside.submit(self.close).result()
-            beside.shutdown()
+            try:
+                beside.submit(self.close).result()
+            finally:
+                beside.shutdown()
         runner: asyncio.Runner | None = getattr(self._of_thread, "runner", None)
         if runner is not None:
             del self._of_thread.runner
@@ -61,8 +74,35 @@ class OwnLoop:
             with DefaultSelector():  # what a loop takes: half a loop could not be closed, and would say so
                 for end in socketpair():
                     end.close()
-            runner = self._of_thread.runner = asyncio.Runner()
+            runner = asyncio.Runner()
+            runner.get_loop()  # which makes it
+            self._of_thread.runner = runner
         return runner
+
+
+class _Run:
+    """A coroutine on another thread, which the one that waits for it may leave."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._coroutine = coroutine
+        self._on: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
+        self._left = False
+
+    async def until_left(self) -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        self._on = asyncio.get_running_loop(), task
+        if self._left:
+            self._coroutine.close()
+            return None
+        return await self._coroutine
+
+    def leave(self) -> None:
+        self._left = True
+        if self._on is not None:
+            loop, task = self._on
+            with contextlib.suppress(RuntimeError):  # it has ended, and its loop is closed
+                loop.call_soon_threadsafe(task.cancel)
 
 
 def _is_amid_another() -> bool:

@@ -174,7 +174,9 @@ class Rounds:
     def _serve(self) -> None:
         try:
             self._serve_until_stopped()
-        except OperationalError as error:  # see `_may_leave`
+        except OperationalError as error:
+            if not self._may_leave():
+                raise
             log.logger.warning("The database does not hear that this worker ends, which held nothing: %s", error)
 
     def _may_leave(self) -> bool:

@@ -154,7 +154,7 @@ class Supervisor:
     # the life of a worker
 
     def run(self) -> int:
-        """Serve until told to stop; the exit code: 0 after a warm shutdown, 1 after any other."""
+        """Serve until told to stop; the exit code: 0 after a warm shutdown or before the start, 1 after any other."""
         with tuned(self._config):
             try:
                 if self._start():
@@ -325,8 +325,8 @@ class Supervisor:
             case (wire.WAITING, job_id):
                 if job_id in child.held:
                     self._limits.has_waited(child, child.held[job_id])
-            case (wire.RETIRE,):
-                log.logger.info("Pool process %s has grown past worker_max_memory_per_child: replaced", child.pid)
+            case (wire.RETIRE, why):
+                log.logger.info("Pool process %s %s: replaced", child.pid, why)
                 self._retire(child)
             case (wire.READY,):
                 child.ready = True

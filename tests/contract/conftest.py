@@ -73,6 +73,7 @@ def postgres_url(shared_postgres_url: str) -> str:
     """One database for all of these tests, emptied for each: a new one takes most of a test's time."""
     with psycopg.connect(libpq_url(shared_postgres_url), autocommit=True) as connection:
         connection.execute(f"TRUNCATE {', '.join(metadata.tables)}".encode())
+        connection.execute(f"ALTER DATABASE {connection.info.dbname} RESET ALL".encode())
     return shared_postgres_url
 
 

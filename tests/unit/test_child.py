@@ -150,7 +150,10 @@ def test_it_asks_to_be_replaced_once(ends: tuple[socket.socket, socket.socket], 
     link = Link(ends[0], SLOTS, max_memory_kilobytes=1)
     for _ in range(2):
         link.report(done(JOB))
-    assert [message[0] for message in said(supervisor)] == [wire.DONE, wire.RETIRE, wire.DONE]
+    link.retire("has no file descriptor left")
+    heard = said(supervisor)
+    assert [message[0] for message in heard] == [wire.DONE, wire.RETIRE, wire.DONE]
+    assert heard[1][1] == "has grown past worker_max_memory_per_child"
 
 
 def test_a_module_that_cannot_be_imported_keeps_no_other_from_it(

@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -392,26 +393,66 @@ def test_a_doomed_child_is_not_ended_while_another_job_runs_there(crew: Crew, mo
     assert len(ended) == 1
 
 
-@pytest.mark.parametrize("answers", [True, False])
-def test_a_doomed_child_that_says_nothing_any_more_is_ended_with_what_runs_beside(
-    crew: Crew, monkeypatch: pytest.MonkeyPatch, answers: bool
-) -> None:
-    """What runs in a process that was stopped does not end, and the worker would wait for it."""
+@dataclass
+class Doomed:
+    crew: Crew
+    child: Child
+    clock: list[float]
+    ended: list[float] = field(default_factory=list)
+
+    def looked_after(self, *, later: float = 0.0) -> bool:
+        """Whether it is ended so many seconds later."""
+        self.clock[0] += later
+        self.crew.end_doomed()
+        return bool(self.ended)
+
+
+@pytest.fixture
+def doomed(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> Doomed:
+    """A child with a run that is past its limit, and another beside it."""
     clock = set_clock(monkeypatch, module)
     set_clock(monkeypatch, children)
     child = crew.children[1]
     wait_until(child.receive, what="its first words")
-    ended: list[float] = []
-    monkeypatch.setattr(child, "end", lambda: ended.append(clock[0]))
+    doomed = Doomed(crew, child, clock)
+    monkeypatch.setattr(child, "end", lambda: doomed.ended.append(clock[0]))
     monkeypatch.setattr(child, "send", lambda data: None)
     child.send_jobs([claimed_job("over"), claimed_job("beside")])
     child.write_off(claimed_job("over"))
-    child.doom()
-    crew.end_doomed()
-    child.recalling = not answers
-    clock[0] += module.FROZEN_SECONDS
-    crew.end_doomed()
-    assert ended == []
-    clock[0] += 0.1
-    crew.end_doomed()
-    assert bool(ended) is not answers
+    return doomed
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_doomed_child_that_says_nothing_any_more_is_ended_with_what_runs_beside(
+    doomed: Doomed, answers: bool
+) -> None:
+    """What runs in a process that was stopped does not end, and the worker would wait for it."""
+    doomed.child.doom()
+    assert not doomed.looked_after()
+    doomed.child.recalling = not answers
+    assert not doomed.looked_after(later=module.FROZEN_SECONDS)
+    assert doomed.looked_after(later=0.1) is not answers
+
+
+def test_a_doomed_child_that_has_answered_is_not_ended_as_it_is_asked_again(doomed: Doomed) -> None:
+    """By a shutdown, long after: its other run may end."""
+    doomed.child.doom()
+    doomed.looked_after()
+    doomed.child.recalling = False
+    doomed.looked_after(later=10 * module.FROZEN_SECONDS)
+    doomed.child.recalling = False
+    doomed.clock[0] += 10 * module.FROZEN_SECONDS
+    doomed.crew.recall(doomed.child)
+    assert not doomed.looked_after()
+    assert not doomed.looked_after(later=module.FROZEN_SECONDS)
+    assert doomed.looked_after(later=0.1)
+
+
+def test_a_child_that_was_leaving_when_it_was_doomed_is_asked_whether_it_lives(doomed: Doomed) -> None:
+    doomed.crew.retire(doomed.child)
+    doomed.child.recalling = False
+    doomed.clock[0] += 10 * module.FROZEN_SECONDS
+    doomed.child.doom()
+    assert not doomed.looked_after()
+    assert doomed.child.recalling
+    assert doomed.looked_after(later=module.FROZEN_SECONDS + 0.1)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from dbqueue.jobs import ClaimedJob, Released, Succeeded
+from dbqueue.pools import loop_threads
 from dbqueue.services.workers import Worker
 from dbqueue.worker import executor as executors
 from dbqueue.worker.executor import Executor
@@ -59,10 +60,14 @@ def job(name: str, *args: Any) -> ClaimedJob:
 
 
 def test_a_coroutine_without_an_event_loop_goes_back(executor: Executor, caplog: pytest.LogCaptureFixture) -> None:
+    """And its process is replaced: its tasks may have left files open."""
+    asked: list[str] = []
+    executor.retire = asked.append
     with no_descriptors():
         outcome = executor.run(job("aadd", 1, 2))
         assert isinstance(executor.run(job("add", 1, 2)), Succeeded), "a function needs none"
     assert outcome == Released("j", "l", "2020-01-01 00:00:00.000")
+    assert asked == ["has no file descriptor left"]
     assert "Too many open files; it has not begun, and is tried again" in caplog.text
     assert isinstance(executor.run(job("aadd", 1, 2)), Succeeded)
 
@@ -82,16 +87,33 @@ def test_a_row_that_cannot_be_read_without_a_descriptor_goes_back(
     assert isinstance(executor.run(row), Succeeded)
 
 
-def test_a_function_beside_an_event_loop_waits_for_a_thread_that_is_there(executor: Executor) -> None:
+@pytest.mark.parametrize("threads", [0, 1])
+def test_a_function_beside_an_event_loop_waits_for_a_thread(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    """For one that is there and busy, or until the system gives one."""
+    monkeypatch.setattr(loop_threads, "ASK_SECONDS", 0.01)
+
     async def main() -> Any:
         loop, free = asyncio.get_running_loop(), threading.Event()
         loop.set_default_executor(ThreadPoolExecutor(2))
-        busy = loop.run_in_executor(None, free.wait)
+        busy = [loop.run_in_executor(None, free.wait) for _ in range(threads)]
         with no_threads():
             run = loop.create_task(executor.run_async(job("add", 1, 2)))
-            await asyncio.sleep(0)  # it has asked for one
+            done, _ = await asyncio.wait({run}, timeout=0.1)
+            assert not done
+            if busy:
+                free.set()
+                await asyncio.wait_for(run, 60)
         free.set()
-        await busy
+        await asyncio.gather(*busy)
         return await asyncio.wait_for(run, 60)
 
     assert isinstance(asyncio.run(main()), Succeeded)
+
+
+def test_an_event_loop_that_was_had_is_there(executor: Executor) -> None:
+    """Between that and the task's start others may take what descriptors are left."""
+    executor._loop.have()
+    with no_descriptors():
+        assert isinstance(executor.run(job("aadd", 1, 2)), Succeeded)

@@ -59,7 +59,7 @@ def test_a_child_leaves_with_its_last_job_and_not_before(start: Any) -> None:
 def test_a_child_that_has_grown_too_large_is_replaced_while_the_worker_runs(start: Any, state: State) -> None:
     worker = start()
     worker.ending.state = state
-    worker.says(wire.RETIRE)
+    worker.says(wire.RETIRE, "has grown")
     assert worker.child.stopping == (state is State.RUNNING)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -279,6 +280,50 @@ def test_perform_job_needs_no_database() -> None:
 
 
 # -- eager mode
+
+
+def test_who_leaves_a_coroutine_that_it_has_called_amid_another_ends_that() -> None:
+    """A time limit of the caller's, or Ctrl-C: it does not wait for what it has left."""
+    app = DBQueue("shop", broker="postgresql://nobody@127.0.0.1:9/nothing", set_as_current=False)
+    began, ended = threading.Event(), threading.Event()
+
+    @app.task(name="sleep")
+    async def sleep() -> None:
+        began.set()
+        try:
+            await asyncio.sleep(600)
+        finally:
+            ended.set()
+
+    class Left(BaseException):
+        """As SystemExit, or a soft time limit, in the caller's thread."""
+
+    left: list[bool] = []
+
+    def leave(number: int, frame: Any) -> None:
+        if not left:
+            left.append(True)
+            raise Left
+
+    async def endpoint() -> Any:
+        return sleep.apply().result
+
+    def interrupt() -> None:
+        began.wait(60)
+        while not left:  # a thread that is about to wait notices none
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+            ended.wait(0.01)
+
+    before = signal.signal(signal.SIGUSR1, leave)
+    other = threading.Thread(target=interrupt)
+    other.start()
+    try:
+        assert isinstance(asyncio.run(endpoint()), Left)
+    finally:
+        left.append(True)
+        other.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert ended.is_set()
 
 
 @pytest.mark.parametrize("call", ["delay", "apply", "perform_job"])

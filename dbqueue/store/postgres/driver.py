@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 from collections.abc import Iterator
 from typing import Any, Final, NoReturn
 
@@ -12,6 +11,7 @@ import sqlalchemy as sa
 from psycopg import errors as pg_errors
 from psycopg.pq import TransactionStatus
 
+from dbqueue import descriptors
 from dbqueue.errors import AccessDenied, EncodeError, ImproperlyConfigured, LockTimeout, OperationalError, SchemaError
 from dbqueue.store.trouble import Trouble, trouble_of
 
@@ -36,7 +36,6 @@ UNFIT: Final = (
     psycopg.NotSupportedError,  # a plan from before a column was altered
 )
 """What says something of the connection or the server, and nothing of the data: another connection may do it."""
-NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
 NOT_MIGRATED: Final = "the database has no dbqueue tables of this version: run `dbqueue migrate`"
 NOT_GRANTED: Final = "the database user has no right to this: `dbqueue migrate --roles` shows what each role may do"
 
@@ -71,7 +70,7 @@ def _translate(error: BaseException) -> None:
         raise LockTimeout(f"the database did not do it: {first_line(error)}") from error
     if isinstance(error, UNFIT):
         raise OperationalError(f"the database did not do it: {first_line(error)}") from error
-    if isinstance(error, OSError) and error.errno in NO_DESCRIPTORS:  # to wait for the server's answer takes one
+    if descriptors.are_used_up(error):  # to wait for the server's answer takes one
         raise OperationalError(f"no connection to the database: {first_line(error)}") from error
     if isinstance(error, sa.exc.DBAPIError):
         _translate_wrapped(error)

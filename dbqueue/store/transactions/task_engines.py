@@ -69,7 +69,7 @@ class TaskEngines:
         while True:
             try:
                 return await self.asynchronous().connect()
-            except sa.exc.OperationalError:
+            except (sa.exc.OperationalError, OSError):  # the second, where there is no file descriptor left
                 if (pause := next(pauses)) is None:
                     raise
                 await asyncio.sleep(pause)
