@@ -184,7 +184,9 @@ def dropped(executor: Executor, call: Call, error: LeaseLost | NotCommitted) -> 
     missed = None
     if isinstance(error, LeaseLost):
         missed = loss.next_step
-        log.logger.debug("Job %s: %s; its worker looks what becomes of it", job.id, error)
+        log.logger.debug(
+            "Job %s: its transaction is rolled back (%s); its worker looks what becomes of it", job.id, error
+        )
     else:
         log.not_committed(job, error, again=loss.again)
     return loss.outcome(f"{error}, and it may not run again", missed=missed)
