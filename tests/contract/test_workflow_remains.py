@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from dbqueue.jobs import REVOKED, Failed, Retried
+from dbqueue.jobs import REVOKED, ClaimedJob, Failed, Outcome, Retried
 from dbqueue.store import changes
 from dbqueue.store.base import Store
 from dbqueue.store.changing import changing
@@ -133,6 +134,43 @@ def test_an_errback_that_was_called_off_is_told_of_no_failure_whose_row_is_gone(
     revoke(store, ["e"])
     worker.settle(failed(worker.claim_one()))
     take_away(store, "a", forgotten=False)
+    assert changes.retry(store, ["e"]) == set()
+
+
+@pytest.mark.parametrize("forgotten", [True, False])
+@pytest.mark.parametrize("ends", [done, failed])
+@pytest.mark.parametrize("place", [ERRBACK, None])
+def test_an_errback_that_was_called_off_stays_so_when_what_it_waited_for_is_gone(
+    store: Store,
+    worker: TestWorker,
+    place: str | None,
+    ends: Callable[[ClaimedJob], Outcome],
+    *,
+    forgotten: bool,
+) -> None:
+    links = [Edge(name, "e", "error", place) for name in ("a", "b")]
+    store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "b", "e")], links))
+    revoke(store, ["e"])
+    worker.settle(*map(ends, worker.claim()))
+    for name in ("a", "b"):
+        take_away(store, name, forgotten=forgotten)
+    assert changes.retry(store, ["e"]) == set()
+    assert store.forget("e")
+    assert edges(store) == 0
+
+
+@pytest.mark.parametrize("later_ends", [True, False])
+def test_an_errback_that_was_called_off_is_told_of_no_later_job_of_the_same_id(
+    store: Store, worker: TestWorker, *, later_ends: bool
+) -> None:
+    errback = new_job("e", parent_id="a")
+    store.enqueue_workflow(Workflow.of([new_job("a"), errback], [Edge("a", "e", "error")]))
+    revoke(store, ["e"])
+    worker.settle(done(worker.claim_one()))
+    assert store.forget("a")
+    store.enqueue_workflow(chain("a", "c"))
+    if later_ends:
+        worker.settle(failed(worker.claim_one()))
     assert changes.retry(store, ["e"]) == set()
 
 

@@ -195,6 +195,11 @@ class Model(Graph, Permits):
         }  # fmt: skip
 
     def _has_served(self, edge: Edge) -> bool:
-        """Whether a result, or a failure, came to a row that is there: the edge tells that it cannot run again."""
+        """Whether a result, or a failure, came to a row that is there, or it is an errback that was called off.
+
+        The edge tells that it cannot run again.
+        """
         row = self.rows.get(edge.successor)
-        return row is not None and row.finished_at is not None and edge.predecessor in self.inputs(edge.successor)
+        if row is None or row.finished_at is None:
+            return False
+        return edge.predecessor in self.inputs(edge.successor) or (edge.on == "error" and row.worker is None)

@@ -78,10 +78,10 @@ SELECT e.predecessor, e.successor FROM {given} {each}{edges} {into_b} {each}{job
 WHERE e.event = 'success' AND p.status IN ('FAILURE', 'REVOKED')"""
 
 # Errbacks, with what each waits for; and whether that can still fail, or is the failure that it was told of. One that
-# has run was told of one, though the row may be gone by now, and with it the edge.
+# has run was told of one, though the row may be gone by now, and with it the edge. A later job of that id is another.
 TOLD: Final = """
-SELECT s.id, e.predecessor, s.worker IS NOT NULL OR p.finished_at IS NULL AND p.id IS NOT NULL
-    OR p.id = s.parent_id AND p.status IN ('FAILURE', 'REVOKED')
+SELECT s.id, e.predecessor, s.worker IS NOT NULL OR p.workflow_id = s.workflow_id
+    AND (p.finished_at IS NULL OR p.id = s.parent_id AND p.status IN ('FAILURE', 'REVOKED'))
 FROM {given} {each}{edges} {into_b} {each}{jobs} {at_end} {each_or_none}{jobs} {at_start_or_none}
 WHERE e.event = 'error'"""
 

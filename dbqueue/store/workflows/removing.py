@@ -24,12 +24,14 @@ SELECT id FROM below"""
 UNLINK: Final = """
 DELETE FROM {edges} WHERE {address} {any_of}(SELECT e.{address} FROM {given} {each}{edges} {into_b}){end}"""
 
-# But for those by which a job that has ended took something: they go with it.
+# But for those by which a job that has ended took something, and those of an errback that ended without having run:
+# they go with it.
 UNLINK_FROM: Final = """
 DELETE FROM {edges}
-WHERE predecessor {among} AND (place IS NULL OR (
-    SELECT 1 FROM {jobs} s WHERE s.id = successor AND s.inputs AND s.finished_at IS NOT NULL
-      AND (event = 'success' OR predecessor = s.parent_id)) IS NULL)"""
+WHERE predecessor {among} AND (place IS NULL AND event <> 'error' OR (
+    SELECT 1 FROM {jobs} s WHERE s.id = successor AND s.finished_at IS NOT NULL
+      AND (place IS NOT NULL AND s.inputs AND (event = 'success' OR predecessor = s.parent_id)
+        OR event = 'error' AND s.worker IS NULL)) IS NULL)"""
 
 DELETE: Final = "DELETE FROM {jobs} WHERE id {among}"
 
@@ -75,7 +77,8 @@ def drop(store: Store, job_ids: Collection[str]) -> Steps[None]:
 def unlink(store: Store, job_ids: Collection[str]) -> Steps[None]:
     """Delete the edges of rows that are gone, but for those by which jobs that have ended took something of them.
 
-    Such an edge tells that its successor cannot run again (`operators.NEVER`), and goes with the successor.
+    Such an edge tells that its successor cannot run again (`operators.NEVER`), and goes with the successor. So does
+    that of an errback which was called off: that there is no failure left for it to be told of (`operators.TOLD`).
     """
     if job_ids:
         yield statement(store, UNLINK, ids=job_ids)
