@@ -9,12 +9,12 @@ from uuid import uuid4
 import pytest
 
 from dbqueue.errors import DuplicateTaskId
-from dbqueue.jobs import Progress, Released, Replaced, Retried
+from dbqueue.jobs import BLOCKED_BY_PREDECESSORS, Progress, Released, Replaced, Retried
 from dbqueue.limits import Limit
 from dbqueue.store import limits
 from dbqueue.store.base import Store
 from dbqueue.store.revoking import revoke
-from dbqueue.store.workflows.changes import can_add_header
+from dbqueue.store.workflows.changes import add_header, can_add_header
 from dbqueue.workflows import APPEND, BODY, ERRBACK, FIRST_ARGUMENT, Edge, Workflow
 from tests.contract.workflows import chain, chord, done, edges, failed, statuses
 from tests.stores import TestWorker, count, moment, new_job, row, run_sql
@@ -65,6 +65,14 @@ class TestReplace:
         with pytest.raises(DuplicateTaskId, match="exist already"):
             worker.settle(Replaced("x", job.lease, workflow, 0.1))
         assert (row(store, "x"), edges(store)) == before
+
+    def test_by_a_job_of_its_own_workflow_that_is_there_already(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chain("n", "x"))
+        worker.settle(done(worker.claim_one()))
+        job = worker.claim_one()
+        with pytest.raises(DuplicateTaskId, match="exist already"):
+            worker.settle(Replaced("x", job.lease, chain("n", "x"), 0.1))
+        assert row(store, "x")["waits_for"] == 0
 
     def test_by_one_job(self, store: Store, worker: TestWorker) -> None:
         store.enqueue([new_job("x", args="[1]")])
@@ -227,6 +235,19 @@ class TestAddHeader:
             "[3]": '"y"',
         }
 
+    def test_of_a_chain_the_body_waits_for_the_last_alone(self, store: Store, worker: TestWorker) -> None:
+        store.enqueue_workflow(chord(["a", "b"], "body"))
+        jobs = worker.claim()
+        links = (Edge("x", "y"), Edge("y", BODY, place=APPEND))
+        steps = (new_job("x"), new_job("y", waits_for=1, blocked_reason=BLOCKED_BY_PREDECESSORS))
+        assert store.add_header(Workflow(steps, links), "a", jobs[0].lease)
+        worker.settle(*map(done, jobs))
+        for expected in ("x", "y"):
+            job = worker.claim_one()
+            assert job.id == expected
+            worker.settle(done(job))
+        assert worker.claim_one().id == "body"
+
     def test_through_the_rest_of_a_chain(self, store: Store, worker: TestWorker) -> None:
         jobs = [new_job(name) for name in ("a", "b", "c", "body")]
         edges_ = [Edge("a", "b", place="[]"), Edge("b", "body", place="[0]"), Edge("c", "body", place="[1]")]
@@ -245,6 +266,17 @@ class TestAddHeader:
         worker.settle(done(worker.claim_one()))
         assert store.forget("new")
         assert (worker.claim_one().id, row(store, "c")["inputs"]) == ("c", False)
+
+    def test_a_body_that_is_passed_results_by_name_is_not_passed_this(self, store: Store, worker: TestWorker) -> None:
+        links = [Edge("a", "c", place='"left"'), Edge("b", "c", place='"right"')]
+        store.enqueue_workflow(Workflow.of([new_job(name) for name in ("a", "b", "c")], links))
+        jobs = worker.claim()
+        assert store.add_header(self.added(), "a", jobs[0].lease)
+        worker.settle(*map(done, jobs))
+        worker.settle(done(worker.claim_one()))
+        inputs = worker.claim_one().inputs
+        assert isinstance(inputs, tuple)
+        assert {(predecessor, place) for predecessor, place, *_ in inputs} == {("a", '"left"'), ("b", '"right"')}
 
     @pytest.mark.parametrize("place", [None, FIRST_ARGUMENT])
     def test_a_body_of_one_header_that_is_passed_no_list(
@@ -301,6 +333,27 @@ class TestAddHeader:
         job, _ = worker.claim()
         revoke(store, ["body"])
         assert not store.add_header(self.added(), job.id, job.lease)
+        assert count(store) == 3
+
+    def test_what_was_promised_is_added_though_the_body_has_failed_meanwhile(
+        self, store: Store, worker: TestWorker
+    ) -> None:
+        store.enqueue_workflow(chord(["a", "b"], "body"))
+        job, other = worker.claim()
+        worker.settle(failed(other))
+        assert store.perform(lambda: add_header(store, self.added(), job.id, job.lease, promised=True))
+        assert statuses(store, "new", "body") == ["PENDING", "FAILURE"]
+        assert row(store, "body")["waits_for"] == 0
+
+    def test_what_was_promised_is_not_added_to_a_body_that_was_let_go(self, store: Store, worker: TestWorker) -> None:
+        """It would not wait for it: as where an operator has cut the edges to it."""
+        store.enqueue_workflow(chord(["a", "b"], "body"))
+        job, _ = worker.claim()
+        run_sql(
+            store,
+            "UPDATE dbqueue_jobs SET waits_for = 0, blocked_reason = NULL, ready_at = created_at WHERE id = 'body'",
+        )
+        assert not store.perform(lambda: add_header(store, self.added(), job.id, job.lease, promised=True))
         assert count(store) == 3
 
     def test_whether_something_can_be_added_is_told_before(self, store: Store, worker: TestWorker) -> None:
