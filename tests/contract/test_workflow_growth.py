@@ -179,6 +179,13 @@ class TestReplace:
         found = worker.claim(now=datetime.now(UTC) + timedelta(minutes=1))
         assert [job.id for job in found] == ["other", "x"]
 
+    def test_an_eta_of_its_own_counts_where_it_waits_for_a_permit_too(self, store: Store, worker: TestWorker) -> None:
+        later = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+        store.enqueue([new_job("x")])
+        limited = new_job("x", limit_key="k", blocked_reason="limit", eta=later)
+        worker.settle(Replaced("x", worker.claim_one().lease, Workflow((limited,)), 0.1))
+        assert moment(row(store, "x")["held_at"]) == later
+
     def test_it_gives_its_permit_back(self, store: Store, worker: TestWorker) -> None:
         """What goes before it may need one of the same limit."""
         limits.set_limit(store, "k", Limit(running=1))
