@@ -8,11 +8,13 @@ import psycopg
 import pytest
 
 from dbqueue.errors import LockTimeout
+from dbqueue.jobs import Retried
 from dbqueue.store import changes
 from dbqueue.store.base import Store
 from dbqueue.store.postgres import sql
 from dbqueue.store.trouble import LOCK_SECONDS
-from dbqueue.workflows import ERRBACK, FIRST_ARGUMENT, Edge, Workflow
+from dbqueue.store.workflows.overdue import let_go
+from dbqueue.workflows import ERRBACK, FIRST_ARGUMENT, Edge, Event, Workflow
 from tests.contract.workflows import ERROR, chain, chord, claimed_ids, done, error_of, failed, overdue, statuses
 from tests.servers import libpq_url
 from tests.stores import TestWorker, count, new_job, opened, row, run_sql
@@ -53,6 +55,40 @@ def test_a_body_waits_for_what_may_end_yet(store: Store, worker: TestWorker) -> 
     assert worker.session.let_go(["body"]) == {"body": "PENDING"}
     assert claimed_ids(worker) == ["body"]
     assert worker.session.let_go(["body"]) == {}
+
+
+def test_what_is_to_be_tried_again_may_end_yet(store: Store, worker: TestWorker) -> None:
+    store.enqueue_workflow(chain("a", "b"))
+    job = worker.claim_one()
+    worker.settle(Retried("a", job.lease, "{}", None, 3600.0))
+    assert worker.session.let_go(["b"]) == {}
+    assert statuses(store, "a", "b") == ["RETRY", "PENDING"]
+
+
+@pytest.mark.parametrize("status", ["FAILURE", "REVOKED"])
+def test_it_ends_as_what_it_waits_for_has_ended(store: Store, worker: TestWorker, status: str) -> None:
+    store.enqueue_workflow(chain("a", "b"))
+    end(store, "a", status, ERROR)
+    run_sql(store, "UPDATE dbqueue_jobs SET traceback = 'Traceback: ...' WHERE id = 'a'")
+    assert worker.session.let_go(["b"]) == {"b": status}
+    assert error_of(store, "b") == ("ValueError", ["bad", 3])
+    assert row(store, "b")["traceback"] == "Traceback: ..."
+
+
+@pytest.mark.parametrize(
+    ("event", "status", "runs"),
+    [
+        ("success", "SUCCESS", True),
+        ("success", "FAILURE", False),
+        ("error", "FAILURE", True),
+        ("error", "SUCCESS", False),
+    ],
+)
+def test_whether_any_may_run_is_told(store: Store, event: Event, status: str, *, runs: bool) -> None:
+    """Workers are woken for it."""
+    store.enqueue_workflow(Workflow.of([new_job("a"), new_job("b")], [Edge("a", "b", event)]))
+    end(store, "a", status, ERROR)
+    assert store.perform(lambda: let_go(store, ["b"]))[1] == runs
 
 
 def test_a_job_that_was_deleted_holds_nothing_up(store: Store, worker: TestWorker) -> None:

@@ -18,7 +18,7 @@ from dbqueue.store.transactions.joining import JoinedConnection
 from dbqueue.store.workflows.writing import write
 from dbqueue.workflows import ERRBACK, Edge, Workflow
 from tests.contract.workflows import chain, claimed_ids, done, edges, failed, statuses
-from tests.stores import TestWorker, new_job, row, run_sql
+from tests.stores import TestWorker, count, new_job, row, run_sql
 
 
 def take_away(store: Store, job_id: str, *, forgotten: bool) -> None:
@@ -214,6 +214,13 @@ def test_a_workflow_that_is_not_compared_ends_with_what_was_revoked_before(store
         assert statuses(store, "a", "b", "c") == ["PENDING", "REVOKED", "REVOKED"]
         assert edges(store) == 2
     assert claimed_ids(worker) == ["a"]
+
+
+def test_a_workflow_that_is_not_compared_is_the_one_whose_first_job_is_there(store: Store, worker: TestWorker) -> None:
+    store.enqueue([new_job("a", args="[1]")])
+    with changing(store) as connection:
+        run(write(store, chain("a", "b"), check=False), JoinedConnection(connection).reply)
+    assert (count(store), edges(store)) == (1, 0)
 
 
 def test_a_workflow_whose_last_job_is_no_older_than_that_stays(store: Store, worker: TestWorker) -> None:

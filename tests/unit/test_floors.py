@@ -56,6 +56,19 @@ def test_a_late_job_that_was_found_alone_does_not_move_the_place_back(floors: Fl
     assert hints(floors)["level_id"] == ["m"]
 
 
+def test_the_last_job_that_was_found_may_be_back_at_its_place(floors: Floors) -> None:
+    last = job("m")
+    learn(floors, last, hinted=True)
+    floors.lower((last.queue, last.priority), (str(last.ready_at), last.id))
+    assert hints(floors)["level_id"] == [""], "this is right below it"
+
+
+def test_what_is_back_at_a_place_that_nobody_has_told_is_looked_for_from_the_bottom(floors: Floors) -> None:
+    assert floors.hints(["celery"]) is not None
+    floors.forget()
+    assert floors.hints(["celery"]) is None
+
+
 def test_what_is_remembered_has_an_end(floors: Floors, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_LEVELS", 2)
     learn(floors, job("a", 1), job("b", 2), hinted=True)
