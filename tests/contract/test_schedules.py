@@ -9,9 +9,11 @@ import pytest
 from dbqueue.store import schedules
 from dbqueue.store.base import Store
 from dbqueue.store.schedules import ScheduleRow, Step
+from dbqueue.worker.beat import Beat
 from dbqueue.worker.schedule_steps import SKIP_GRACE_SECONDS, Steps, job_id
+from dbqueue.workflows import Edge, Workflow
 from tests.contract.schedules import NOON, add, fired, make_job, minutes, new_beat, row, settle
-from tests.stores import count, run_sql
+from tests.stores import count, new_job, run_sql
 
 TOKYO = timezone(timedelta(hours=9))
 
@@ -144,3 +146,17 @@ def test_a_due_time_that_comes_again_is_one_job(store: Store) -> None:
     settle(new_beat(store), NOON + timedelta(minutes=1))
     assert fired(store) == minutes(1)
     assert job_id("tick", NOON) == job_id("tick", NOON.astimezone(TOKYO)) != job_id("tock", NOON)
+
+
+def test_a_due_time_that_comes_again_is_one_workflow(store: Store) -> None:
+    def make(row: ScheduleRow, due: datetime, id: str) -> Workflow:
+        return Workflow.of([make_job(row, due, id), new_job("next")], [Edge(id, "next")])
+
+    for args in ("[1]", "[2]"):
+        add(store, args=args)
+        beat = Beat(lambda: store, Steps(make))
+        settle(beat, NOON)
+        settle(beat, NOON + timedelta(minutes=1))
+        assert row(store).total_run_count == 1
+        run_sql(store, "DELETE FROM dbqueue_schedules")
+    assert (fired(store), count(store)) == (minutes(1), 2)
