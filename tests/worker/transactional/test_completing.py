@@ -52,6 +52,23 @@ def test_a_job_completed_in_an_asynchronous_session(app: App) -> None:
     assert result.get(timeout=0) == {"completed": "a"}
 
 
+def test_what_comes_next_takes_a_result_that_nobody_else_is_to_have(app: App) -> None:
+    taken: list[Any] = []
+
+    @app.task(name="t.first", ignore_result=True)
+    def first() -> None:
+        with orm.Session(app.extra["engine"]) as session, session.begin():
+            dbqueue.complete(session, "completed")
+
+    @app.task(name="t.second")
+    def second(value: Any) -> None:
+        taken.append(value)
+
+    (first.s() | second.s()).delay()
+    assert testing.drain(app).counts == {"SUCCESS": 2}
+    assert taken == ["completed"]
+
+
 @pytest.mark.parametrize("how", ["rollback", "leave"])
 def test_a_completion_that_was_not_committed_is_a_failure(app: App, how: str) -> None:
     result = app.tasks["t.complete_oneself"].apply_async(["a"], {"how": how})
