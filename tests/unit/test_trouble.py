@@ -57,6 +57,13 @@ def test_before_a_connection_stands_by_their_text(text: str, kind: Trouble | Non
     assert trouble_of(psycopg.OperationalError(f"connection failed: {text}")) is kind
 
 
+@pytest.mark.parametrize(("is_gone", "kind"), [(True, Trouble.LOST), (False, None)])
+def test_a_connection_that_is_gone_is_lost_whatever_was_said_of_it(is_gone: bool, kind: Trouble | None) -> None:
+    error = psycopg.OperationalError("consuming input failed: server closed the connection unexpectedly")
+    seen = sa.exc.OperationalError("SELECT 1", {}, error, connection_invalidated=is_gone)
+    assert trouble_of(seen) is kind
+
+
 def test_others_are_nobodys() -> None:
     assert trouble_of(None) is None
     assert trouble_of(ValueError("40001")) is None
