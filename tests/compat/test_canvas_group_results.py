@@ -90,6 +90,18 @@ class TestWaiting:
         ResultSet([each, each]).get(timeout=10.0)
         assert given == [7.0, 1.0]
 
+    def test_the_timeout_is_for_all_together_in_a_coroutine_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = iter([100.0, 103.0, 109.0])
+        monkeypatch.setattr("dbqueue.result.sets.time", SimpleNamespace(monotonic=lambda: next(now)))
+        given: list[float] = []
+
+        async def aget(timeout: float, *_: Any, **__: Any) -> None:
+            given.append(timeout)
+
+        each = SimpleNamespace(id="x", reads_row=False, aget=aget)
+        asyncio.run(ResultSet([each, each]).aget(timeout=10.0))
+        assert given == [7.0, 1.0]
+
     def test_children_of_nobody(self, lone_app: DBQueue, lone: Any) -> None:
         assert (AsyncResult[Any]("nobody", app=lone_app).children, lone.add.delay(1, 1).children) == (None, [])
 
