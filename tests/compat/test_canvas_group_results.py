@@ -82,6 +82,18 @@ class TestWaiting:
         twice.then(told.append)
         assert told[2:] == [result, nothing, twice]
 
+    def test_told_once_however_often_its_row_is_read(self, lone_app: DBQueue, lone: Any) -> None:
+        result = lone.add.delay(1, 1)
+        told: list[Any] = []
+        result.then(told.append)
+        worker = TestWorker(lone_app.database.store)
+        worker.settle(Succeeded(result.id, worker.claim_one().lease, "2", 0.0))
+        worker.close()
+        found = lone_app.database.store.fetch([result.id])
+        for _ in range(2):
+            result.take(found[result.id])
+        assert told == [result]
+
     def test_the_timeout_is_for_all_together(self, monkeypatch: pytest.MonkeyPatch) -> None:
         now = iter([100.0, 103.0, 109.0])
         monkeypatch.setattr("dbqueue.result.sets.time", SimpleNamespace(monotonic=lambda: next(now)))
