@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from dbqueue import DBQueue, chord, dag, group
-from dbqueue.errors import ChordError, TaskRevokedError
+from dbqueue.errors import ChordError, DecodeError, TaskRevokedError
 from dbqueue.errors import TimeoutError as ResultTimeout
 from dbqueue.jobs import Succeeded
 from dbqueue.result import (
@@ -29,6 +29,7 @@ from dbqueue.result import (
 )
 from dbqueue.result.tree import DependencyGraph
 from dbqueue.services.periodic import new_entry
+from dbqueue.store import groups
 from tests.stores import TestWorker
 
 
@@ -254,6 +255,12 @@ class TestGroupResult:
         assert get(restored) == [3, [7, 8]]
         result.delete()
         assert GroupResult.restore(result.id) is None
+
+    @pytest.mark.parametrize("text", ['[["alone", null], null]', "[]", "7"])
+    def test_what_was_saved_and_is_no_group(self, lone_app: DBQueue, text: str) -> None:
+        groups.save(lone_app.database.store, "g", text)
+        with pytest.raises(DecodeError, match="'g' is no group"):
+            GroupResult.restore("g", app=lone_app)
 
     def test_as_data(self, canvas_app: DBQueue, t: Any) -> None:
         result = (t.add.s(1, 1) | group(t.add.s(1), t.add.s(2)) | t.tsum.s()).delay()
