@@ -21,6 +21,7 @@
     neighbours.py   how many workers of a busy machine leave the jobs to others
     autoscale.py    how many pool processes there are to be
     executor.py     in a child: runs a job and makes its outcome; knows no database
+    own_loop.py     the event loop of a thread that runs jobs
     banner.py, log.py   what a person sees
 
 The application reaches the worker as `resolve(name)`, which gives a task by its registered name:
