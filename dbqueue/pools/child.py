@@ -108,12 +108,11 @@ class Link:
             text, _ = describe_exception(EncodeError(f"the outcome cannot be sent: {error}"), max_bytes=4096)
             data = wire.done_frame(Failed(outcome.job_id, outcome.lease, text, None, 0.0))
         self.send(data)
-        if self._max_memory is not None and peak_memory_kilobytes() > self._max_memory:
+        if self._max_memory is not None and not self._retires and peak_memory_kilobytes() > self._max_memory:
             self.retire("has grown past worker_max_memory_per_child")
 
     def retire(self, why: str) -> None:
         """Ask to be replaced, once."""
-        self._max_memory = None
         if not self._retires:
             self._retires = True
             self.send(wire.frame(wire.RETIRE, why))

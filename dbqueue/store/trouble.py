@@ -108,6 +108,11 @@ def may_be_outdated(error: BaseException | None) -> bool:
     return getattr(getattr(error, "orig", error), "sqlstate", None) in _OUTDATED
 
 
+def first_line(error: BaseException | None) -> str:
+    """What it says, in one line; of an error that SQLAlchemy has wrapped, the driver's own words."""
+    return (str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class Tries:
     """The tries of one operation of a caller's: how many are left, and the pause before the next."""
 

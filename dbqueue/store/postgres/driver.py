@@ -13,7 +13,7 @@ from psycopg.pq import TransactionStatus
 
 from dbqueue import descriptors
 from dbqueue.errors import AccessDenied, EncodeError, ImproperlyConfigured, LockTimeout, OperationalError, SchemaError
-from dbqueue.store.trouble import Trouble, trouble_of
+from dbqueue.store.trouble import Trouble, first_line, trouble_of
 
 Driver = psycopg.Connection[tuple[Any, ...]]
 NO_TABLES: Final = (
@@ -103,7 +103,3 @@ def _refusal(error: Exception) -> ImproperlyConfigured:
     if isinstance(error, pg_errors.InsufficientPrivilege):
         return AccessDenied(f"{NOT_GRANTED} ({first_line(error)})")
     return SchemaError(f"{NOT_MIGRATED} ({first_line(error)})")
-
-
-def first_line(error: object) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

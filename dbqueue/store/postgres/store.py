@@ -269,7 +269,8 @@ class PostgresStore(Store):
                 except psycopg.Error as error:
                     if may_be_outdated(error):
                         pooled.invalidate()
-                    if may_be_outdated(error) or not isinstance(error, UNFIT):
+                        raise
+                    if not isinstance(error, UNFIT):
                         raise
                     trouble = Trouble.LOST if driver.closed else trouble_of(error)
                     if trouble is Trouble.LOST:

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from dbqueue.errors import NotBegun
 from dbqueue.jobs import ClaimedJob, Outcome, Replaced, Succeeded
 from dbqueue.store.base import Store
-from dbqueue.store.transactions.tasks import CANCEL_SECONDS, JOIN, Away, TaskTransaction, first_line, wait_for
+from dbqueue.store.transactions.tasks import CANCEL_SECONDS, JOIN, Away, TaskTransaction, wait_for
+from dbqueue.store.trouble import first_line
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession

@@ -33,7 +33,7 @@ from dbqueue.store.steps import run
 from dbqueue.store.transactions.added_headers import AddedHeaders
 from dbqueue.store.transactions.completing import Recorded, Standing, complete, lead_astray, recorded_at_last, standing
 from dbqueue.store.transactions.joining import WAKES, JoinedConnection
-from dbqueue.store.trouble import may_be_outdated
+from dbqueue.store.trouble import first_line, may_be_outdated
 from dbqueue.workflows import NO_CHORD, Workflow
 
 if TYPE_CHECKING:
@@ -329,10 +329,12 @@ _AWAY: Final = ("42P01", "42501")
 def _comes_of_outdated(error: BaseException | None) -> bool:
     """Whether such settings are behind it, in whatever the task has raised of it."""
     for _ in range(MOST_CAUSES):
-        if error is None or may_be_outdated(error):
+        if error is None:
             break
+        if may_be_outdated(error):
+            return True
         error = error.__cause__ or error.__context__
-    return may_be_outdated(error)
+    return False
 
 
 class Away(Exception):
@@ -349,10 +351,6 @@ def _is_stale(error: BaseException | None) -> bool:
     """
     diagnosis = getattr(error, "diag", None)
     return getattr(diagnosis, "source_function", None) == "RevalidateCachedQuery"
-
-
-def first_line(error: BaseException) -> str:
-    return (str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def wait_for(store: Store, job: ClaimedJob) -> Recorded | None:

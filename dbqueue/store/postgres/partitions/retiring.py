@@ -29,7 +29,6 @@ import psycopg
 from psycopg import errors
 
 from dbqueue.jobs import STARTED
-from dbqueue.store.postgres.driver import first_line
 from dbqueue.store.postgres.partitions.catalog import (
     TAKEN_OUT,
     TAKEN_OUT_MARK,
@@ -40,6 +39,7 @@ from dbqueue.store.postgres.partitions.catalog import (
     on_driver,
     taken_out,
 )
+from dbqueue.store.trouble import first_line
 from dbqueue.version import __version__
 
 PAGES_AT_ONCE: Final = 4096

@@ -14,12 +14,12 @@ from typing import Any, Final
 import psycopg
 from psycopg import errors
 
-from dbqueue.store.postgres.driver import first_line
 from dbqueue.store.postgres.partitions.catalog import leaves, may_change, on_driver, size_in_use
 from dbqueue.store.postgres.partitions.making import clock, make_ahead, missing
 from dbqueue.store.postgres.partitions.retiring import LOCK_MILLISECONDS, Retiring, expiry
 from dbqueue.store.postgres.pruning import Part
 from dbqueue.store.sessions import Tended
+from dbqueue.store.trouble import first_line
 
 MAKING_MILLISECONDS: Final = 2000
 """For each partition, under the lock: enough for ten million rows in the DEFAULT partition, which it reads."""
