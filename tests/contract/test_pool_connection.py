@@ -49,6 +49,12 @@ def last(store: PostgresStore) -> PoolConnection:
     return cast(PoolConnection, kept[-1].driver_connection) if kept else _given_back[-1]
 
 
+def prepared(driver: PoolConnection) -> dict[str, str]:
+    """The statements of its own that the server keeps for it."""
+    found = driver.execute("SELECT name, statement FROM pg_prepared_statements WHERE name LIKE 'dbqueue%'")
+    return dict(found.fetchall())
+
+
 def backends(store: PostgresStore) -> int:
     with psycopg.connect(libpq_url(store.access.url)) as connection:
         found = connection.execute(
@@ -292,9 +298,28 @@ def test_statements_that_the_driver_has_dropped_are_prepared_again(store: Postgr
     driver = last(store)
     driver.settle()
     driver.execute("DEALLOCATE ALL")
-    enqueued(store)
+    with psycopg.connect(libpq_url(store.access.url), autocommit=True) as listener:
+        listener.execute(sql.LISTEN)
+        enqueued(store)
+        assert len(list(listener.notifies(timeout=60, stop_after=1))) == 1
     assert last(store) is driver
     assert count(store) == 2
+
+
+def test_a_wake_up_that_the_server_has_forgotten_is_prepared_again(store: PostgresStore) -> None:
+    """Alone, which no driver does. Nobody waits for its answer: one wake-up is lost."""
+    enqueued(store)
+    driver = last(store)
+    driver.settle()
+    [notify] = [name for name, statement in prepared(driver).items() if "pg_notify" in statement]
+    driver.execute(f"DEALLOCATE {notify}")
+    enqueued(store)
+    with psycopg.connect(libpq_url(store.access.url), autocommit=True) as listener:
+        listener.execute(sql.LISTEN)
+        enqueued(store)
+        assert len(list(listener.notifies(timeout=60, stop_after=1))) == 1
+    assert last(store) is driver
+    assert count(store) == 3
 
 
 @pytest.mark.parametrize("before", ["a success", "nothing"])
@@ -306,8 +331,7 @@ def test_failures_leave_no_statements_behind(store: PostgresStore, before: str) 
             enqueued(store, args="no JSON")
     driver = last(store)
     driver.settle()
-    names = driver.execute("SELECT name FROM pg_prepared_statements WHERE name LIKE 'dbqueue%'").fetchall()
-    assert len(names) == 1
+    assert len(prepared(driver)) == 2, "the INSERT and the NOTIFY"
 
 
 def test_a_transaction_that_was_left_open_is_rolled_back(store: PostgresStore) -> None:

@@ -25,6 +25,8 @@ from psycopg.waiting import Ready, Wait
 from sqlalchemy.pool import PoolProxiedConnection
 
 _FAILED: Final = (pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.BAD_RESPONSE)
+_UNKNOWN_NAME: Final = b"26000"
+"""invalid_sql_statement_name: there is no such prepared statement."""
 
 
 class PoolConnection(psycopg.Connection[tuple[Any, ...]]):
@@ -61,7 +63,7 @@ class PoolConnection(psycopg.Connection[tuple[Any, ...]]):
         with self._closed_unless_done():
             self.pgconn.enter_pipeline_mode()
             self._send_prepared(insert, texts, encoding)
-            self._send(notify)
+            self._send_prepared(notify, (), encoding)
             rows, failed = self.wait(self._answer())
         if failed is None:
             return rows
@@ -69,7 +71,7 @@ class PoolConnection(psycopg.Connection[tuple[Any, ...]]):
         if known and isinstance(error, errors.InvalidSqlStatementName):
             # The driver has dropped all prepared statements, as it does after some rollbacks; or it failed itself, when
             # it was first prepared. A name is kept until then: the statement of one that failed later is still there.
-            del self._names[insert]
+            self._names.clear()
             self.settle()
             return self.insert_and_notify(insert, values, notify)
         raise error
@@ -92,8 +94,10 @@ class PoolConnection(psycopg.Connection[tuple[Any, ...]]):
         with self._closed_unless_done():
             if self.is_owed_an_answer:
                 self.pgconn.consume_input()  # it is here, mostly: then there is nothing to wait for
-                self.wait(self._answer())
+                _, failed = self.wait(self._answer())
                 self.pgconn.exit_pipeline_mode()
+                if failed is not None and failed.error_field(pq.DiagnosticField.SQLSTATE) == _UNKNOWN_NAME:
+                    self._names.clear()
             self.pgconn.consume_input()  # reads the server's last words, if there are any
             self.pgconn.consume_input()  # and then the end of the stream
 
@@ -115,7 +119,7 @@ class PoolConnection(psycopg.Connection[tuple[Any, ...]]):
         self.pgconn.pipeline_sync()
 
     def _send(self, statement: str) -> None:
-        """Not prepared: nobody would hear that the server has forgotten it."""
+        """Not prepared: no statement before it tells that the server has forgotten it."""
         self.pgconn.send_query_params(statement.encode(), None)
         self.pgconn.pipeline_sync()
 
