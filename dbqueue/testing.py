@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from dbqueue import codec
-from dbqueue.calls import new_job
+from dbqueue.calls import aware, new_job
 from dbqueue.codec import payloads
 from dbqueue.errors import TaskRevokedError
 from dbqueue.jobs import (
@@ -114,11 +114,13 @@ def drain(
     What they enqueue in their turn is run too. `queues` are names or patterns, by default all
     queues; paused ones are left out. `now` is the time by which jobs are due, by default that of
     `clock`, or else the database's: a retry or a countdown that is due later stays where it is.
-    With `propagate` the first exception of a task is raised, after it was written.
+    A time without a zone is in the application's. With `propagate` the first exception of a task is
+    raised, after it was written.
 
     Raises RuntimeError after 10,000 jobs. On an event loop use `adrain`.
     """
     app.import_tasks()
+    now = None if now is None else aware(app.conf, now, "now")
     seen: list[Any] = []
     executor = make_executor(app, hostname=f"drain@{socket.gethostname()}", observe=seen.append)
     session = app.database.store.work_session("drain")
@@ -369,7 +371,9 @@ class Clock:
         return self.now()
 
     def move_to(self, moment: datetime) -> datetime:
-        """Move ahead to an aware datetime."""
+        """Move ahead to an aware datetime; TypeError for one without a zone, for a clock is no application's."""
+        if moment.tzinfo is None:
+            raise TypeError(f"{moment!r} needs a time zone, such as datetime.UTC")
         return self.advance(moment - self.now())
 
     def dated(self, job: NewJob) -> NewJob:

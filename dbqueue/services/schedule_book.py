@@ -110,11 +110,11 @@ class ScheduleBook:
 
     def pause(self, *names: str) -> frozenset[str]:
         """Do not fire these until they are resumed; which of them there are."""
-        return frozenset(schedules.set_enabled(self._store, names, enabled=False))
+        return self._set_enabled(names, enabled=False)
 
     def resume(self, *names: str) -> frozenset[str]:
         """Fire these again; what was due meanwhile is not made up for."""
-        return frozenset(schedules.set_enabled(self._store, names, enabled=True))
+        return self._set_enabled(names, enabled=True)
 
     def run(self, name: str) -> Any:
         """Enqueue the entry's call now; its due times stay as they are. Returns its result, a group's of a group.
@@ -131,6 +131,12 @@ class ScheduleBook:
             return made.result
         (job_id,) = self.app.database.enqueue([made])
         return self.app.AsyncResult(job_id)
+
+    def _set_enabled(self, names: tuple[str, ...], *, enabled: bool) -> frozenset[str]:
+        for name in names:
+            if not isinstance(name, str):
+                raise TypeError(f"names of schedules are given one by one, as text, not {name!r}")
+        return frozenset(schedules.set_enabled(self._store, names, enabled=enabled))
 
     @property
     def _store(self) -> Any:

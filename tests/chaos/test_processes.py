@@ -20,7 +20,7 @@ from tests.waiting import wait_until
 from tests.workers import WorkerProcess
 
 JOBS = 40
-MEMORY = Path("/sys/fs/cgroup/memory")
+CGROUPS = Path("/sys/fs/cgroup")
 
 
 @pytest.mark.chaos("P5")
@@ -38,11 +38,16 @@ def test_memory_that_is_not_given(campaign: Judge, tries: Tries, kind: str, pool
 
 @contextlib.contextmanager
 def memory_group(limit: int) -> Iterator[Path]:
-    """A group of processes whose memory the kernel bounds."""
-    group = MEMORY / f"dbqueue-chaos-{os.getpid()}"
+    """A group of processes whose memory the kernel bounds, by its control groups of version 1 or 2."""
+    first = (CGROUPS / "memory").is_dir()
+    group = (CGROUPS / "memory" if first else CGROUPS) / f"dbqueue-chaos-{os.getpid()}"
     try:
+        if not first:
+            (CGROUPS / "cgroup.subtree_control").write_text("+memory")
         group.mkdir()
-        (group / "memory.limit_in_bytes").write_text(str(limit))
+        (group / ("memory.limit_in_bytes" if first else "memory.max")).write_text(str(limit))
+        if (group / "memory.swap.max").exists():  # else it is slow there, and nobody is killed
+            (group / "memory.swap.max").write_text("0")
     except OSError as error:
         with contextlib.suppress(OSError):
             group.rmdir()

@@ -451,6 +451,11 @@ class TestSchedulesInPython:
         assert found is not None
         assert (found.from_settings, found.enabled) == (True, False)
 
+    def test_names_are_given_one_by_one(self, app: DBQueue) -> None:
+        for change in (app.schedules.pause, app.schedules.resume):
+            with pytest.raises(TypeError, match=r"one by one, as text, not \['theirs'\]"):
+                change(["theirs"])  # type: ignore[arg-type]
+
     def test_what_cannot_work_is_refused(self, app: DBQueue) -> None:
         for schedule_, options, error in (
             ("sometimes", {}, ValueError),

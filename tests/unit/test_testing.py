@@ -221,6 +221,20 @@ def test_drain_by_a_time_of_its_own(app: DBQueue) -> None:
     assert len(testing.drain(app, now=datetime(2100, 1, 1, tzinfo=UTC))) == 1
 
 
+def test_a_time_without_a_zone_is_in_the_applications(app: DBQueue) -> None:
+    app.conf.timezone = "Asia/Tokyo"
+    due = datetime(2100, 1, 1, tzinfo=UTC)
+    nine = datetime.fromisoformat("2100-01-01T09:00")
+    app.task(name="later")(lambda: None).apply_async(eta=due)
+    assert len(testing.drain(app, now=nine - timedelta(minutes=1))) == 0
+    assert len(testing.drain(app, now=nine)) == 1
+
+
+def test_a_clock_is_moved_to_a_time_with_a_zone(app: DBQueue) -> None:
+    with testing.clock(app) as clock, pytest.raises(TypeError, match="needs a time zone"):
+        clock.move_to(datetime.fromisoformat("2100-01-01"))
+
+
 # -- looking
 
 
