@@ -4,8 +4,8 @@ A NOTIFY inside the enqueue's transaction would make all such commits of the ser
 other; as a statement after it, one more round trip would be the caller's to wait for, maybe on its
 event loop. So it travels behind the INSERT, as a transaction of its own in libpq's pipeline mode
 (PostgreSQL's manual, "Pipeline Mode"), and nobody waits for its answer: that is read when the
-connection is next taken from the pool. A wake-up that the server refuses is no loss, for workers
-also poll.
+connection is next taken from the pool, or with the answer of the next INSERT. A wake-up that the
+server refuses is no loss, for workers also poll.
 
 The INSERT goes past the driver's cursors, whose care for every type costs as much time as the
 server takes to insert the row.
@@ -56,14 +56,21 @@ class PoolConnection(psycopg.Connection[tuple[Any, ...]]):
             super().rollback()
 
     def insert_and_notify(self, insert: str, values: Sequence[Any], notify: str) -> int:
-        """Run `insert` (with `$1` parameters), durably, and wake workers; returns the number of its rows."""
+        """Run `insert` (with `$1` parameters), durably, and wake workers; returns the number of its rows.
+
+        The answer that the last use has left is read with its own: the server is not waited for before it is sent.
+        """
         encoding = self.info.encoding
         texts = [None if value is None else _text(value, encoding) for value in values]
         known = insert in self._names
         with self._closed_unless_done():
-            self.pgconn.enter_pipeline_mode()
+            is_owed = self.is_owed_an_answer
+            if not is_owed:
+                self.pgconn.enter_pipeline_mode()
             self._send_prepared(insert, texts, encoding)
             self._send_prepared(notify, (), encoding)
+            if is_owed:
+                self._take_in()
             rows, failed = self.wait(self._answer())
         if failed is None:
             return rows
@@ -85,21 +92,30 @@ class PoolConnection(psycopg.Connection[tuple[Any, ...]]):
             self.wait(self._flush())
 
     def settle(self) -> None:
-        """Take in the answer that the last use has left; raises OperationalError if the connection is broken.
+        """Take in the answer that the last use has left; raises OperationalError if the connection is broken."""
+        if self.is_owed_an_answer:
+            with self._closed_unless_done():
+                self.pgconn.consume_input()  # it is here, mostly: then there is nothing to wait for
+                self._take_in()
+                self.pgconn.exit_pipeline_mode()
+        self.look()
 
-        Also where the server has ended it meanwhile: its last words are here already, and cost no round trip.
+    def look(self) -> None:
+        """Raises OperationalError if the connection is broken, also where the server has ended it meanwhile.
+
+        Its last words are here already then, and cost no round trip.
         """
         if self.closed:
             raise errors.OperationalError("the connection is closed")
         with self._closed_unless_done():
-            if self.is_owed_an_answer:
-                self.pgconn.consume_input()  # it is here, mostly: then there is nothing to wait for
-                _, failed = self.wait(self._answer())
-                self.pgconn.exit_pipeline_mode()
-                if failed is not None and failed.error_field(pq.DiagnosticField.SQLSTATE) == _UNKNOWN_NAME:
-                    self._names.clear()
             self.pgconn.consume_input()  # reads the server's last words, if there are any
             self.pgconn.consume_input()  # and then the end of the stream
+
+    def _take_in(self) -> None:
+        """The NOTIFY's answer: whatever it says, it was a wake-up only."""
+        _, failed = self.wait(self._answer())
+        if failed is not None and failed.error_field(pq.DiagnosticField.SQLSTATE) == _UNKNOWN_NAME:
+            self._names.clear()
 
     @contextlib.contextmanager
     def _closed_unless_done(self) -> Iterator[None]:

@@ -34,14 +34,18 @@ class QuickPool(QueuePool):
         """The threads that ask the pool for a connection."""
         self._disposed = False
 
-    def take(self) -> PoolProxiedConnection:
-        """The kept connection, or one of the pool; to be given back by `keep`, or closed."""
+    def take(self, *, settled: bool) -> PoolProxiedConnection:
+        """The kept connection, or one of the pool; to be given back by `keep`, or closed.
+
+        `settled`: with no answer to come.
+        """
         try:
             kept = self._kept.pop()
         except IndexError:
             return self.connect()
         try:
-            cast(PoolConnection, kept.driver_connection).settle()
+            driver = cast(PoolConnection, kept.driver_connection)
+            driver.settle() if settled else driver.look()
         except psycopg.Error:
             kept.invalidate()
             return self.connect()

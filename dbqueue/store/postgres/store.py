@@ -150,7 +150,7 @@ class PostgresStore(Store):
         if len(jobs) == 1 and not self._pooler:
             job = next(iter(jobs))
             if job.is_plain and job.unique_key is None:
-                self._run(lambda driver: self._enqueue_one(driver, job))
+                self._run(lambda driver: self._enqueue_one(driver, job), settled=False)
                 return {}
         if copying.can_copy(jobs) and self._run(lambda driver: self._copied(driver, jobs)):
             return {}
@@ -251,14 +251,17 @@ class PostgresStore(Store):
         ours = self._run(lambda driver: driver.execute(self.identity).fetchone())
         return ours == tuple(ask(self.identity))
 
-    def _run(self, operation: Callable[[PoolConnection], T]) -> T:
-        """Run an operation that is safe to repeat on a pooled connection, anew where that was broken."""
+    def _run(self, operation: Callable[[PoolConnection], T], *, settled: bool = True) -> T:
+        """Run an operation that is safe to repeat on a pooled connection, anew where that was broken.
+
+        Without `settled` the connection may have an answer to come.
+        """
         tries = Tries(self.pool_limit)
         with translated():
             while True:
                 pool = cast(QuickPool, self.engine.pool)
                 try:
-                    pooled = pool.take()
+                    pooled = pool.take(settled=settled)
                 except (psycopg.OperationalError, sa.exc.OperationalError) as error:
                     if not tries.again(trouble_of(error)):
                         raise
