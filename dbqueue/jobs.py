@@ -161,6 +161,19 @@ def new_job_id() -> str:
     return _id(_ticks(1), _random_bytes().hex())
 
 
+NEW_SECONDS: Final = 300.0
+"""Longer than a caller's enqueue takes, with all its tries."""
+
+
+def is_new(job_id: str) -> bool:
+    """Whether the id may have been made for the call under way: nobody else's job has it then."""
+    try:
+        made_at = int(job_id[:8] + job_id[9:13], 16) / 1000
+    except ValueError:
+        return False
+    return job_id[14:15] == "7" and abs(time.time() - made_at) < NEW_SECONDS
+
+
 def new_job_ids(number: int) -> list[str]:
     """So many ids, as `new_job_id` would make them one after the other, for two thirds of the time."""
     first, random = _ticks(number), os.urandom(_CHUNK * number).hex()

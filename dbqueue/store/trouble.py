@@ -121,6 +121,8 @@ class Tries:
         self._left = {Trouble.LOST: connections, Trouble.CONFLICT: CONFLICT_TRIES, Trouble.CROWDED: CROWDED_TRIES}
         self._give_up_at = time.monotonic() + PATIENCE_SECONDS
         self._pauses = 0
+        self.unheard = False
+        """Whether one of them may have been done, for its connection broke."""
 
     def again(self, trouble: Trouble | None) -> bool:
         """Whether to try once more; returns when it is time to."""

@@ -15,13 +15,14 @@ from psycopg import errors as pg_errors
 import dbqueue
 from dbqueue import DBQueue, testing
 from dbqueue.cli.run import run
-from dbqueue.errors import AccessDenied, DuplicateTaskId, InvalidTaskError
+from dbqueue.errors import AccessDenied, DuplicateTaskId, InvalidTaskError, OperationalError
 from dbqueue.jobs import new_job_id
 from dbqueue.result import GroupResult
 from dbqueue.store import migrate
 from dbqueue.store.postgres import roles
 from dbqueue.store.sessions import Tended
 from dbqueue.store.tables import metadata
+from tests.chaos.proxy import Proxy
 from tests.servers import PostgresServer, libpq_url
 from tests.stores import TestWorker, opened
 from tests.waiting import wait_until
@@ -134,6 +135,59 @@ def test_a_producer_can_only_insert(url: str, schema: str | None) -> None:
         refused(connection, "CREATE TABLE mine (id int)")
         for table in set(metadata.tables) - {"dbqueue_jobs", "dbqueue_edges"}:
             refused(connection, f"INSERT INTO {table} DEFAULT VALUES")
+
+
+CALLS: dict[str, tuple[Callable[[Any], object], int]] = {
+    "one": (lambda add: add.delay(1, 2), 1),
+    "one of a limit": (lambda add: add.apply_async((1, 2), limit_key="some"), 1),
+    "several": (lambda add: add.enqueue_many([(n, n) for n in range(5)]), 5),
+    "many, by COPY": (lambda add: add.enqueue_many([(n, n) for n in range(60)]), 60),
+    "a chain": (lambda add: dbqueue.chain(add.s(1, 2), add.s(3)).apply_async(), 2),
+}
+MOST_REQUESTS = 20
+"""More than any of these has."""
+
+
+@pytest.mark.parametrize("user", ["t_producer", "t_unique"])
+@pytest.mark.parametrize("what", CALLS)
+def test_a_producer_whose_reply_was_lost_is_told_that_its_job_is_there(
+    url: str, schema: str | None, what: str, user: str
+) -> None:
+    """It may not read the row that is in the way of its second try; nobody else's has an id that it has just made."""
+    call, jobs = CALLS[what]
+    counted = "SELECT count(*) FROM dbqueue_jobs"
+    with (
+        Proxy(as_user(url, user)) as proxy,
+        producer(proxy.url, user, schema) as app,
+        connected(url, "postgres", schema) as admin,
+    ):
+        add = app.tasks["sample.add"]
+        add.delay(0, 0)  # on a connection that stands: the next request is the call's
+        for lost in range(MOST_REQUESTS):
+            (before,), faults = admin.execute(counted).fetchone(), proxy.faults
+            proxy.lose_reply(lost + 1)
+            call(add)
+            assert admin.execute(counted).fetchone() == (before + jobs,), f"when reply {lost + 1} was lost"
+            if proxy.faults == faults:
+                break
+        assert 0 < lost < MOST_REQUESTS - 1
+
+
+def test_a_producer_whose_reply_was_lost_is_not_told_that_a_job_of_another_is_its_own(
+    url: str, schema: str | None
+) -> None:
+    """Of an id that was not made just now: that may be anybody's. Whose it is stays unknown, and is not denied."""
+    with Proxy(as_user(url, "t_producer")) as proxy, producer(proxy.url, "t_producer", schema) as app:
+        add = app.tasks["sample.add"]
+        for task_id in ("mine", "01900000-0000-7000-8000-000000000000"):
+            with make_app(url, database_schema=schema) as another:
+                another.tasks["sample.add"].apply_async((3, 4), task_id=task_id)
+            with pytest.raises(AccessDenied, match="permission denied"):
+                add.apply_async((1, 2), task_id=task_id)
+            add.delay(0, 0)
+            proxy.lose_reply(1)
+            with pytest.raises(OperationalError, match="no right to what would tell"):
+                add.apply_async((1, 2), task_id=task_id)
 
 
 def test_results_and_unique_calls_are_grants_of_their_own(url: str, schema: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
@@ -31,6 +32,21 @@ def test_ids_follow_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     later = jobs.new_job_id()
     assert earlier < later
     assert int(later.replace("-", "")[:12], 16) == 4_000_000_000_000
+
+
+def test_what_was_made_just_now_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = jobs.new_job_id()
+    assert jobs.is_new(job_id)
+    random = f"{job_id[:14]}4{job_id[15:]}"  # of version 4: its digits are no time
+    assert not any(map(jobs.is_new, ("", "mine", "x" * 36, "01900000-0000-7000-8000-000000000000", random)))
+    now = time.time()
+    for seconds, expected in (
+        (1 - jobs.NEW_SECONDS, True),
+        (-1 - jobs.NEW_SECONDS, False),
+        (jobs.NEW_SECONDS + 1, False),
+    ):
+        monkeypatch.setattr("time.time", lambda seconds=seconds: now + seconds)
+        assert jobs.is_new(job_id) is expected
 
 
 def test_ids_of_one_thread_rise_even_within_a_tick_of_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,16 @@ PROGRAM_LIMITS: Final = (
     pg_errors.TooManyArguments,
 )
 """SQLSTATE class 54, which psycopg counts among the operational errors: a value nested too deeply, or too large."""
+UNTOLD: Final = (
+    "the connection broke, and the database user has no right to what would tell whether this was done before it did: "
+    "`dbqueue migrate --roles` shows what each role may do"
+)
+
+
+class Untold(OperationalError):
+    """Whether it was done is not known, as after any lost connection; its caller may be able to tell."""
+
+
 UNFIT: Final = (
     psycopg.OperationalError,
     psycopg.InterfaceError,

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar, cast
 
 import psycopg
 import sqlalchemy as sa
+from psycopg.errors import InsufficientPrivilege
 from psycopg.pq import TransactionStatus
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.pool import PoolProxiedConnection
@@ -20,13 +21,13 @@ from sqlalchemy.pool import PoolProxiedConnection
 from dbqueue import failpoints
 from dbqueue.bulk import Batch
 from dbqueue.errors import DBQueueError
-from dbqueue.jobs import NewJob, storable
+from dbqueue.jobs import NewJob, is_new, storable
 from dbqueue.store import steps as operations
 from dbqueue.store.base import Store
 from dbqueue.store.engine import OWN_SETTINGS_HERE, Access, make_engine
 from dbqueue.store.inserts import refuse_other_content, refuse_unwritten
 from dbqueue.store.postgres import copying, sql
-from dbqueue.store.postgres.driver import UNFIT, Driver, translated
+from dbqueue.store.postgres.driver import UNFIT, UNTOLD, Driver, Untold, translated
 from dbqueue.store.postgres.inserts import PostgresInserts
 from dbqueue.store.postgres.liveness import Liveness
 from dbqueue.store.postgres.partitions.catalog import row_words
@@ -37,18 +38,23 @@ from dbqueue.store.postgres.watch_session import PostgresWatchSession
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.records import JobRecord
 from dbqueue.store.rows import Finish
-from dbqueue.store.statements import Statement, literal, numbered, pyformat
+from dbqueue.store.statements import Statement, literal, numbered
 from dbqueue.store.tables import NAMES, PREFIX
 from dbqueue.store.transactions import completing
 from dbqueue.store.transactions.joining import JoinedPsycopg
-from dbqueue.store.trouble import Tries, Trouble, may_be_outdated, trouble_of
+from dbqueue.store.trouble import Tries, Trouble, first_line, may_be_outdated, trouble_of
 from dbqueue.store.values import moment_or_none
 from dbqueue.store.workflows import words
+from dbqueue.workflows import Workflow
 
 logger: Final = logging.getLogger("dbqueue.store")
 NOT_WOKEN: Final = "No worker was woken (%s); they will find the job when they poll"
 T = TypeVar("T")
 NO_SETTINGS: Final[Mapping[str, str]] = {}
+
+
+class _InTheWay(InsufficientPrivilege):
+    """There are rows with the ids of jobs that were to be enqueued, and the user may not read whose they are."""
 
 
 class PostgresStore(Store):
@@ -127,7 +133,7 @@ class PostgresStore(Store):
     def perform(self, operation: Callable[[], operations.Steps[T]]) -> T:
         def run(driver: PoolConnection) -> T:
             with self._transaction(driver):
-                return operations.run(operation(), JoinedPsycopg(driver).reply)
+                return operations.run(operation(), self._reply(driver))
 
         return self._run(run)
 
@@ -145,6 +151,28 @@ class PostgresStore(Store):
     # enqueue and results
 
     def enqueue(self, jobs: Batch) -> Mapping[str, str]:
+        try:
+            return self._enqueue(jobs)
+        except Untold as error:
+            self._acknowledge(jobs, error)
+            return {}
+
+    def enqueue_workflow(self, workflow: Workflow) -> None:
+        try:
+            super().enqueue_workflow(workflow)
+        except Untold as error:
+            self._acknowledge(workflow.jobs, error)
+
+    def _acknowledge(self, jobs: Batch, error: Untold) -> None:
+        """Of a user who may only insert: rows of new ids, which are in the way of another try, are those of the first.
+
+        Raises the error where they are not, or may be somebody else's.
+        """
+        if not (isinstance(error.__cause__, _InTheWay) and all(is_new(job.id) for job in jobs)):
+            raise error
+        self.wake()
+
+    def _enqueue(self, jobs: Batch) -> Mapping[str, str]:
         if not jobs:
             return {}
         if len(jobs) == 1 and not self._pooler:
@@ -152,7 +180,8 @@ class PostgresStore(Store):
             if job.is_plain and job.unique_key is None:
                 self._run(lambda driver: self._enqueue_one(driver, job), settled=False)
                 return {}
-        if copying.can_copy(jobs) and self._run(lambda driver: self._copied(driver, jobs)):
+        tries = Tries(self.pool_limit)  # for both: what COPY has done unheard is in its own way, and the INSERT's
+        if copying.can_copy(jobs) and self._run(lambda driver: self._copied(driver, jobs), tries):
             return {}
         jobs = list(jobs)
         # One statement needs no transaction, unless it may write some jobs and then refuse others.
@@ -161,23 +190,35 @@ class PostgresStore(Store):
         def run(driver: PoolConnection) -> dict[str, str]:
             failpoints.hit("enqueue.before", driver)
             with contextlib.nullcontext() if one_statement else self._transaction(driver):
-                taken = operations.run(self.inserts.steps(jobs), JoinedPsycopg(driver).reply)
+                taken = operations.run(self.inserts.steps(jobs), self._reply(driver))
             failpoints.hit("enqueue.after", driver)
             _wake_on(driver)
             return taken
 
-        return self._run(run)
+        return self._run(run, tries)
 
     def _enqueue_one(self, driver: PoolConnection, job: NewJob) -> None:
         """The way of most calls, and the quickest."""
         failpoints.hit("enqueue.before", driver)
         if not driver.insert_and_notify(self._insert_one, self._values_of_one(job), sql.NOTIFY):
             driver.settle()
-            same = self.inserts.duplicates([job])
-            found = driver.execute(pyformat(same.sql), same.parameters).fetchall()
+            found = self._reply(driver)(self.inserts.duplicates([job])).rows
             refuse_other_content([job], found)
             refuse_unwritten([job], found)
         failpoints.hit("enqueue.after", driver)
+
+    def _reply(self, driver: PoolConnection) -> Callable[[Statement], operations.Reply]:
+        reply = JoinedPsycopg(driver).reply
+
+        def run(statement: Statement) -> operations.Reply:
+            try:
+                return reply(statement)
+            except InsufficientPrivilege as error:
+                if statement.sql == self.inserts.same:
+                    raise _InTheWay(*error.args) from error
+                raise
+
+        return run
 
     def _copied(self, driver: PoolConnection, jobs: Batch) -> bool:
         failpoints.hit("enqueue.before", driver)
@@ -251,12 +292,13 @@ class PostgresStore(Store):
         ours = self._run(lambda driver: driver.execute(self.identity).fetchone())
         return ours == tuple(ask(self.identity))
 
-    def _run(self, operation: Callable[[PoolConnection], T], *, settled: bool = True) -> T:
+    def _run(self, operation: Callable[[PoolConnection], T], tries: Tries | None = None, *, settled: bool = True) -> T:
         """Run an operation that is safe to repeat on a pooled connection, anew where that was broken.
 
-        Without `settled` the connection may have an answer to come.
+        Without `settled` the connection may have an answer to come. Raises Untold where it may have been done before
+        it broke, and the user has no right to what would tell.
         """
-        tries = Tries(self.pool_limit)
+        tries = tries or Tries(self.pool_limit)
         with translated():
             while True:
                 pool = cast(QuickPool, self.engine.pool)
@@ -272,6 +314,8 @@ class PostgresStore(Store):
                 except psycopg.Error as error:
                     if may_be_outdated(error):
                         pooled.invalidate()
+                        if tries.unheard and isinstance(error, InsufficientPrivilege):
+                            raise Untold(f"{UNTOLD} ({first_line(error)})") from error
                         raise
                     if not isinstance(error, UNFIT):
                         raise
@@ -280,6 +324,7 @@ class PostgresStore(Store):
                         # The server was restarted, maybe. Not the whole pool at once: the connections
                         # that other threads have out would come back to a pool that nobody closes.
                         pooled.invalidate()
+                        tries.unheard = True
                     pooled.close()
                     if not tries.again(trouble):
                         raise
