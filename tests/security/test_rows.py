@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 import dbqueue
 from dbqueue import task_events
-from dbqueue.errors import EncodeError, PayloadTooLarge
+from dbqueue.errors import EncodeError, ImproperlyConfigured, PayloadTooLarge
 from dbqueue.jobs import Failed, Succeeded
 from dbqueue.result import GroupResult
 from dbqueue.services.workers import make_executor
 from dbqueue.store.base import Store
+from dbqueue.store.postgres.sql import CHANNEL, CONTROL_CHANNEL
 from dbqueue.worker import log
 from dbqueue.worker.limits import Limits, TimeLimits
 from tests.stores import TestWorker, claimed_job, count, enqueued, opened, row, run_sql
@@ -152,6 +153,28 @@ def test_hostile_names_are_only_names(database_url: str, text: str) -> None:
         assert sent.status == "REVOKED"
 
 
+@pytest.mark.parametrize("schema", ["'; DROP TABLE jobs; --", '"quoted"', "it's", "a\\b", "*", "ünï", "x" * 63])
+def test_hostile_schemas_are_only_names(empty_postgres_url: str, schema: str) -> None:
+    from dbqueue import testing
+    from dbqueue.store import migrate
+
+    with make_app(empty_postgres_url, database_schema=schema) as app:
+        migrate.upgrade(app.database.store.engine, schema=schema)
+        sent = app.tasks["sample.add"].delay(1, 2)
+        many = app.tasks["sample.add"].enqueue_many([(n, n) for n in range(60)])
+        assert testing.drain(app).counts == {"SUCCESS": 1 + len(many)}
+        assert sent.get(timeout=5) == 3
+        with app.database.store.connect() as connection:
+            query = "SELECT DISTINCT table_schema FROM information_schema.tables WHERE table_name LIKE 'dbqueue%'"
+            assert [*connection.exec_driver_sql(query.replace("%", "%%")).scalars()] == [schema]
+
+
+@pytest.mark.parametrize("schema", ["", "x" * 64, "ü" * 32, "a.b", "a:b", "a%", "a\0b", "line\nbreak", "\ud800"])
+def test_schemas_that_are_none_are_refused(postgres_url: str, schema: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match="must be the name of a schema, at most 63 bytes"):
+        make_app(postgres_url, database_schema=schema).database.store.ensure_schema()
+
+
 @pytest.mark.parametrize("name", ["x" * 256, "a\0b", "line\nbreak", "\x1b[31m", "\ud800"])
 @pytest.mark.parametrize("option", ["queue", "task_id", "shadow", "parent_id", "root_id", "group_id"])
 def test_names_that_are_none_are_refused(sqlite_url: str, name: str, option: str) -> None:
@@ -167,6 +190,28 @@ def test_names_that_are_none_are_refused_of_canvases(sqlite_url: str, option: st
             with pytest.raises(ValueError, match=f"{option} must be a text of 1 to 255 printable"):
                 canvas.apply_async(**{option: "\ud800"})  # type: ignore[arg-type]
         assert count(app.database.store) == 0
+
+
+GIANT = "x" * 1024 * 1024
+GIANTS: dict[str, Callable[[Any], object]] = {
+    "args": lambda echo: echo.delay(GIANT),
+    "kwargs": lambda echo: echo.apply_async(kwargs={"value": GIANT}),
+    "headers": lambda echo: echo.apply_async(["x"], headers={"giant": GIANT}),
+    "one of many": lambda echo: echo.enqueue_many([["x"]] * 60 + [[GIANT]]),
+    "one of a chain": lambda echo: dbqueue.chain(echo.s("x"), echo.si(GIANT)).apply_async(),
+    "one of a group": lambda echo: dbqueue.group(echo.s("x"), echo.s(GIANT)).apply_async(),
+    "a beat's": lambda echo: echo.app.schedules.set("often", echo.name, 60, args=[GIANT]),
+}
+
+
+@pytest.mark.parametrize("what", GIANTS)
+def test_giant_payloads_are_refused_at_the_call(database_url: str, what: str) -> None:
+    """One MiB by default; nothing of the call is written, and the error says what to do."""
+    with make_app(database_url) as app:
+        with pytest.raises(PayloadTooLarge, match="more than max_payload_bytes=1048576: store the data elsewhere"):
+            GIANTS[what](app.tasks["sample.echo"])
+        assert count(app.database.store) == 0
+        app.tasks["sample.echo"].delay(GIANT[:-100])
 
 
 @pytest.mark.parametrize("option", ["argsrepr", "kwargsrepr"])
@@ -283,10 +328,12 @@ def test_notifications_carry_nothing_and_search_path_decides_nothing(postgres_ur
         other.execute("CREATE SCHEMA trap")
         other.execute("CREATE TABLE trap.dbqueue_jobs (LIKE public.dbqueue_jobs INCLUDING ALL)")
         other.execute(f'ALTER DATABASE "{database}" SET search_path = trap, public'.encode())
-        other.execute("LISTEN dbqueue")
+        for channel in (CHANNEL, CONTROL_CHANNEL):
+            other.execute(f"LISTEN {channel}".encode())
         app.tasks["sample.echo"].delay("secret")
-        (heard,) = other.notifies(timeout=30, stop_after=1)
-        assert heard.payload == ""
+        app.control.broadcast("secret", {"secret": "argument"})
+        heard = {each.channel: each.payload for each in other.notifies(timeout=30, stop_after=2)}
+        assert heard == {CHANNEL: "", CONTROL_CHANNEL: ""}
         count = "SELECT (SELECT count(*) FROM trap.dbqueue_jobs), (SELECT count(*) FROM public.dbqueue_jobs)"
         assert other.execute(count).fetchone() == (0, 1)
 

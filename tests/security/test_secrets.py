@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -223,6 +224,7 @@ def test_no_error_shows_it(postgres_url: str) -> None:
     away = with_password(postgres_url, port=1)
     with make_app(away) as app, pytest.raises(OperationalError, match="connection") as caught:
         app.tasks["sample.add"].delay(1, 2)
+    assert PASSWORD not in "".join(traceback.format_exception(caught.value))
     error: BaseException | None = caught.value
     while error is not None:
         assert PASSWORD not in f"{error} {error!r}"
