@@ -29,6 +29,8 @@ from tests.workers import WorkerProcess
 LEASE = {"worker_lease_seconds": 2.5, "worker_heartbeat_interval": 0.4, "task_max_losses": 60}
 """Short, for a rescue is waited for; but a worker that waits for the processor must not lose it."""
 POOLS = ("prefork", "threads", "asyncio")
+SLOW_SECONDS = 15.0
+"""What a crowded machine may add to the time that a rescue takes."""
 TASKS = {"asyncio": "chaos.awork"}
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 
@@ -88,6 +90,7 @@ class Campaign:
         self.heal_seconds = 0.0
         self.heal_timeout = 120.0
         self.app: DBQueue = make_app(app_url or url, **self.settings)
+        self._healing_since: float | None = None
         self._counted = 0
         self._producers: list[threading.Thread] = []
         self._stop = threading.Event()
@@ -321,6 +324,7 @@ class Campaign:
         """The faults have ended: wait until all is done, and note how long that took."""
         began = time.monotonic()
         self.stop_producing()
+        self._healing_since = history.boot_clock()
 
         def healed() -> bool:
             try:
@@ -376,9 +380,17 @@ class Campaign:
                 clock_offset=self._clock_offset,
                 crashed=self.crashed,
                 zombies=self.zombies,
+                healing_since=self._healing_since,
+                patience_seconds=self._patience_seconds,
                 may_fail=self.may_fail,
             )
         )
+
+    @property
+    def _patience_seconds(self) -> float:
+        """A lease, and two looks for dead workers (I6); the work itself is none of a job that has run, or is due."""
+        look = max(1.0, float(self.settings["worker_heartbeat_interval"]))  # SQLite's is a second
+        return float(self.settings["worker_lease_seconds"]) + 2 * 1.2 * look + SLOW_SECONDS
 
     def _read_offset(self) -> float:
         query = "SELECT extract(epoch FROM clock_timestamp())"

@@ -52,6 +52,10 @@ class Evidence:
     """Whether a database server was killed: it may forget claims, which are not durable on purpose."""
     zombies: bool = False
     """Whether processes were stopped: runs may overlap then, where the first has lost its lease."""
+    healing_since: float | None = None
+    """When the faults had ended, on the boot clock; None: that is not known."""
+    patience_seconds: float = float("inf")
+    """How long from then on a job may stay STARTED beside its run, or be due while nothing begins."""
     may_fail: Collection[str] = ()
     """Jobs that may end without success: those whose task says so, or that may not run again."""
 
@@ -78,6 +82,7 @@ def check(evidence: Evidence) -> Verdict:
         *_losses(evidence, faults),
         *_results(evidence, runs),
         *_answers(evidence),
+        *_delays(evidence, runs),
     ]
     return Verdict(violations, _met(evidence, runs, faults), len(faults), len(evidence.rows), len(runs))
 
@@ -212,6 +217,29 @@ def _answers(evidence: Evidence) -> Iterator[str]:
         row = evidence.rows.get(job)
         if row is None or (row.status, row.value if status == "SUCCESS" else None) != (status, value):
             yield f"{job}: a reader was told {status} {value!r}, and in the end it is {row}"
+
+
+def _delays(evidence: Evidence, runs: Sequence[Run]) -> Iterator[str]:
+    """Once the faults have ended nothing stays STARTED, or is due, for longer than is promised."""
+    since, patience = evidence.healing_since, evidence.patience_seconds
+    if since is None:
+        return
+    seen = {(run.job, run.lease): run.seen_at for run in runs}
+    began: dict[str, tuple[float, str | None]] = {}
+    for step in evidence.transitions:
+        at = step.at + evidence.clock_offset
+        if step.new_status == "STARTED":
+            began[step.job] = at, step.new_lease
+        elif step.job in began:
+            started, lease = began.pop(step.job)
+            stayed = at - max(since, started, seen.get((step.job, lease or ""), 0.0))
+            if stayed > patience:
+                yield f"{step.job}: stayed STARTED for {stayed:.1f} s, when its run and the faults had ended"
+    before = since
+    for run in sorted(runs, key=lambda run: run.began_at):
+        if run.began_at - before > patience:
+            yield f"{run.job}: was due, and nothing began for {run.began_at - before:.1f} s after the faults"
+        before = max(before, run.began_at)
 
 
 def _met(evidence: Evidence, runs: Sequence[Run], faults: Sequence[Event]) -> bool:

@@ -48,6 +48,8 @@ GOOD = Evidence(
     ],
     {"j": FinalRow("SUCCESS", "b", "x")},
     WORKERS,
+    healing_since=2.6,
+    patience_seconds=1.5,
 )  # fmt: skip
 
 
@@ -148,6 +150,8 @@ BAD: dict[str, tuple[Evidence, str]] = {
         replace(GOOD, events=events(event(5.5, "answer", status="FAILURE", value=None))),
         "and then ('FAILURE', None)",
     ),
+    "a job that is left STARTED for long": (replace(GOOD, patience_seconds=0.35), "j: stayed STARTED for 0.4 s"),
+    "a job that is due for long": (replace(GOOD, patience_seconds=1.3), "j: was due, and nothing began for 1.4 s"),
     "an answer that was wrong": (
         replace(GOOD, events=[replace(each, data={"status": "SUCCESS", "value": "z"}) if each.kind == "answer" else each
                               for each in GOOD.events]),
