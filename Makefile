@@ -48,7 +48,7 @@ test: $(VENV)/.dev
 
 # The rows of docs/faults.md, each in a short form: ARGS='--row P1 --full' for a whole one.
 chaos: $(VENV)/.dev
-	$(PY) -m pytest --numprocesses 2 -m chaos tests/chaos $(ARGS)
+	$(PY) -m pytest --numprocesses 2 -m chaos tests/chaos tests/packaging/test_rolling_upgrade.py $(ARGS)
 
 # Random rows and random content, by the ten thousand; and random steps of many jobs, by the thousand.
 fuzz: $(VENV)/.dev

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -46,8 +47,13 @@ FULL = {
     "J1": 600,
     "J2": 160,
     "S1": 1000,
+    "F1": 500,
+    "D14": 10_000_000,
+    "D15": 10_000,
 }
 """How many tries `--full` makes of each row; the variants of its tests share them evenly."""
+ON_REQUEST = ("D14", "D15")
+"""Rows that are run where they are named, or with `--full`: a large table is filled, and a wheel is built."""
 STOPS_ALL = "a process that is stopped with SQLite's write lock stops all others: docs/transactions.md"
 """Why a variant is `void`."""
 PROGRESS = ".chaos"
@@ -74,20 +80,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--table", type=Path, default=None, help="write the table of rows to this file, as JSON lines")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if unknown := set(config.getoption("--row", default=[])) - FULL.keys():
+        raise pytest.UsageError(f"there is no row {', '.join(sorted(unknown))}; there are {', '.join(FULL)}")
+    jobs = FULL["D15"] if config.getoption("--full", default=False) else config.getoption("--tries", default=None)
+    if jobs is not None:  # D15 goes by this, for `make packaging` runs it too
+        os.environ.setdefault("DBQUEUE_ROLLING_JOBS", str(jobs))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if (mark := item.get_closest_marker("void")) and _is_void(item):
             item.add_marker(pytest.mark.skip(reason=mark.args[0]))
     config.stash[VARIANTS] = Counter(row for item in items if (row := _row(item)) and not _is_void(item))
     rows = config.getoption("--row", default=[])
-    everything = config.getoption("--all", default=True) or config.getoption("--full", default=True)
-    of_rows = [item for item in items if _row(item) in rows]
     if rows:
-        chosen = of_rows
-    elif everything or config.getoption("-k"):
+        chosen = [item for item in items if _row(item) in rows]
+    elif config.getoption("--full", default=True) or config.getoption("-k"):
         return
     else:
-        chosen = [item for item in items if not _row(item)] + _sample(items)
+        unasked = [item for item in items if _row(item) not in ON_REQUEST]
+        all_variants = config.getoption("--all")
+        chosen = unasked if all_variants else [item for item in unasked if not _row(item)] + _sample(unasked)
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen
 

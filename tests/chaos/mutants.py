@@ -64,12 +64,12 @@ WHERE {{by_id_of_d}} AND""",
     ),
     "the status not checked again (PostgreSQL)": Mutant(
         (Edit("store/postgres/sql.py", _POSTGRES_FINISH, _POSTGRES_FINISH.replace(" AND j.status = 'STARTED'", "")),),
-        f"{P4}_does_not_undo_a_failure[postgres]",
+        f"{P4}_does_not_undo_a_failure[postgres-prefork]",
         "a terminal state has changed|and in the end it is",
     ),
     "the status not checked again (SQLite)": Mutant(
         (Edit("store/sqlite/sql.py", _SQLITE_FINISH, _SQLITE_FINISH.replace(" AND status = 'STARTED'", "")),),
-        f"{P4}_does_not_undo_a_failure[sqlite]",
+        f"{P4}_does_not_undo_a_failure[sqlite-prefork]",
         "a terminal state has changed|and in the end it is",
     ),
     "a rescue that does not ask for the lease's age (PostgreSQL)": Mutant(
@@ -148,7 +148,7 @@ WHERE {{by_id_of_d}} AND""",
     ),
     "one lease for each try of a claim": Mutant(
         (Edit("worker/rounds.py", "    return replace(claim, lease=str(uuid4()))", "    return claim"),),
-        "test_network.py::test_connections_that_end_at_a_point[postgres-claim.after-raise]",
+        "test_network.py::test_connections_that_end_at_a_point[postgres-claim.after-raise-prefork]",
         r"was granted \d+ times",
     ),
     "no error where a transactional completion matches no row": Mutant(
@@ -176,7 +176,7 @@ WHERE {{by_id_of_d}} AND""",
     ),
     "a deferred BEGIN on SQLite": Mutant(
         (Edit("store/sqlite/driver.py", '    driver.execute("BEGIN IMMEDIATE")', '    driver.execute("BEGIN")'),),
-        "test_sqlite.py::test_eight_processes",
+        "test_sqlite.py::test_eight_processes[prefork]",
         "was refused the lock|Trying again|database is locked",
     ),
     "children that outlive their supervisor": Mutant(
@@ -213,7 +213,7 @@ WHERE {{by_id_of_d}} AND""",
                 "            self.current = None",
             ),
         ),
-        "test_network.py::test_connections_that_end_at_a_point[postgres-claim.after-raise]",
+        "test_network.py::test_connections_that_end_at_a_point[postgres-claim.after-raise-prefork]",
         "as few as at the start did not come true|sessions of workers: at most 2",
     ),
     "engines carried over the fork": Mutant(

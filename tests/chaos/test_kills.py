@@ -71,55 +71,58 @@ def test_the_supervisor_killed(campaign: Judge, tries: Tries, kind: str, pool: s
 
 
 @pytest.mark.chaos("P2")
+@pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize(
     "point",
     ["claim.after", "complete.before", "complete.after", "heartbeat.before", "heartbeat.after", "complete.between"],
 )
-def test_the_supervisor_killed_at_a_point(campaign: Judge, tries: Tries, kind: str, point: str) -> None:
+def test_the_supervisor_killed_at_a_point(campaign: Judge, tries: Tries, kind: str, point: str, pool: str) -> None:
     for _ in tries.until(short=1):
         with campaign() as it:
-            it.enqueue_many(JOBS, 0.01)
+            it.enqueue_many(JOBS, 0.01, task=task_of(pool))
             it.workflows(4, failing=True)  # what ends with them is between two statements
-            it.producing(0.01)
+            it.producing(0.01, task=task_of(pool))
             at = 1 if point == "complete.between" else 2  # one round may end all that fails
-            victim = it.start_worker(failpoints=f"{point}=kill@{at}", ready=False)
+            victim = it.start_worker(pool, failpoints=f"{point}=kill@{at}", ready=False)
             wait_gone(victim)
-            it.start_worker()
+            it.start_worker(pool)
             it.heal()
             it.stop_workers()
 
 
 @pytest.mark.chaos("P2")
-def test_the_nursery_killed(campaign: Judge, tries: Tries, kind: str) -> None:
+@pytest.mark.parametrize("pool", POOLS)
+def test_the_nursery_killed(campaign: Judge, tries: Tries, kind: str, pool: str) -> None:
     """Without the process that bears children the worker ends, and hands its jobs back."""
     for _ in tries.until(short=1):
         with campaign() as it:
-            worker = it.start_worker()
-            it.enqueue_many(JOBS, 0.1)
+            worker = it.start_worker(pool)
+            it.enqueue_many(JOBS, 0.1, task=task_of(pool))
             it.wait_running(4)
             it.fault("SIGKILL of the nursery", worker)
             os.kill(children_of(worker.pid)[0], signal.SIGKILL)
             assert worker.wait() == 1
-            it.start_worker()
+            it.start_worker(pool)
             it.heal()
             it.stop_workers()
 
 
 @pytest.mark.chaos("P3")
+@pytest.mark.parametrize("pool", EVERY_POOL)
 def test_workers_and_server_killed_together(
-    campaign: Judge, tries: Tries, fresh_postgres: object, postgres_server: PostgresServer
+    campaign: Judge, tries: Tries, fresh_postgres: object, postgres_server: PostgresServer, pool: str
 ) -> None:
     for _ in tries.until(short=1):
         with campaign() as it:
             it.crashed = True
-            workers = [it.start_worker(), it.start_worker("threads")]
-            it.enqueue_many(JOBS, 0.1)
+            workers = [it.start_worker(pool), it.start_worker(pool)]
+            it.enqueue_many(JOBS, 0.1, task=task_of(pool))
             it.wait_running(8)
             it.fault("SIGKILL of everything")
             postgres_server.stop("kill")
             for worker in workers:
                 worker.end()
             postgres_server.start()
-            it.start_worker()
+            it.start_worker(pool)
             it.heal()
             it.stop_workers()

@@ -50,14 +50,17 @@ def test_terminated_backends(campaign: Judge, tries: Tries, fresh_postgres: Call
 
 @pytest.mark.chaos("D3")
 @pytest.mark.void("SQLite has no connection to cut", kind=["sqlite"], action=["cut"])
+@pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("action", ["cut", "raise"])
 @pytest.mark.parametrize("point", POINTS)
-def test_connections_that_end_at_a_point(campaign: Judge, tries: Tries, kind: str, point: str, action: str) -> None:
+def test_connections_that_end_at_a_point(
+    campaign: Judge, tries: Tries, kind: str, point: str, action: str, pool: str
+) -> None:
     for left in tries.until(short=3):
         with campaign(**LASTING | {"worker_heartbeat_interval": 0.1}) as it:
-            it.enqueue_many(JOBS, 0.01)
-            it.start_worker(failpoints=f"{point}={action}%30")
-            it.producing(0.02)
+            it.enqueue_many(JOBS, 0.01, task=task_of(pool))
+            it.start_worker(pool, failpoints=f"{point}={action}%30")
+            it.producing(0.02, task=task_of(pool))
             it.workflows(3, failing=True)
             it.wait_points(min(left, CHUNK), feed=lambda it=it: it.workflows(1, failing=True))  # type: ignore[misc]
             it.heal()
@@ -66,27 +69,28 @@ def test_connections_that_end_at_a_point(campaign: Judge, tries: Tries, kind: st
 
 @pytest.mark.chaos("D3")
 @pytest.mark.void("SQLite has no connection to cut", kind=["sqlite"], action=["cut"])
+@pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("action", ["kill", "cut", "raise"])
-def test_a_rescue_that_ends_in_its_middle(campaign: Judge, tries: Tries, kind: str, action: str) -> None:
+def test_a_rescue_that_ends_in_its_middle(campaign: Judge, tries: Tries, kind: str, action: str, pool: str) -> None:
     """It is one transaction: the next one finds the dead worker and all of its jobs."""
     for _ in tries.until(short=1):
         with campaign() as it:
-            rescuer = it.start_worker(failpoints=f"rescue.between={action}@1")
-            victim = it.start_worker()
-            it.producing(0.2, pause=0.1)
+            rescuer = it.start_worker(pool, failpoints=f"rescue.between={action}@1")
+            victim = it.start_worker(pool)
+            it.producing(0.2, task=task_of(pool), pause=0.1)
             it.wait_running(6)
             it.fault("SIGKILL of the supervisor", victim)
             victim.kill()
             it.wait_points(1)
             if action == "kill":
                 rescuer.wait()
-                it.start_worker()
+                it.start_worker(pool)
             it.heal()
             it.stop_workers()
 
 
 @pytest.mark.chaos("D5")
-@pytest.mark.parametrize("pool", ["prefork", "solo"])
+@pytest.mark.parametrize("pool", EVERY_POOL)
 @pytest.mark.parametrize("directions", [("up",), ("down",), ("up", "down")])
 @pytest.mark.parametrize("length", ["shorter", "longer"])
 def test_a_partition(
@@ -104,7 +108,7 @@ def test_a_partition(
             worker = it.start_worker(pool, url=proxy.url)
             rival = it.start_worker(options={"queues": ["elsewhere"]})  # it is there in time, with nothing to do before
             jobs = 1 if pool == "solo" else 2
-            it.enqueue_many(jobs, 6.0 if length == "longer" else 0.3)
+            it.enqueue_many(jobs, 6.0 if length == "longer" else 0.3, task=task_of(pool))
             it.wait_running(jobs)
             it.fault(f"a partition: {directions}", worker)
             proxy.halt(*directions)
@@ -119,7 +123,7 @@ def test_a_partition(
             if length == "longer" and pool == "solo":
                 assert worker.wait() == 1
             it.heal()
-            if length == "longer" and pool == "prefork":
+            if length == "longer" and pool != "solo":
                 worker.says("Registered anew: claiming again")
             it.stop_workers()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.chaos.campaign import task_of
+from tests.chaos.campaign import POOLS, task_of
 from tests.chaos.conftest import Judge, Tries
 from tests.chaos.load import _ODDITIES
 
@@ -13,7 +13,7 @@ ENDS = ("segfault", "abort", "_exit", "sys.exit", "loop", "hang", "recursion", "
 
 
 @pytest.mark.chaos("J1")
-@pytest.mark.parametrize("pool", ["prefork", "threads", "asyncio"])
+@pytest.mark.parametrize("pool", POOLS)
 def test_poison(campaign: Judge, tries: Tries, kind: str, pool: str) -> None:
     """Each ends as FAILURE within its cap of runs, and its neighbours succeed."""
     # A thread cannot be killed: what never lets go of the interpreter is for prefork's hard limit.
@@ -32,7 +32,7 @@ def test_poison(campaign: Judge, tries: Tries, kind: str, pool: str) -> None:
 
 
 @pytest.mark.chaos("J2")
-@pytest.mark.parametrize("pool", ["prefork", "asyncio"])
+@pytest.mark.parametrize("pool", POOLS)
 def test_odd_values(campaign: Judge, tries: Tries, kind: str, pool: str) -> None:
     """A FAILURE that says why, after one run; never a loop, and never a neighbour's harm."""
     for _ in tries.until(short=len(_ODDITIES)):

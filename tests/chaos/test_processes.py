@@ -60,16 +60,17 @@ def memory_group(limit: int) -> Iterator[Path]:
 
 
 @pytest.mark.chaos("P5")
-def test_the_kernels_killer(campaign: Judge, tries: Tries, kind: str) -> None:
+@pytest.mark.parametrize("pool", POOLS)
+def test_the_kernels_killer(campaign: Judge, tries: Tries, kind: str, pool: str) -> None:
     """A child that eats more than its group may have is killed; its job ends within its cap of losses."""
     for _ in tries.until(short=1):
         with memory_group(80 * 1024 * 1024) as group, campaign(task_max_losses=2) as it:
-            worker = it.start_worker(concurrency=1)
-            it.enqueue(JOBS // 2, 0.01)
+            worker = it.start_worker(pool, concurrency=1)
+            it.enqueue(JOBS // 2, 0.01, task=task_of(pool))
             it.wait_running()
             (poison,) = it.enqueue(1, "eat", str(group / "cgroup.procs"), task="chaos.eat")
             it.may_fail.add(poison)
-            it.enqueue(JOBS // 2, 0.01)
+            it.enqueue(JOBS // 2, 0.01, task=task_of(pool))
             it.heal()
             assert "was killed by SIGKILL" in worker.log
             it.stop_workers()
@@ -106,13 +107,14 @@ def test_told_to_stop_under_load(campaign: Judge, tries: Tries, kind: str, pool:
 
 
 @pytest.mark.chaos("P6")
-def test_told_to_stop_in_mid_claim(campaign: Judge, tries: Tries, kind: str) -> None:
+@pytest.mark.parametrize("pool", POOLS)
+def test_told_to_stop_in_mid_claim(campaign: Judge, tries: Tries, kind: str, pool: str) -> None:
     """Nothing that is claimed then begins; it goes back."""
     for _ in tries.until(short=1):
         with campaign(counts=1, worker_lease_seconds=30.0) as it:
             go = it.folder / "go"
-            worker = it.start_worker(failpoints=f"claim.after=pause:{go}")
-            it.enqueue(4, 0.05)
+            worker = it.start_worker(pool, failpoints=f"claim.after=pause:{go}")
+            it.enqueue(4, 0.05, task=task_of(pool))
             it.wait_points(1)
             it.fault("TERM in mid-claim", worker)
             worker.term()
@@ -121,7 +123,7 @@ def test_told_to_stop_in_mid_claim(campaign: Judge, tries: Tries, kind: str) -> 
             wait_gone(worker)
             assert it.running() == 0
             assert set(it.statuses()) == {"PENDING"}
-            it.start_worker()
+            it.start_worker(pool)
             it.heal()
             it.stop_workers()
 

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from tests.chaos.campaign import POOLS, Campaign, pool_processes
+from tests.chaos.campaign import POOLS, Campaign, pool_processes, task_of
 from tests.chaos.conftest import STOPS_ALL, Judge, Tries
 from tests.worker.test_lifecycle import stop_processes
 from tests.workers import WorkerProcess
@@ -58,18 +58,19 @@ def test_a_stopped_supervisor_writes_nothing(
 
 
 @pytest.mark.chaos("P4")
-def test_a_stopped_supervisor_does_not_undo_a_failure(campaign: Judge, tries: Tries, kind: str) -> None:
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_stopped_supervisor_does_not_undo_a_failure(campaign: Judge, tries: Tries, kind: str, pool: str) -> None:
     """A job that may not run again has ended as FAILURE under the very lease that the zombie holds."""
     for _ in tries.until(short=1):
         with campaign(counts=1) as it:
             go = it.folder / "go"
             it.zombies = True
-            zombie = it.start_worker(concurrency=1)
+            zombie = it.start_worker(pool, concurrency=1)
             (job,) = it.enqueue(1, "complete", str(go), task="chaos.zombie_once")
             it.may_fail.add(job)
             it.wait_running()
             stopped(it, zombie, [zombie.pid])
-            it.start_worker(concurrency=1)
+            it.start_worker(pool, concurrency=1)
             it.wait_done()
             it.answers()
             go.touch()
@@ -107,21 +108,22 @@ def test_stopped_under_load(campaign: Judge, tries: Tries, kind: str, pool: str,
 @pytest.mark.void(  # at a heartbeat another thread may write
     STOPS_ALL, kind=["sqlite"], point=["complete.between", "heartbeat.before", "heartbeat.after"]
 )
+@pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize(
     "point",
     ["claim.after", "complete.before", "complete.between", "complete.after", "heartbeat.before", "heartbeat.after"],
 )
-def test_a_supervisor_stopped_at_a_point(campaign: Judge, tries: Tries, kind: str, point: str) -> None:
+def test_a_supervisor_stopped_at_a_point(campaign: Judge, tries: Tries, kind: str, point: str, pool: str) -> None:
     """Maybe in the middle of a transaction; what it had claimed or was about to write is another's."""
     for _ in tries.until(short=1):
         with campaign(counts=1) as it:
             it.zombies = True
             it.workflows(3, failing=True)  # what ends with them is between two statements
-            it.producing(0.02, pause=0.03)
-            zombie = it.start_worker(failpoints=f"{point}=stop@3", ready=False)
+            it.producing(0.02, task=task_of(pool), pause=0.03)
+            zombie = it.start_worker(pool, failpoints=f"{point}=stop@3", ready=False)
             it.wait_points(1, feed=lambda it=it: it.workflows(1, failing=True))  # type: ignore[misc]
             it.fault("SIGSTOP at a point", zombie)
-            rival = it.start_worker()
+            rival = it.start_worker(pool)
             if point.endswith("between"):  # its transaction holds what the rescue waits for, and may be committed
                 it.wait_running(20)
                 wake([zombie.pid])

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from tests.chaos.campaign import Campaign, wrong_clock
+from tests.chaos.campaign import POOLS, Campaign, task_of, wrong_clock
 from tests.chaos.conftest import Judge, Tries
 from tests.chaos.test_servers import LASTING
 from tests.chaos.test_sqlite import small_disk
@@ -31,12 +31,13 @@ def application(url: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
 
 
 @pytest.mark.chaos("D9")
+@pytest.mark.parametrize("pool", POOLS)
 def test_a_full_tablespace(
     campaign: Judge,
     tries: Tries,
     fresh_postgres: Callable[[], str],
     postgres_server: PostgresServer,
-    tmp_path_factory: pytest.TempPathFactory,
+    pool: str,
 ) -> None:
     """Enqueues fail with a clear error while it is full, and nothing that was acknowledged is lost."""
     for number in tries.until(short=1):
@@ -51,14 +52,14 @@ def test_a_full_tablespace(
                 with campaign(url, **LASTING) as it:
                     with application(url) as connection:
                         connection.execute(f"ALTER TABLE dbqueue_jobs SET TABLESPACE {name}".encode())
-                    worker = it.start_worker()
-                    it.enqueue_many(JOBS, 0.05)
+                    worker = it.start_worker(pool)
+                    it.enqueue_many(JOBS, 0.05, task=task_of(pool))
                     it.wait_running(2)
                     it.fault("a full tablespace", worker)
                     with contextlib.suppress(OSError), (disk / "ballast").open("wb", buffering=0) as file:
                         while True:
                             file.write(b"x" * 8192)
-                    it.producing(0.0, pause=0.002)
+                    it.producing(0.0, task=task_of(pool), pause=0.002)
                     it.wait_event("unknown")
                     (disk / "ballast").unlink()
                     it.heal()
@@ -74,15 +75,16 @@ def test_a_full_tablespace(
 
 
 @pytest.mark.chaos("D10")
+@pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("how", ["snapshot", "idle in transaction"])
-def test_an_old_snapshot(campaign: Judge, tries: Tries, fresh_postgres: Callable[[], str], how: str) -> None:
+def test_an_old_snapshot(campaign: Judge, tries: Tries, fresh_postgres: Callable[[], str], how: str, pool: str) -> None:
     """Dead rows pile up behind it; the queue goes on, and is as fast again soon after."""
     for _ in tries.until(short=1):
         with campaign(counts=1, **LASTING) as it, application(it.url) as held:
-            worker = it.start_worker()
-            it.enqueue_many(JOBS * 5, 0.0)
+            worker = it.start_worker(pool)
+            it.enqueue_many(JOBS * 5, 0.0, task=task_of(pool))
             before = waits(it, 10)
-            it.enqueue_many(10, 0.1)
+            it.enqueue_many(10, 0.1, task=task_of(pool))
             it.wait_running()
             it.fault(how, worker)
             if how == "snapshot":
@@ -91,7 +93,7 @@ def test_an_old_snapshot(campaign: Judge, tries: Tries, fresh_postgres: Callable
             deadline = time.monotonic() + (15 * 60 if tries.full else 3)
             during: list[float] = []
             while time.monotonic() < deadline:
-                it.enqueue_many(JOBS * 5, 0.0)
+                it.enqueue_many(JOBS * 5, 0.0, task=task_of(pool))
                 during += waits(it, 3)
                 if tries.full:  # a hundred thousand jobs: all that they do is written down, and read at the end
                     time.sleep(2)
@@ -126,9 +128,10 @@ SETTINGS = {
 
 
 @pytest.mark.chaos("D11")
+@pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_settings_of_the_database(
-    campaign: Judge, tries: Tries, fresh_postgres: Callable[[], str], setting: str
+    campaign: Judge, tries: Tries, fresh_postgres: Callable[[], str], setting: str, pool: str
 ) -> None:
     """An operator has set them for all; the application locks the table now and then."""
     for _ in tries.until(short=1):
@@ -136,9 +139,9 @@ def test_settings_of_the_database(
             name = sa.make_url(it.url).database
             with application(it.url) as connection:
                 connection.execute(f"ALTER DATABASE {name} SET {setting} = {SETTINGS[setting]}".encode())
-            worker = it.start_worker()
-            it.enqueue_many(JOBS, 0.02)
-            it.producing(0.02)
+            worker = it.start_worker(pool)
+            it.enqueue_many(JOBS, 0.02, task=task_of(pool))
+            it.producing(0.02, task=task_of(pool))
             it.wait_running(2)
             for _ in range(3):
                 it.fault("LOCK TABLE", worker)
@@ -152,14 +155,15 @@ def test_settings_of_the_database(
 
 
 @pytest.mark.chaos("D11")
+@pytest.mark.parametrize("pool", POOLS)
 def test_an_application_that_locks_rows_in_its_own_order(
-    campaign: Judge, tries: Tries, fresh_postgres: Callable[[], str]
+    campaign: Judge, tries: Tries, fresh_postgres: Callable[[], str], pool: str
 ) -> None:
     """Deadlocks: one of the two is ended by the server, and the worker does its part again."""
     for _ in tries.until(short=1):
         with campaign(counts=1, **LASTING) as it:
-            worker = it.start_worker("threads", concurrency=8)
-            jobs = it.enqueue_many(JOBS * 3, 0.02)
+            worker = it.start_worker(pool, concurrency=8)
+            jobs = it.enqueue_many(JOBS * 3, 0.02, task=task_of(pool))
             it.wait_running(2)
             it.fault("deadlocks", worker)
             stop = threading.Event()
@@ -183,7 +187,7 @@ def test_an_application_that_locks_rows_in_its_own_order(
 
 @pytest.mark.chaos("D12")
 @pytest.mark.parametrize("shift", ["-3600", "+3600"])
-@pytest.mark.parametrize("pool", ["prefork", "asyncio"])
+@pytest.mark.parametrize("pool", POOLS)
 def test_a_clock_that_is_an_hour_off(
     campaign: Judge, tries: Tries, fresh_postgres: Callable[[], str], shift: str, pool: str
 ) -> None:
@@ -206,14 +210,15 @@ def test_a_clock_that_is_an_hour_off(
 
 
 @pytest.mark.chaos("D16")
+@pytest.mark.parametrize("pool", POOLS)
 def test_no_connections_left(
-    campaign: Judge, tries: Tries, fresh_postgres: Callable[[], str], postgres_server: PostgresServer
+    campaign: Judge, tries: Tries, fresh_postgres: Callable[[], str], postgres_server: PostgresServer, pool: str
 ) -> None:
     """The worker keeps those that it has; one that breaks comes back when there is room again."""
     for _ in tries.until(short=1):
         with campaign(**LASTING) as it, contextlib.ExitStack() as held:
-            it.start_worker()
-            it.enqueue_many(JOBS * 2, 0.1)
+            it.start_worker(pool)
+            it.enqueue_many(JOBS * 2, 0.1, task=task_of(pool))
             it.wait_running(2)
             superuser = held.enter_context(psycopg.connect(libpq_url(postgres_server.url), autocommit=True))
             it.fault("no connections left")

@@ -1,8 +1,8 @@
 """A deployment in progress: the previous release's worker on newer tables, under load, beside the new one's.
 
 The previous release is built as a wheel from the history and installed into a virtual environment of its own; the new
-code is this checkout with one more revision, which adds to the tables what a later release may add. With
-`DBQUEUE_ROLLING_JOBS=10000` the load is that of the fault matrix.
+code is this checkout with one more revision, which adds to the tables what a later release may add. Row D15 of the
+faults is this (`make chaos ARGS='--row D15 --full'`), with the load that `DBQUEUE_ROLLING_JOBS=10000` has here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import sqlalchemy as sa
 
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.packaging
+pytestmark = [pytest.mark.packaging, pytest.mark.chaos("D15")]
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 JOBS = int(os.environ.get("DBQUEUE_ROLLING_JOBS", "200"))
