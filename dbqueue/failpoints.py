@@ -91,7 +91,7 @@ class _Traps:
 
     def hit(self, name: str, connection: Connected | None = None, *, when: bool = True) -> None:
         trap = self._traps.get(name) if when else None
-        if trap is None or not trap.springs() or (trap.action == "cut" and connection is None):
+        if trap is None or not trap.springs() or (trap.action == "cut" and not hasattr(connection, "fileno")):
             return
         self._note(trap)
         match trap.action:

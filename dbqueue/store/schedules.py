@@ -130,7 +130,7 @@ def advance(
         step = None if row is None else decide(_row(row), now or time_on(connection))
         if step is not None:
             _write(store, JoinedConnection(connection), step.jobs)
-            failpoints.hit("beat.between")
+            failpoints.hit("beat.between", connection.connection.driver_connection)
             connection.execute(sa.update(schedules).where(schedules.c.name == name).values(_changes(store, step)))
     if step is not None and step.jobs:
         store.wake()

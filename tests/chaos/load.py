@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import sqlalchemy as sa
+
 from dbqueue import DBQueue
+from dbqueue.errors import OperationalError
 from tests.chaos.history import VARIABLE, Recorder
 from tests.waiting import wait_until
 
@@ -100,6 +103,43 @@ def zombie(self: Any, how: str, go: str) -> str:
     if how == "retry":
         raise self.retry(countdown=0)
     return value
+
+
+def calls(self: Any) -> str:
+    """Enqueues one more, which has the same id in each run, and asks until it is told that it is there."""
+    job, lease = self.request.id, lease_of(self.request)
+    record("start", job, lease)
+    called = f"{job}-called"
+    record("invoke", called)
+    while True:
+        try:
+            self.app.tasks["chaos.work"].apply_async(task_id=called)
+        except OperationalError as error:
+            record("unknown", called, error=str(error)[:200])
+        else:
+            break
+    record("ok", called)
+    return finish(job, lease)
+
+
+EFFECTS = "CREATE TABLE chaos_effects (job text NOT NULL)"
+_ADD_EFFECT = sa.text("INSERT INTO chaos_effects (job) VALUES (:job)")
+
+
+def effect(self: Any) -> str:
+    """A transactional task: leaves a row, which is there as often as it has succeeded."""
+    job, lease = self.request.id, lease_of(self.request)
+    record("start", job, lease)
+    self.session.execute(_ADD_EFFECT, {"job": job})
+    return finish(job, lease)
+
+
+async def aeffect(self: Any) -> str:
+    """As `effect`, on an event loop."""
+    job, lease = self.request.id, lease_of(self.request)
+    record("start", job, lease)
+    await self.session.execute(_ADD_EFFECT, {"job": job})
+    return finish(job, lease)
 
 
 def follow(self: Any, value: Any = None) -> str:
@@ -227,11 +267,14 @@ _ODDITIES: dict[str, Callable[[], Any]] = {
 
 def make_app(url: str, **settings: Any) -> DBQueue:
     app = DBQueue("chaos", broker=url, set_as_current=False, **settings)
-    for task in (work, awork, hold_interpreter, follow, fails, eat, zombie):
+    for task in (work, awork, hold_interpreter, follow, fails, eat, zombie, calls):
         app.task(name=f"chaos.{task.__name__}", bind=True)(task)
+    for transactional in (effect, aeffect):
+        app.task(name=f"chaos.{transactional.__name__}", bind=True, transactional=True)(transactional)
     app.task(name="chaos.poison", bind=True, time_limit=1.5)(poison)
     app.task(name="chaos.odd", bind=True)(odd)
     app.task(name="chaos.once", bind=True, acks_late=False)(work)
+    app.task(name="chaos.beaten", bind=True)(work)
     app.task(name="chaos.zombie_once", bind=True, acks_late=False)(zombie)
     app.task(name="chaos.limited", bind=True, time_limit=1.0)(hold_interpreter)
     if os.environ.get(USED_FIRST):

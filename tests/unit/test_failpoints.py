@@ -66,6 +66,17 @@ def test_cut() -> None:
     assert run("claim.after=cut@3").stdout.split() == ["0", "1", "2", "cut"]
 
 
+def test_cut_without_a_socket() -> None:
+    """SQLite's connections have none, and a task's transaction hands its own on, of whatever kind it is."""
+    program = (
+        "import sqlite3; from dbqueue import failpoints; failpoints.hit('commit.before', sqlite3.connect(':memory:'))"
+    )
+    environment = os.environ | {failpoints.VARIABLE: "commit.before=cut"}
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
 def test_pause(tmp_path: Path) -> None:
     (tmp_path / "go").touch()
     assert run(f"claim.after=pause:{tmp_path}/go").stdout.split() == ["0", "1", "2", "open"]

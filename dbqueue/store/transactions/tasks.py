@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from dbqueue import failpoints
-from dbqueue.errors import DBQueueError, LeaseLost, NotCommitted
+from dbqueue.errors import DBQueueError, LeaseLost, NotCommitted, OperationalError
 from dbqueue.jobs import ClaimedJob, Outcome, Replaced, Settled, Succeeded
 from dbqueue.retry import backoff_seconds
 from dbqueue.store.base import Store
@@ -194,10 +194,10 @@ class TaskTransaction:
             connection.exec_driver_sql("SELECT 1")
         self._ending = True
         known = True
-        failpoints.hit("commit.before", driver)
         try:
+            failpoints.hit("commit.before", driver)
             connection.commit()
-        except _BROKEN as error:
+        except (*_BROKEN, OperationalError) as error:  # the second is the failpoint's
             if not settles:
                 raise NotCommitted(f"the commit failed: {first_line(error)}") from error
             known = False
