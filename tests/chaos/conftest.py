@@ -83,9 +83,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if unknown := set(config.getoption("--row", default=[])) - FULL.keys():
         raise pytest.UsageError(f"there is no row {', '.join(sorted(unknown))}; there are {', '.join(FULL)}")
-    jobs = FULL["D15"] if config.getoption("--full", default=False) else config.getoption("--tries", default=None)
-    if jobs is not None:  # D15 goes by this, for `make packaging` runs it too
-        os.environ.setdefault("DBQUEUE_ROLLING_JOBS", str(jobs))
+    if config.getoption("--full", default=False):  # D15 goes by this, for `make packaging` runs it too
+        os.environ.setdefault("DBQUEUE_ROLLING_JOBS", str(FULL["D15"]))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
