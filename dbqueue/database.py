@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -95,6 +96,9 @@ class Database:
         self._store: Store | None = None
         self._waiter: tuple[Store, ResultWaiter[JobRecord]] | None = None
         self._pid = 0
+        self._folder: str | None = None
+        """Where relative paths of SQLite files begin: the working folder of the first use, which a daemon leaves, and
+        a task may. Processes that are forked later, and what else is opened in this one, are to find the same file."""
         self._signer: tuple[list[str], Signer] | None = None
         self.test_clock: TestClock | None = None
         """The clock of `dbqueue.testing.clock`, while a test has one."""
@@ -136,6 +140,7 @@ class Database:
                 self._inherited.append(self._store)
             url = urls.normalise_url(database_url(self._conf))
             listen_url = self._conf.database_listen_url
+            self._stay()
             store = open_store(
                 url,
                 shown_url=self.url,
@@ -144,6 +149,7 @@ class Database:
                 connect_timeout=self._conf.database_connect_timeout,
                 pooler=self._conf.database_pooler,
                 listen_url=None if listen_url is None else urls.normalise_url(listen_url),
+                folder=self._folder or "",
             )
             if store.in_memory and (self.in_child or self._inherited):
                 raise ImproperlyConfigured(
@@ -155,6 +161,12 @@ class Database:
                 # transaction that may hold the file's one write lock, though, no table can be made.
                 store.ensure_schema(migrate=not in_transaction)
             self._store, self._pid = store, os.getpid()
+
+    def _stay(self) -> None:
+        """Let relative paths begin in the working folder, whatever it will be later."""
+        if self._folder is None:
+            with contextlib.suppress(FileNotFoundError):  # it was deleted; an absolute path does not need it
+                self._folder = os.getcwd()
 
     def _given(self, connection: Any) -> Any:
         """The connection to write on: the one that was given, else that of `using`, else that of the running task.
@@ -212,7 +224,7 @@ class Database:
         """Close the pooled connections; the next use opens new ones."""
         if self._store is not None and self._pid == os.getpid():
             self._store.close()
-            self._store = None
+            self._store, self._folder = None, None
 
     def before_fork(self) -> None:
         """Close unused connections: a forked process would hold the same sockets until its own end.
@@ -223,6 +235,7 @@ class Database:
         """
         from dbqueue.store import load_store
 
+        self._stay()
         if self.opened is None:
             load_store(urls.normalise_url(database_url(self._conf)))
         elif not self.opened.in_memory:

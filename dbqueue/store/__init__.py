@@ -39,16 +39,20 @@ def open_store(
     connect_timeout: float = 5.0,
     pooler: bool = False,
     listen_url: str | None = None,
+    folder: str = "",
 ) -> Store:
     """The store at a URL that `urls.normalise_url` has been over. Connects to nothing yet.
 
     `shown_url` is the URL as it may be printed. `pooler`: the URL leads through a pooler in transaction mode;
-    `listen_url` then leads past it, for a worker's own connections. Times are in seconds.
+    `listen_url` then leads past it, for a worker's own connections. `folder` is where a relative path of a SQLite file
+    begins, by default the working folder. Times are in seconds.
     """
     if url.startswith("sqlite"):
         from dbqueue.store.sqlite.store import SqliteStore
 
-        return SqliteStore(url, pool_size=pool_size, connect_timeout=connect_timeout, shown_url=shown_url)
+        return SqliteStore(
+            url, pool_size=pool_size, connect_timeout=connect_timeout, shown_url=shown_url, folder=folder
+        )
     from dbqueue.store.postgres.store import PostgresStore
 
     return PostgresStore(

@@ -56,6 +56,8 @@ class Access:
     connect_timeout: float
     pooler: bool = False
     """Whether the URL leads through a pooler in transaction mode, see `store.postgres.pooler`."""
+    folder: str = ""
+    """Where the path of a SQLite file begins that is no absolute one; by default the working folder."""
 
 
 @contextlib.contextmanager
@@ -72,7 +74,7 @@ def make_engine(access: Access) -> sa.Engine:
     """An engine for a URL that `urls.normalise_url` has been over already. Connects to nothing."""
     url = sa.make_url(access.url)
     if url.get_backend_name() == "sqlite":
-        url, options = _sqlite_options(url, access.pool_size)
+        url, options = _sqlite_options(url, access)
         engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", **options)
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "connect", _read_any_text)
@@ -100,7 +102,7 @@ def make_task_engine(access: Access) -> sa.Engine:
     waits, for as long as it may run."""
     url = sa.make_url(access.url)
     if url.get_backend_name() == "sqlite":
-        url, options = _sqlite_options(url, access.pool_size)
+        url, options = _sqlite_options(url, access)
         engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", pool_timeout=None, **options)
         sa.event.listen(engine, "connect", _prepare_sqlite)
         _leave_files_that_are_gone(engine)
@@ -123,7 +125,7 @@ def make_async_task_engine(access: Access) -> AsyncEngine:
             engine = create_async_engine(url, isolation_level="READ COMMITTED", pool_timeout=None, **options)
             _replace_ended(engine.sync_engine, _hear_last_words)
             return engine
-        url, options = _sqlite_options(url, access.pool_size)
+        url, options = _sqlite_options(url, access)
         url = url.set(drivername="sqlite+aiosqlite")
         engine = create_async_engine(url, isolation_level="AUTOCOMMIT", pool_timeout=None, **options)
     except ModuleNotFoundError as error:
@@ -285,19 +287,19 @@ _SQLITE_OPTIONS: Final = frozenset(
 """What SQLAlchemy takes from a URL of a plain file; all else it would pass over, with a warning."""
 
 
-def _sqlite_options(url: sa.URL, pool_size: int) -> tuple[sa.URL, dict[str, Any]]:
+def _sqlite_options(url: sa.URL, access: Access) -> tuple[sa.URL, dict[str, Any]]:
     unknown = sorted(set(url.query) - _SQLITE_OPTIONS)
     is_uri = str(url.query.get("uri")).lower() in ("true", "yes", "on", "1") and str(url.database).startswith("file:")
     if unknown and not is_uri:
         raise ValueError(f"{unknown[0]!r} is no option of a SQLite file; SQLite's own need file:NAME?uri=true")
     path = url.database
-    options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": pool_size}
+    options: dict[str, Any] = {"pool_size": access.pool_size, "max_overflow": access.pool_size}
     if path and path != ":memory:" and not path.startswith("file:"):
-        folder = Path(path).resolve().parent
-        if not folder.is_dir():
-            raise ImproperlyConfigured(f"the SQLite database {path!r} cannot be made: no folder {str(folder)!r}")
         # An absolute path: the process may change its working folder later (a daemon does).
-        url = url.set(database=str(Path(path).resolve()))
+        file = Path(access.folder, path).resolve()
+        if not file.parent.is_dir():
+            raise ImproperlyConfigured(f"the SQLite database {path!r} cannot be made: no folder {str(file.parent)!r}")
+        url = url.set(database=str(file))
     elif not path or path == ":memory:":
         # A database in memory lives and dies with its connection: the process shares one. What one thread gives
         # back must not be rolled back, for another may be in a transaction on it.

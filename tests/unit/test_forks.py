@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from tests.workers import ROOT
@@ -96,6 +97,39 @@ def test_who_forks_keeps_its_store_without_a_connection(database_url: str) -> No
     assert connections == 0
     assert is_kept
     assert not is_shared
+
+
+FOLDERS = """
+import json, os, sys
+from dbqueue import DBQueue
+from dbqueue.store import queries
+
+os.chdir(sys.argv[1])
+app = DBQueue("forked", broker="sqlite:///jobs.db", set_as_current=False)
+task = app.task(name="work")(lambda: None)
+app.database.before_fork()
+if os.fork() == 0:
+    os.chdir(sys.argv[2])
+    task.delay()
+    os._exit(0)
+os.wait()
+store = app.database.store
+os.chdir(sys.argv[2])
+print(json.dumps([len(queries.find_jobs(store)), store.task_engines.plain().url.database]))
+print(json.dumps(os.listdir()))
+app.close()
+"""
+
+
+def test_a_relative_path_begins_where_the_program_was_when_it_was_first_used(tmp_path: Path) -> None:
+    """Not where a task, or a daemon, has gone since: its calls would be acknowledged, and lie in another file."""
+    begun, gone = tmp_path / "begun", tmp_path / "gone"
+    begun.mkdir()
+    gone.mkdir()
+    (jobs, of_tasks), beside = said(FOLDERS, str(begun), str(gone))
+    assert jobs == 1
+    assert Path(of_tasks) == (begun / "jobs.db").resolve()
+    assert beside == []
 
 
 IN_MEMORY = """

@@ -55,8 +55,8 @@ class SqliteStore(Store):
     notifies = False
     sees_deaths = True
 
-    def __init__(self, url: str, *, pool_size: int, connect_timeout: float, shown_url: str) -> None:
-        self.access = Access(url, pool_size, connect_timeout)
+    def __init__(self, url: str, *, pool_size: int, connect_timeout: float, shown_url: str, folder: str = "") -> None:
+        self.access = Access(url, pool_size, connect_timeout, folder=folder)
         self.engine = make_engine(self.access)
         self.schema, self.url = None, shown_url
         self.names = {
