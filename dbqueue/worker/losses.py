@@ -12,6 +12,7 @@ from dbqueue.jobs import ClaimedJob, Failed, Outcome, Released
 from dbqueue.worker import log
 from dbqueue.worker.children import Child
 from dbqueue.worker.config import WorkerConfig
+from dbqueue.worker.crew import Crew
 from dbqueue.worker.dispatch import Dispatcher
 from dbqueue.worker.lost_runs import LostRun, failed
 from dbqueue.worker.revoker import request_of
@@ -35,6 +36,16 @@ class Losses:
         if not running and not child.stopping and not own:
             log.logger.error("Pool process %s %s; it ran no task. Another takes its place.", child.pid, how)
         child.held.clear()
+
+    def count_all(self, crew: Crew) -> None:
+        """All pool processes have ended with the one that starts them: what ran there is lost.
+
+        One of these tasks may be what ends it. Were that not counted, its job would end worker after worker.
+        """
+        running = [child for child in crew if child.running and not child.killed]
+        crew.kill()  # before others may run their jobs
+        for child in running:
+            self.settle(child, "ended with the process that starts pool processes", own=False)
 
     def _lost(self, child: Child, job: ClaimedJob, how: str) -> Outcome:
         loss = LostRun(job, self._config.max_losses)

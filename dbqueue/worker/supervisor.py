@@ -362,6 +362,7 @@ class Supervisor:
 
     def _bury(self, deaths: list[Died] | None) -> None:
         if deaths is None:
+            self._losses.count_all(self._crew)
             self._give_up("The process that starts pool processes is gone")
             self._part()  # also where the worker ends already: nobody tells of their deaths any more
             return

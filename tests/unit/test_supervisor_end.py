@@ -49,8 +49,20 @@ def test_a_part_that_is_gone_ends_the_worker_and_its_jobs_go_back(start: Any, ki
     worker.turn()
     assert worker.ending.state is State.ENDING
     assert (worker.ending.exit_code, worker.ending.finished) == (1, True)
-    assert killed == [child.pid]
-    assert worker.written() == [released(A, ended=True)]
+    assert set(killed) == {child.pid}
+    lost = fault == "nursery"  # which the task itself may have ended: it must not do so to worker after worker
+    assert worker.written() == [released(A, lost=lost, ended=not lost)]
+
+
+def test_a_job_with_which_all_pool_processes_end_may_do_so_so_often(start: Any) -> None:
+    worker = start(concurrency=2, max_losses=2)
+    once_more, last = A._replace(losses=1), B._replace(losses=2)
+    worker.claims(once_more, last)
+    worker.nursery.is_gone()
+    worker.turn()
+    outcomes = {outcome.job_id: outcome for outcome in worker.written()}
+    assert outcomes["a"] == released(once_more, lost=True)
+    assert isinstance(outcomes["b"], Failed)
 
 
 def test_a_cold_shutdown_does_not_wait_for_deaths_that_nobody_tells_of(start: Any, killed: list[int]) -> None:
