@@ -19,6 +19,7 @@ def holding(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
+    path = path.absolute()  # a task of the pool solo may change this process's working folder
     _create(path)
     own = str(os.getpid())
     try:

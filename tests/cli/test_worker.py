@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from dbqueue.cli.output import count
+from dbqueue.cli.pidfile import holding
 from tests.cli.commands import Commands
 from tests.servers import PostgresServer, libpq_url
 from tests.waiting import wait_until
@@ -190,6 +191,16 @@ def test_pidfile(dbqueue_sqlite: Commands) -> None:
 
     assert worker.stop() == 0
     assert not pidfile.exists()
+
+
+def test_a_pidfile_is_removed_where_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task of the pool solo may leave the folder in which its worker, this process, was started."""
+    (tmp_path / "begun").mkdir()
+    monkeypatch.chdir(tmp_path / "begun")
+    with holding(Path("one.pid")):
+        assert (tmp_path / "begun" / "one.pid").exists()
+        monkeypatch.chdir(tmp_path)
+    assert not (tmp_path / "begun" / "one.pid").exists()
 
 
 def test_logfile_for_each_process(dbqueue_sqlite: Commands) -> None:
