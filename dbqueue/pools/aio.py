@@ -6,12 +6,10 @@ A plain `def` task runs in a thread of its own, so that it cannot stop the loop.
 from __future__ import annotations
 
 import asyncio
-import os
-import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 from dbqueue.jobs import ClaimedJob
-from dbqueue.pools.child import Execute, Link
+from dbqueue.pools.child import Execute, Link, end_by_error
 
 
 def run_slots(link: Link, execute: Execute, slots: int) -> None:
@@ -22,8 +20,7 @@ def run_slots(link: Link, execute: Execute, slots: int) -> None:
         loop.run_until_complete(_serve(link, execute, slots))
     except BaseException:  # noqa: BLE001 - SystemExit in a task's own sub-task stops the loop
         # At once, before anything is cancelled: a cancelled neighbour would look like a failed one.
-        traceback.print_exc()
-        os._exit(1)
+        end_by_error()
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
@@ -40,6 +37,8 @@ async def _serve(link: Link, execute: Execute, slots: int) -> None:
         try:
             link.begins(job)
             link.report(await execute.run_async(job))
+        except BaseException:  # noqa: BLE001 - the loop would go on, and this job never be answered
+            end_by_error()
         finally:
             free.release()
 

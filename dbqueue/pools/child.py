@@ -19,8 +19,9 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Final, Protocol
+from typing import Final, NoReturn, Protocol
 
 from dbqueue.codec import describe_exception
 from dbqueue.errors import EncodeError
@@ -189,6 +190,16 @@ def peak_memory_kilobytes() -> int:
     """The most memory that this process has held resident."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // 1024 if sys.platform == "darwin" else peak
+
+
+def end_by_error() -> NoReturn:
+    """End this process with the error that is being handled: what it runs beside is lost, but known to be.
+
+    Whoever cannot be answered for, as where a task has closed the socket to the supervisor, would be STARTED for ever.
+    """
+    with contextlib.suppress(Exception):  # standard error may be closed, too
+        traceback.print_exc()
+    os._exit(1)
 
 
 def _end_orphan() -> None:
