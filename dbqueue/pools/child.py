@@ -167,7 +167,7 @@ def run_child(
     interrupts.listen()
     link = Link(connection, slots, max_memory_kilobytes)
     execute.report, execute.retire = link.reports.put, link.retire
-    threading.Thread(target=link.read, args=(_end_orphan,), name="reader", daemon=True).start()
+    threading.Thread(target=_read, args=(link,), name="reader", daemon=True).start()
     link.send(wire.frame(wire.READY))
     run_slots(link, execute, slots)
     sys.stdout.flush()
@@ -200,6 +200,13 @@ def end_by_error() -> NoReturn:
     with contextlib.suppress(Exception):  # standard error may be closed, too
         traceback.print_exc()
     os._exit(1)
+
+
+def _read(link: Link) -> None:
+    try:
+        link.read(_end_orphan)
+    except BaseException:  # noqa: BLE001 - its slots would go on, deaf to all that follows
+        end_by_error()
 
 
 def _end_orphan() -> None:

@@ -105,6 +105,18 @@ def test_a_sub_task_that_ends_the_loop(
     assert worker.stop() == 0
 
 
+def test_a_task_that_closes_all_descriptors_does_not_keep_its_worker(
+    app: DBQueue, database_url: str, path: PathOf, start_worker: Start
+) -> None:
+    """The event loop cannot be woken any more, so nobody answers for the job; what the worker asks, nobody hears."""
+    worker = start_worker(database_url, pool="asyncio")
+    result = app.tasks["sample.die"].delay("close", path("runs"))
+    wait_until(lambda: lines(path("runs")), what="the start")
+    worker.stop()
+    assert result.state != "STARTED"
+    assert worker.family() == []
+
+
 def test_no_room_for_a_pool_process(app: DBQueue, database_url: str, path: PathOf, start_worker: Start) -> None:
     """The process that starts them may open nothing: it is tried again, and once it may the worker goes on."""
     worker = start_worker(database_url, concurrency=1)
