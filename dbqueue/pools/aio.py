@@ -6,6 +6,7 @@ A plain `def` task runs in a thread of its own, so that it cannot stop the loop.
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from dbqueue.jobs import ClaimedJob
@@ -42,6 +43,8 @@ async def _serve(link: Link, execute: Execute, slots: int) -> None:
         finally:
             free.release()
 
+    await loop.run_in_executor(inbox, threading.get_ident)  # which has its thread from then on
+    link.is_ready()
     while True:
         await free.acquire()
         job = await loop.run_in_executor(inbox, link.inbox.take)

@@ -93,6 +93,10 @@ class Link:
         with self._sending:
             self._socket.sendall(data)
 
+    def is_ready(self) -> None:
+        """Have jobs sent here. All threads that they need are there: who ends for want of one loses no job with it."""
+        self.send(wire.frame(wire.READY))
+
     def begins(self, job: ClaimedJob) -> None:
         """A slot runs the job from now on: its time counts."""
         self._begun.add(job.id)
@@ -150,7 +154,7 @@ class Link:
 
 
 RunSlots = Callable[[Link, Execute, int], None]
-"""How a kind of pool runs jobs in its slots, until it is told to stop."""
+"""How a kind of pool says that its slots are ready, and runs jobs in them until it is told to stop."""
 
 
 def run_child(
@@ -168,7 +172,6 @@ def run_child(
     link = Link(connection, slots, max_memory_kilobytes)
     execute.report, execute.retire = link.reports.put, link.retire
     threading.Thread(target=_read, args=(link,), name="reader", daemon=True).start()
-    link.send(wire.frame(wire.READY))
     run_slots(link, execute, slots)
     sys.stdout.flush()
     sys.stderr.flush()

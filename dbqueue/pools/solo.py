@@ -10,7 +10,7 @@ import contextlib
 import socket
 import threading
 
-from dbqueue.pools import interrupts, prefork, wire
+from dbqueue.pools import interrupts, prefork
 from dbqueue.pools.child import Execute, Link
 
 
@@ -30,7 +30,6 @@ def run_in_place(connection: socket.socket, execute: Execute) -> None:
     reader.start()
     try:
         with contextlib.suppress(ConnectionError):  # a supervisor that has gone hears no answer
-            link.send(wire.frame(wire.READY))
             prefork.run_slots(link, execute, 1)
     finally:
         link.reports.close()

@@ -16,12 +16,13 @@ def run_slots(link: Link, execute: Execute, slots: int) -> None:
     ]
     for thread in threads:
         thread.start()
+    link.is_ready()
     for thread in threads:
         thread.join()
 
 
 def _run_slot(link: Link, execute: Execute) -> None:
     try:
-        prefork.run_slots(link, execute, 1)
+        prefork.run_slot(link, execute)
     except BaseException:  # noqa: BLE001 - the other slots would go on, and its job never be answered
         end_by_error()

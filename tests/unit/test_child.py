@@ -206,7 +206,9 @@ def test_a_slot_says_what_it_begins_and_answers_before_it_stops(
     execute: Any = SimpleNamespace(run=run, run_async=run_async)
     run_slots(link, execute, SLOTS)
     assert begun == [True, True]
-    assert sorted(fields[0] for _, _, fields in said(supervisor)) == ["a", "b"]
+    ready, *answers = said(supervisor)
+    assert ready == (wire.READY,)
+    assert sorted(fields[0] for _, _, fields in answers) == ["a", "b"]
 
 
 def run_in_place(connection: socket.socket, execute: Any) -> None:

@@ -7,16 +7,19 @@ import contextlib
 import importlib
 import json
 import resource
+import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from dbqueue.jobs import ClaimedJob, Released, Succeeded
-from dbqueue.pools import loop_threads
+from dbqueue.pools import aio, child, loop_threads, threads
 from dbqueue.services.workers import Worker
 from dbqueue.worker import executor as executors
 from dbqueue.worker.executor import Executor
@@ -57,6 +60,36 @@ def no_threads() -> Iterator[None]:
 
 def job(name: str, *args: Any) -> ClaimedJob:
     return ClaimedJob(**(FIELDS | {"task": f"sample.{name}", "args": json.dumps(args)}))
+
+
+@pytest.mark.parametrize("pool", [threads, aio])
+def test_a_process_without_its_threads_is_not_ready(monkeypatch: pytest.MonkeyPatch, pool: ModuleType) -> None:
+    """It ends, and another is tried: jobs that had been sent there would count as lost, and end so without a run."""
+    start = threading.Thread.start
+
+    def start_reader_alone(thread: threading.Thread) -> None:
+        if thread.name != "reader":
+            raise RuntimeError(loop_threads.NO_THREAD)
+        start(thread)
+
+    def end() -> None:
+        raise RuntimeError("the process ends")
+
+    monkeypatch.setattr(threading.Thread, "start", start_reader_alone)
+    monkeypatch.setattr(pool, "end_by_error", end, raising=False)
+    for name in ("die_with_parent", "_end_orphan"):
+        monkeypatch.setattr(child, name, lambda: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        with pytest.raises(RuntimeError):
+            child.run_child(theirs, 2, SimpleNamespace(), pool.run_slots)
+        with pytest.raises(BlockingIOError):
+            ours.recv(1)
+    if pool is aio:  # what the process's end would have closed
+        asyncio.get_event_loop().close()
+        asyncio.set_event_loop(None)
 
 
 def test_a_coroutine_without_an_event_loop_goes_back(executor: Executor, caplog: pytest.LogCaptureFixture) -> None:
