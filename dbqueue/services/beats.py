@@ -17,7 +17,7 @@ from dbqueue.canvas.primitives import links
 from dbqueue.canvas.sending import Plan
 from dbqueue.canvas.signatures import Signature
 from dbqueue.errors import EncodeError, ImproperlyConfigured
-from dbqueue.jobs import A_NAME, is_name, storable
+from dbqueue.jobs import A_NAME, is_name
 from dbqueue.schedules import BaseSchedule, maybe_schedule
 from dbqueue.services.periodic import new_entry
 from dbqueue.shown import shown
@@ -85,9 +85,9 @@ def new_row(app: DBQueue, name: str, entry: Any) -> NewSchedule:
 
 
 def _entry_name(name: object) -> str:
-    """The name, with which its row can be found again."""
-    if not isinstance(name, str) or not name or not storable([name]):
-        raise ValueError(f"the name of an entry is a text without the character NUL, not {shown(name)}")
+    """The name, with which its row can be found again, and which every log line can carry."""
+    if not is_name(name):
+        raise ValueError(f"the name of an entry is {A_NAME}, not {shown(name)}")
     return name
 
 

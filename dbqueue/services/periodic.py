@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dbqueue.jobs import shortened
+
 
 def new_entry(
     schedule: Any, signature: Any, args: Any, kwargs: Any, name: str | None, options: Mapping[str, Any]
@@ -32,7 +34,7 @@ def new_entry(
         "kwargs": all_kwargs,
         "options": {**(_part(signature, "options") or {}), **options},
     }
-    return name or _shown(task, all_args, all_kwargs), entry
+    return name or shortened(_shown(task, all_args, all_kwargs)), entry
 
 
 def _part(signature: Any, name: str) -> Any:
