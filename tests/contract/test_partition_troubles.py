@@ -13,8 +13,8 @@ import sqlalchemy as sa
 
 from dbqueue.errors import OperationalError
 from dbqueue.store.base import Store
-from dbqueue.store.postgres.partitions import retiring, upkeep
-from dbqueue.store.postgres.partitions.periods import first_id
+from dbqueue.store.postgres.partitions import catalog, retiring, upkeep
+from dbqueue.store.postgres.partitions.periods import Period, first_id
 from dbqueue.store.postgres.partitions.retiring import Retiring
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.trouble import LOCK_SECONDS
@@ -87,6 +87,28 @@ def test_what_was_taken_out_before_a_migration(store: Store, worker: TestWorker)
     assert tend(worker, 0.5)[1] == [day(0)]
     assert count(store, "more = 'more'") == 2
     assert len(worker.claim()) == 1
+
+
+def test_a_generated_column_of_the_application_s_is_generated_anew(store: Store, worker: TestWorker) -> None:
+    run_sql(store, "ALTER TABLE dbqueue_jobs ADD COLUMN size int GENERATED ALWAYS AS (length(task)) STORED")
+    enqueued(store)
+    take_out(store, f"dbqueue_jobs_{day(0)}")
+    assert tend(worker, 0.5)[1] == [day(0)]
+    assert count(store, "size = length(task)") == 1
+
+
+def test_what_was_taken_out_of_the_table_in_another_schema_is_not_ours(store: Store, worker: TestWorker) -> None:
+    """Its workers see to it: put back here its jobs would be another application's."""
+    enqueued(store)
+    name = f"other.dbqueue_jobs_{day(0)}{catalog.TAKEN_OUT}"
+    run_sql(store, "CREATE SCHEMA other")
+    run_sql(store, f"CREATE TABLE {name} AS SELECT * FROM dbqueue_jobs")
+    run_sql(store, f"COMMENT ON TABLE {name} IS '{catalog.TAKEN_OUT_MARK}'")
+    run_sql(store, "DELETE FROM dbqueue_jobs")
+    tend(worker, 0.5)
+    assert count(store) == 0
+    with store.connect() as connection:
+        assert connection.scalar(sa.text(f"SELECT count(*) FROM {name}")) == 1
 
 
 def test_a_job_of_what_was_taken_out_that_was_enqueued_again(store: Store, worker: TestWorker) -> None:
@@ -204,6 +226,25 @@ def test_a_partition_that_somebody_has_taken_out_is_theirs(store: Store, worker:
         assert connection.scalar(sa.text(f"SELECT count(*) FROM dbqueue_jobs_{day(0)}")) == 1
 
 
+def test_one_that_somebody_has_put_back_by_hand_is_a_partition(store: Store, worker: TestWorker) -> None:
+    """Whatever its name and its comment say: what it has is not put back once more, and it is not dropped."""
+    job_id = enqueued(store)
+    name = take_out(store, f"dbqueue_jobs_{day(0)}")
+    bounds = f"FROM ('{first_id(in_days(0))}') TO ('{first_id(Period.of('day', in_days(0)).end)}')"
+    run_sql(store, f"ALTER TABLE dbqueue_jobs ATTACH PARTITION {name} FOR VALUES {bounds}")
+    assert tend(worker, 0.5)[1] == []
+    assert f"{day(0)}{catalog.TAKEN_OUT}" in partitions(store)
+    assert [job.id for job in worker.claim()] == [job_id]
+
+
+def test_one_that_somebody_has_taken_out_keeps_no_other_from_being_made(store: Store, worker: TestWorker) -> None:
+    """Its name is taken: jobs of its time go to the DEFAULT partition."""
+    run_sql(store, f"ALTER TABLE dbqueue_jobs DETACH PARTITION dbqueue_jobs_{day(2)}")
+    assert tend(worker, 1) == ([day(3)], ["before"])
+    late = enqueued(store, f"{first_id(in_days(2))}-late")
+    assert [job.id for job in worker.claim()] == [late]
+
+
 def test_a_partition_of_the_application_s_is_pruned_by_rows(store: Store, worker: TestWorker) -> None:
     bounds = "FROM ('a') TO ('b')"
     run_sql(store, f'CREATE TABLE "Of A" PARTITION OF dbqueue_jobs FOR VALUES {bounds}')
@@ -212,6 +253,22 @@ def test_a_partition_of_the_application_s_is_pruned_by_rows(store: Store, worker
     tend(worker, 4)
     assert prune(worker, 4) == 1
     assert "Of A" in partitions(store)
+
+
+@pytest.mark.parametrize("creates", [True, False], ids=["creates", "creates nothing"])
+@pytest.mark.parametrize("owns", [True, False], ids=["owner", "another"])
+def test_who_may_make_partitions_and_drop_them(database_url: str, owns: bool, creates: bool) -> None:
+    """Any other does without, and is not told of an error with each look."""
+    with psycopg.connect(libpq_url(database_url)) as connection:
+        connection.execute("CREATE ROLE somebody")
+        connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        if owns:
+            connection.execute("ALTER TABLE dbqueue_jobs OWNER TO somebody")
+        if creates:
+            connection.execute("GRANT CREATE ON SCHEMA public TO somebody")
+        connection.execute("SET LOCAL ROLE somebody")
+        assert catalog.may_change(catalog.on_driver(connection), catalog.JOBS) is (owns and creates)
+        connection.rollback()
 
 
 def test_two_workers_tend_at_once(store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch) -> None:

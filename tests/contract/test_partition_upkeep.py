@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 import sqlalchemy as sa
+from psycopg import errors
 
 from dbqueue.jobs import ClaimedJob, Succeeded
 from dbqueue.store import changes
@@ -56,6 +57,12 @@ def partitions(store: Store) -> list[str]:
     with store.connect() as connection:
         found = catalog.leaves(catalog.on_connection(connection), store.names["jobs"])
         return [leaf.table.removeprefix("dbqueue_jobs_") for leaf in found]
+
+
+def in_partitions(store: Store) -> list[str]:
+    """Those that have jobs."""
+    with store.connect() as connection:
+        return list(connection.scalars(sa.text("SELECT DISTINCT tableoid::regclass::text FROM dbqueue_jobs")))
 
 
 def day(number: int) -> str:
@@ -178,6 +185,18 @@ def test_workflows_go_as_wholes_and_before_their_day(store: Store, worker: TestW
     assert day(0) in tend(worker, 4)[1]
 
 
+def test_workflows_that_have_ended_go_before_the_next_look_at_their_day(store: Store, worker: TestWorker) -> None:
+    """Which finds nothing but jobs that go with it."""
+    store.enqueue_workflow(chain(*[new_job().id for _ in range(2)]))
+    store.enqueue([new_job() for _ in range(5)])
+    for _ in range(2):
+        end(worker)
+    assert day(0) not in tend(worker, 4)[1]
+    assert prune(worker, 4) == 2
+    assert day(0) in tend(worker, 4)[1]
+    assert count(store) == 0
+
+
 def test_no_more_than_so_many_are_kept(store: Store, worker: TestWorker) -> None:
     """By rows, in whatever partition they are; those that have expired are dropped."""
     store.enqueue([new_job() for _ in range(20)])
@@ -231,17 +250,55 @@ def between(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], N
     return use
 
 
+@pytest.mark.parametrize("kind", ["ready", "held", "of a workflow"])
 def test_a_job_that_comes_while_its_day_is_looked_through(
-    store: Store, worker: TestWorker, between: Callable[[Callable[[], None]], None]
+    store: Store, worker: TestWorker, between: Callable[[Callable[[], None]], None], kind: str
 ) -> None:
     """The clock of its producer is days behind."""
     enqueued(store)
     end(worker)
     late: list[str] = []
-    between(lambda: late.append(enqueued(store)))
+
+    def enqueue() -> None:
+        late.append(new_job().id)
+        if kind == "of a workflow":  # it waits for one in the DEFAULT partition
+            store.enqueue_workflow(chain("zzz", late[0]))
+        else:
+            enqueued(store, late[0], **({"limit_key": "k", "blocked_reason": "limit"} if kind == "held" else {}))
+
+    between(enqueue)
     assert day(0) not in tend(worker, 4)[1]
     assert prune(worker, 4) == 1  # the rest goes by rows
-    assert [job.id for job in worker.claim()] == late
+    assert row(store, late[0])["status"] == "PENDING"
+    assert f"dbqueue_jobs_{day(0)}" in in_partitions(store)
+
+
+def test_nobody_writes_between_the_last_look_and_the_taking_out(
+    store: Store, worker: TestWorker, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither through the table nor into the partition itself, which upkeep names when it deletes by rows. The lock of
+    the table comes first, as with whoever uses it: in the other order each would wait for the other."""
+    job_id = enqueued(store)
+    end(worker)
+    ask, looks = Retiring._ask, list[str]()
+
+    def ask_last(self: Any, statement: str, table: str, **parameters: Any) -> bool:
+        if statement == retiring._ANY_WAITS and table.endswith(day(0)):
+            looks.append(table)
+            with psycopg.connect(libpq_url(database_url), autocommit=True) as other:
+                other.execute("SET lock_timeout = '100ms'")
+                for write in (
+                    "INSERT INTO dbqueue_jobs (task) VALUES ('late')",
+                    "INSERT INTO dbqueue_jobs (id, task) VALUES ('zzz', 'in the DEFAULT partition')",
+                    f"UPDATE {table} SET ready_at = now() WHERE id = '{job_id}'",
+                ):
+                    with pytest.raises(errors.LockNotAvailable):
+                        other.execute(write.encode())
+        return ask(self, statement, table, **parameters)
+
+    monkeypatch.setattr(Retiring, "_ask", ask_last)
+    assert day(0) in tend(worker, 4)[1]
+    assert len(looks) == 1
 
 
 @pytest.mark.parametrize("redeliver", [True, False])

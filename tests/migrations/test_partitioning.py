@@ -14,12 +14,13 @@ import sqlalchemy as sa
 from alembic import command
 
 from dbqueue.errors import ImproperlyConfigured, OperationalError, SchemaError
-from dbqueue.jobs import Succeeded
+from dbqueue.jobs import ClaimedJob, Succeeded
 from dbqueue.store import migrate, tables
 from dbqueue.store.base import Store
 from dbqueue.store.postgres.partitions.making import AHEAD
 from dbqueue.store.postgres.partitions.periods import SIZES, Size, time_of
 from dbqueue.store.postgres.partitions.switching import Switched, _changing, switch
+from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.records import Claim, WorkerInfo
 from tests.cli.commands import Commands
 from tests.concurrency.test_open_transactions import Waiting
@@ -262,6 +263,13 @@ def test_runs_of_a_partition_that_was_taken_out_are_lost_ones(store: Store) -> N
     other.close()
 
 
+def test_two_changes_are_made_one_after_the_other(store: Store) -> None:
+    """And none while the tables are migrated."""
+    with migrate.transaction(store.engine) as connection, migrate.locked(connection, store.schema):
+        change = Waiting(store, lambda: partition(store))
+    assert change.result().size == "day"
+
+
 def test_where_nothing_is_missing_no_lock_is_taken(store: Store, postgres_url: str) -> None:
     partition(store)
     with psycopg.connect(libpq_url(postgres_url)) as other:
@@ -324,6 +332,55 @@ def test_an_enqueue_waits_and_is_not_lost(store: Store, postgres_url: str) -> No
     assert in_partitions(store) == {"dbqueue_jobs_before": 10, "dbqueue_jobs_default": 1}
 
 
+@pytest.mark.parametrize("size", ["day", None])
+def test_what_an_open_transaction_has_enqueued_is_carried_over(
+    store: Store, postgres_url: str, size: Size | None
+) -> None:
+    """Rows are copied under the lock alone: what commits after the copy would be dropped with the former table."""
+    if size is None:
+        partition(store)
+    enqueued(store, "early")
+    with psycopg.connect(libpq_url(postgres_url)) as other:
+        other.execute("SELECT FROM dbqueue_jobs LIMIT 0")
+        change = Waiting(store, lambda: partition(store, size))
+        other.execute("INSERT INTO dbqueue_jobs (id, task) VALUES ('late', 'shop.pack')")
+        other.commit()
+        assert change.result().size == size
+    assert {job.id for job in claimed_by_a_new_worker(store)} == {"early", "late"}
+
+
+def claimed_by_a_new_worker(store: Store) -> list[ClaimedJob]:
+    worker = TestWorker(store)
+    try:
+        return worker.claim()
+    finally:
+        worker.close()
+
+
+@pytest.mark.parametrize("size", ["day", None])
+def test_another_that_has_done_it_meanwhile(
+    store: Store, postgres_url: str, monkeypatch: pytest.MonkeyPatch, size: Size | None
+) -> None:
+    """After the first look nothing is locked, for the jobs of killed workers are taken back in between."""
+    filled(store)
+    if size is None:
+        partition(store)
+    rescue, done = PostgresWorkSession.rescue, list[Switched]()
+
+    def late(session: PostgresWorkSession, *, max_losses: int) -> object:
+        if not done:
+            done.append(Switched(None, None))
+            with opened(postgres_url) as another:
+                done[0] = partition(another, size)
+        return rescue(session, max_losses=max_losses)
+
+    monkeypatch.setattr(PostgresWorkSession, "rescue", late)
+    before = rows(store)
+    assert partition(store, size) == Switched(size, size)
+    assert done[0] == Switched(size, "day" if size is None else None, done[0].made, done[0].moved)
+    assert rows(store) == before
+
+
 @pytest.mark.parametrize(
     ("make", "what"),
     [
@@ -343,6 +400,11 @@ def test_an_enqueue_waits_and_is_not_lost(store: Store, postgres_url: str) -> No
             "CREATE FUNCTION all_of() RETURNS SETOF dbqueue_jobs LANGUAGE sql AS 'SELECT * FROM dbqueue_jobs'",
             r"the function all_of\(\)",
         ),
+        (
+            "CREATE FUNCTION number(dbqueue_jobs[]) RETURNS int LANGUAGE sql AS 'SELECT cardinality($1)'",
+            r"the function number\(dbqueue_jobs\[\]\)",
+        ),
+        ("ALTER TABLE dbqueue_jobs ADD EXCLUDE USING btree (task WITH =)", "the unique index dbqueue_jobs_task_excl"),
     ],
 )
 def test_what_cannot_be_carried_over_is_named(store: Store, make: str, what: str) -> None:
@@ -358,9 +420,13 @@ def test_what_hangs_on_a_partition_is_named(store: Store) -> None:
         partition(store, None)
 
 
-def test_foreign_keys_of_the_application_are_carried_over(store: Store) -> None:
+@pytest.mark.parametrize("orders", ["plain", "partitioned"])
+def test_foreign_keys_of_the_application_are_carried_over(store: Store, orders: str) -> None:
     enqueued(store, "a")
-    run_sql(store, 'CREATE TABLE orders (job text COLLATE "C" REFERENCES dbqueue_jobs ON DELETE CASCADE)')
+    by = "" if orders == "plain" else "PARTITION BY LIST (job)"
+    run_sql(store, f'CREATE TABLE orders (job text COLLATE "C" REFERENCES dbqueue_jobs ON DELETE CASCADE) {by}')
+    if by:
+        run_sql(store, "CREATE TABLE orders_a PARTITION OF orders DEFAULT")
     run_sql(store, "INSERT INTO orders VALUES ('a')")
     for size in ("day", None):
         partition(store, size)
@@ -369,6 +435,31 @@ def test_foreign_keys_of_the_application_are_carried_over(store: Store) -> None:
     run_sql(store, "DELETE FROM dbqueue_jobs")
     with store.connect() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM orders")) == 0
+
+
+def rights(store: Store) -> dict[str, set[tuple[object, ...]]]:
+    """Owner and grants of the table of jobs, and of each of its partitions."""
+    query = """SELECT c.relname, c.relowner::regrole::text, a.grantee::regrole::text, a.privilege_type, a.is_grantable
+        FROM pg_class c, aclexplode(c.relacl) a WHERE c.relname LIKE 'dbqueue_jobs%' AND c.relkind IN ('r', 'p')"""
+    found: dict[str, set[tuple[object, ...]]] = {}
+    with store.connect() as connection:
+        for name, *rest in connection.execute(sa.text(query)):
+            found.setdefault(name, set()).add(tuple(rest))
+    return found
+
+
+def test_owner_and_grants_are_carried_over_to_each_partition(store: Store) -> None:
+    """Upkeep names partitions, and another member of the owner may be the one who drops them."""
+    run_sql(store, "ALTER TABLE dbqueue_jobs OWNER TO pg_monitor")
+    run_sql(store, "GRANT SELECT, DELETE ON dbqueue_jobs TO pg_signal_backend WITH GRANT OPTION")
+    run_sql(store, "GRANT SELECT ON dbqueue_jobs TO pg_read_all_stats")
+    (plain,) = rights(store).values()
+    partition(store)
+    found = rights(store)
+    assert len(found) == AHEAD + 4
+    assert all(each == plain for each in found.values())
+    partition(store, None)
+    assert rights(store) == {"dbqueue_jobs": plain}
 
 
 def test_indexes_of_the_application_are_carried_over(store: Store) -> None:

@@ -412,6 +412,7 @@ def test_partitions(url: str, schema: str | None, start_worker: Callable[..., An
         worker.session.close_worker(worker.id)
         worker.close()
     with connected(url, "t_worker", schema) as connection:
+        assert connection.execute(owners).fetchall() == [(roles.OWNER,)], "another of its members may drop them"
         for name in tended.made:
             connection.execute(f"SELECT args FROM {name}")
     assert main([*owner, "--partition", "off", *in_schema]) == 0
