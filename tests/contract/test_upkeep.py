@@ -235,14 +235,65 @@ def test_only_the_eldest_looks_for_overdue_jobs_and_takes_its_time(
             pass
 
 
+def test_an_overdue_job_is_remembered_while_the_rest_of_a_large_table_is_looked_at(
+    store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dbqueue.store.postgres.looks.OVERDUE_PAGES_AT_ONCE", 4)
+    monkeypatch.setattr("dbqueue.store.sqlite.work_session.OVERDUE_ROWS_AT_ONCE", 40)
+    overdue_jobs(store, 1)
+    store.enqueue([new_job(args=f'["{"x" * 400}"]', delay_seconds=3600.0) for _ in range(150)])
+    look = looks_for_overdue(worker, monkeypatch)
+    looks = 1
+    while not look():
+        looks += 1
+        assert looks < 100
+    assert looks > 4, "two, and of several parts each"
+    assert worker.claim_one().id == "b0"
+
+
+def test_no_more_than_so_many_overdue_jobs_are_let_go_at_once(
+    store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others follow."""
+    monkeypatch.setattr("dbqueue.worker.upkeep.MOST_OVERDUE", 2)
+    overdue_jobs(store, 3)
+    look = looks_for_overdue(worker, monkeypatch)
+    assert [look() for _ in range(4)] == [False, True, False, True]
+    assert {job.id for job in worker.claim()} == {"b0", "b1", "b2"}
+
+
+def overdue_jobs(store: Store, number: int) -> None:
+    for each in range(number):
+        store.enqueue_workflow(Workflow.of([new_job(f"a{each}"), new_job(f"b{each}")], [Edge(f"a{each}", f"b{each}")]))
+    ended = "status = 'SUCCESS', ready_at = NULL, finished_at = CURRENT_TIMESTAMP"
+    run_sql(store, f"UPDATE dbqueue_jobs SET {ended} WHERE id LIKE 'a%'")
+
+
+def looks_for_overdue(worker: TestWorker, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
+    """One look, or a part of one, with each call; whether some were let go."""
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    upkeep = Upkeep(WorkerConfig("w", ("celery",), "solo", 1), every_seconds=1e6)
+    upkeep._prune_at = upkeep._look_at = upkeep.rescue_at = now + 1e6
+
+    def look() -> bool:
+        nonlocal now
+        now = upkeep._overdue_at
+        return upkeep.run(worker.session, worker.id)
+
+    return look
+
+
+@pytest.mark.parametrize("overdue_too", [False, True], ids=["alone", "with a look that finds nothing"])
 def test_what_waits_for_a_job_that_its_dead_worker_fails_is_looked_for(
-    store: Store, worker: TestWorker, new_worker: Callable[..., TestWorker]
+    store: Store, worker: TestWorker, new_worker: Callable[..., TestWorker], overdue_too: bool
 ) -> None:
     store.enqueue_workflow(Workflow.of([new_job("lost"), new_job("then")], [Edge("lost", "then", "error", ERRBACK)]))
     dead = new_worker(lease_seconds=0.0)
     dead.claim_one(once=["shop.pack"])
     dead.close()
     upkeep = Upkeep(WorkerConfig("w", ("celery",), "solo", 1), every_seconds=1e6)
+    upkeep._overdue_at = time.monotonic() + (0.0 if overdue_too else 1e6)
     assert upkeep.run(worker.session, worker.id)
     assert count(store, "status = 'FAILURE'") == 1
     assert worker.claim_one().id == "then"
@@ -320,6 +371,23 @@ def test_a_job_in_a_transaction_of_its_own_follows_at_the_next_look_without_a_wo
         upkeep.rescue_at = 0.0
         assert upkeep.run(worker.session, worker.id)
         assert count(store, "status = 'PENDING'") == 2
+        worker.close()
+
+
+def test_an_overdue_job_that_meets_a_lock_is_put_off(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the next look: the rounds go on."""
+    monkeypatch.setitem(sql.SESSION, "lock_timeout", "100ms")
+    monkeypatch.setattr(sql, "READ_ALL", sql.READ_ALL.replace(f"{LOCK_SECONDS}s", "100ms"))
+    with opened(postgres_url) as store, psycopg.connect(libpq_url(postgres_url)) as somebody:
+        worker = TestWorker(store)
+        overdue_jobs(store, 1)
+        look = looks_for_overdue(worker, monkeypatch)
+        assert not look()
+        somebody.execute("SELECT FROM dbqueue_jobs WHERE id = 'b0' FOR UPDATE")
+        assert not look()
+        somebody.rollback()
+        assert look()
+        assert worker.claim_one().id == "b0"
         worker.close()
 
 
