@@ -265,6 +265,19 @@ def test_a_retry(run: Run, tmp_path: Any) -> None:
     assert exc_type(run("retry_until", str(tmp_path / "runs"), 99, retries=3)) == "OutOfStock"
 
 
+def test_a_retry_at_a_time(app: DBQueue, run: Run) -> None:
+    """Not at once, which is what no time means."""
+    eta = datetime(2100, 1, 1, tzinfo=UTC)
+
+    def body(self: Any) -> None:
+        raise self.retry(eta=eta)
+
+    app.task(name="sample.later", bind=True)(body)
+    outcome = run("later")
+    assert isinstance(outcome, Retried)
+    assert (outcome.delay_seconds, outcome.eta) == (0.0, eta.isoformat())
+
+
 @pytest.mark.parametrize(
     "kind",
     ["queue object", "priority", "priority text", "countdown text", "countdown infinite", "countdown nan",

@@ -21,6 +21,7 @@ RunWith = Callable[..., Outcome]
 def run_with() -> Iterator[RunWith]:
     with DBQueue("shop", broker="sqlite://", set_as_current=False, timezone="Asia/Tokyo") as app:
         app.task(name="echo")(lambda value: value)
+        app.task(name="fail")(lambda text: {}[text])
         app.task(name="times", bind=True)(lambda self: [self.request.eta, self.request.expires])
 
         def run_with(settings: dict[str, Any], task: str, args: str = "[]", **fields: Any) -> Outcome:
@@ -46,6 +47,19 @@ def test_results_in_another_serializer(run_with: RunWith) -> None:
     assert isinstance(refused, Failed)
     assert "ContentDisallowed" in refused.error
     assert isinstance(run_with({"result_accept_content": None}, "echo", inputs=inputs), Succeeded)
+
+
+def test_nothing_is_larger_than_the_settings_allow(run_with: RunWith) -> None:
+    """Neither a result, nor the error of a task that has put much into it."""
+    settings = {"max_payload_bytes": 4096}
+    assert isinstance(run_with(settings, "echo", json.dumps(["x" * 4000])), Succeeded)
+    refused = run_with(settings, "echo", json.dumps(["x" * 5000]))
+    assert isinstance(refused, Failed)
+    assert json.loads(refused.error)["exc_type"] == "PayloadTooLarge"
+    failed = run_with(settings, "fail", json.dumps(["x" * 5000]))
+    assert isinstance(failed, Failed)
+    assert "xxxx" in failed.error
+    assert len(failed.error) <= 4096
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import importlib
 import json
 import resource
@@ -11,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType, SimpleNamespace
@@ -150,3 +152,28 @@ def test_an_event_loop_that_was_had_is_there(executor: Executor) -> None:
     executor._loop.have()
     with no_descriptors():
         assert isinstance(executor.run(job("aadd", 1, 2)), Succeeded)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_what_cannot_begin_goes_back_after_a_pause(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """It is there to be claimed at once: without one its worker would do nothing but take it and give it back."""
+    pauses: list[float] = []
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(executors, "NOT_BEGUN_SECONDS", 7.0)
+    monkeypatch.setattr("dbqueue.codec.payloads.read_call", refuse)
+    if kind == "sync":
+        monkeypatch.setattr(executors, "time", SimpleNamespace(sleep=pauses.append, monotonic=time.monotonic))
+        outcome = executor.run(job("add", 1, 2))
+    else:  # not by stopping the thread, on which others run
+        monkeypatch.setattr(executors, "asyncio", SimpleNamespace(sleep=pause))
+        outcome = asyncio.run(executor.run_async(job("add", 1, 2)))
+    assert outcome == Released("j", "l", "2020-01-01 00:00:00.000")
+    assert pauses == [7.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from dbqueue import DBQueue
+from dbqueue.errors import LeaseLost
 from tests.stores import count, run_sql
 from tests.worker.transactional.effects import effects
 from tests.worker.transactional.tasks import EFFECTS, App, make_app
@@ -49,6 +51,29 @@ def test_eagerly_a_call_inside_is_a_savepoint(app: App) -> None:
     assert effects(app) == ["inner", "outer"]
     outer.apply(kwargs={"fails": True})
     assert effects(app) == ["inner", "outer"]
+
+
+def test_what_cannot_begin_in_place_is_the_callers_error(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job would go back to its queue; here there is nobody who would run it later."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("dbqueue.codec.payloads.read_call", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        app.tasks["t.write"].apply(["a"])
+    assert effects(app) == []
+
+
+def test_a_lost_lease_in_place_is_a_failure_like_any_other(app: App) -> None:
+    """It has none of its own, and may have completed a job of somebody else's."""
+
+    @app.task
+    def complete() -> None:
+        raise LeaseLost("it is another's")
+
+    result = complete.apply()
+    assert (result.state, repr(result.result)) == ("FAILURE", repr(LeaseLost("it is another's")))
 
 
 def test_a_call_of_another_application_is_no_part_of_it(app: App, tmp_path: Path) -> None:

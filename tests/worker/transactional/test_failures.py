@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from dbqueue import signals, testing
-from dbqueue.errors import EncodeError, OperationalError, WorkerLostError
+from dbqueue.errors import EncodeError, OperationalError, SchemaError, WorkerLostError
 from dbqueue.services.workers import make_executor
 from tests.stores import TestWorker, row, run_sql
 from tests.worker.transactional.effects import call, effects, work_off
@@ -151,8 +151,18 @@ def test_a_connection_that_was_made_while_its_role_had_another_setting_is_not_us
 
 
 @pytest.mark.parametrize("kind", ["function", "coroutine"])
-def test_a_file_that_cannot_be_opened_ends_no_process(app: App, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """A pool process opens a SQLite file for its first transaction: the job goes back, and that is no loss."""
+@pytest.mark.parametrize(
+    "error", [OperationalError("disk I/O error"), SchemaError("no tables")], ids=["disk", "tables"]
+)
+def test_a_file_that_cannot_be_opened_ends_no_process(
+    app: App, monkeypatch: pytest.MonkeyPatch, kind: str, error: Exception
+) -> None:
+    """A pool process opens a SQLite file for its first transaction, or finds no tables in it while somebody puts
+    another in its place: the job goes back, and that is no loss."""
+
+    def fail_to_open(*_: object, **__: object) -> None:
+        raise error
+
     store = app.database.store
     if store.dialect != "sqlite":
         pytest.skip("a server's tables are not looked at then")
@@ -162,7 +172,7 @@ def test_a_file_that_cannot_be_opened_ends_no_process(app: App, monkeypatch: pyt
     with monkeypatch.context() as away:
         away.setattr("dbqueue.worker.executor.NOT_BEGUN_SECONDS", 0.01)
         away.setattr(app.database, "_store", None)
-        away.setattr(type(store), "ensure_schema", _fail_to_open)
+        away.setattr(type(store), "ensure_schema", fail_to_open)
         if kind == "function":
             worker.settle(executor.run(job))
         else:  # other coroutines of the process go on
@@ -174,10 +184,6 @@ def test_a_file_that_cannot_be_opened_ends_no_process(app: App, monkeypatch: pyt
     assert effects(app) == ["a"]
     executor.close()
     worker.close()
-
-
-def _fail_to_open(*_: object, **__: object) -> None:
-    raise OperationalError("SQLite did not do it: disk I/O error")
 
 
 def test_what_the_commit_itself_refuses_is_the_task_s_failure(app: App) -> None:
