@@ -10,6 +10,7 @@ from typing import Any, cast
 import psycopg
 import pytest
 import sqlalchemy as sa
+from psycopg import errors
 
 from dbqueue.errors import OperationalError
 from dbqueue.store.base import Store
@@ -304,6 +305,45 @@ def tend_alternately(store: Store, worker: TestWorker) -> list[str]:
                 under_way.discard(number)
     other.close()
     return dropped
+
+
+def test_where_it_may_not_look_all_that_has_expired_is_deleted_by_rows(
+    store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would stay for ever: no partition is dropped, and its rows were to go with it."""
+    enqueued(store)
+    end(worker)
+
+    def refuse(*_: object) -> None:
+        raise errors.InsufficientPrivilege("permission denied")
+
+    monkeypatch.setattr(Retiring, "begin", refuse)
+    assert [each.problem for each in steps(worker, 4)] == ["permission denied"]
+    assert prune(worker, 4) == 1
+
+
+def test_none_of_its_statements_waits_for_long(
+    store: Store, new_worker: Callable[..., TestWorker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All who come later would wait behind it, and so would the rounds of its own worker."""
+    waits: dict[str, set[str]] = {}
+
+    def told(driver: psycopg.Connection[Any]) -> catalog.Run:
+        run = catalog.on_driver(driver)
+
+        def tell(statement: str, /, **parameters: Any) -> Any:
+            waits.setdefault(statement.split(maxsplit=1)[0], set()).add(run("SHOW lock_timeout")[0][0])
+            return run(statement, **parameters)
+
+        return tell
+
+    for module in (upkeep, retiring):
+        monkeypatch.setattr(module, "on_driver", told)
+    worker = new_worker()
+    enqueued(store)
+    end(worker)
+    assert tend(worker, 4)[1] != []
+    assert all(waits[word] == {"300ms"} for word in ("LOCK", "CREATE", "ALTER", "WITH", "DROP"))
 
 
 def test_a_long_transaction_puts_it_off(store: Store, worker: TestWorker, database_url: str) -> None:

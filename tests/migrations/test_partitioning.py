@@ -543,7 +543,11 @@ def test_the_command(tmp_path: Path, postgres_url: str, store: Store) -> None:
     commands = Commands(tmp_path, postgres_url)
     assert "Nothing to do: the table of jobs is a plain one." in commands.ok("migrate", "--partition", "off")
     enqueued(store, "order-17")
+    killed = TestWorker(store, lease_seconds=0.0)
+    killed.claim_one()
+    killed.close()
     said = commands.ok("migrate", "--partition", "day")
+    assert count(store, "status = 'PENDING' AND losses = 1") == 1, "it may run again, as often as the settings say"
     assert "Now the table of jobs is partitioned by day: 1 row copied, in " in said
     assert "New partitions: dbqueue_jobs_before, dbqueue_jobs_day_" in said
     assert "Nothing to do: the table of jobs is partitioned by day." in commands.ok("migrate", "--partition", "day")
