@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,57 @@ def choice(*queues: str, **options: Any) -> QueueChoice:
     chosen = QueueChoice(WorkerConfig("w@h", queues, "solo", 1, **options))
     chosen.names = list(queues)
     return chosen
+
+
+def session(*present: str, paused: Collection[str] = ()) -> Any:
+    """Tells what is there, and what is paused."""
+    return SimpleNamespace(waiting_queues=lambda: list(present), paused_queues=lambda: set(paused))
+
+
+def test_what_is_paused_is_left_out_until_it_is_not() -> None:
+    """An idle worker looks again for that, for no job comes that would tell it."""
+    chosen = choice("a", "b")
+    chosen.look(session(paused=["b"]))
+    assert (chosen.names, chosen.restless) == (["a"], True)
+    chosen.look(session())
+    assert (chosen.names, chosen.restless) == (["a", "b"], False)
+
+
+def test_a_pattern_stands_for_what_is_there_but_for_what_is_excluded() -> None:
+    """And may stand for more at any time."""
+    chosen = choice("orders.*", excluded=["orders.slow"])
+    chosen.look(session("mail", "orders.new", "orders.slow"))
+    assert (chosen.names, chosen.restless) == (["orders.new"], True)
+
+
+def test_other_queues_are_looked_at_soon() -> None:
+    """Also where they come in the middle of a look, which has read the former ones."""
+    chosen = choice("a")
+    chosen.look(session())
+    assert chosen.look_at > 0.0
+    chosen.consume(["b"])
+    assert (chosen.chosen, chosen.look_at) == (("b",), 0.0)
+
+    def consume() -> set[str]:
+        chosen.consume(["c"])
+        return set()
+
+    chosen.look(SimpleNamespace(paused_queues=consume))  # type: ignore[arg-type]
+    assert chosen.look_at == 0.0
+    chosen.look(session())
+    assert chosen.names == ["c"]
+
+
+def test_a_strict_order_is_always_the_same() -> None:
+    strict = choice("a", "b", strict_order=True)
+    assert [strict.next_order() for _ in range(3)] == [["a", "b"]] * 3
+
+
+@pytest.mark.parametrize("options", [{}, {"queue_weights": {"a": 1}}])
+def test_where_all_are_paused_there_is_no_order(options: dict[str, Any]) -> None:
+    chosen = choice("a", **options)
+    chosen.look(session(paused=["a"]))
+    assert chosen.next_order() == []
 
 
 def test_round_robin() -> None:
