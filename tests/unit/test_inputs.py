@@ -105,6 +105,14 @@ def test_a_result_that_was_deleted() -> None:
         refuse_unread(job()._replace(inputs="step-1"))
 
 
+def test_results_of_which_no_edge_says_what_they_are() -> None:
+    """After a look at the signature: that tells of a changed row first."""
+    lost = job()._replace(inputs=job().id)
+    refuse_unread(lost)
+    with pytest.raises(InvalidTaskError, match="no row of dbqueue_edges says of which"):
+        placed(lost, narrow, [], {}, ["json"])
+
+
 def test_a_result_in_a_refused_serializer() -> None:
     with pytest.raises(ContentDisallowed):
         arguments(("[]", '{"content_type": "application/x-python-serialize"}', b"x"))

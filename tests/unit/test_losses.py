@@ -39,12 +39,12 @@ def worker() -> Worker:
 
 @pytest.fixture
 def hold() -> Iterator[Hold]:
-    """Makes a child that holds these jobs, of which it runs the first."""
+    """Makes a child that holds these jobs, of which it runs as many as it has slots: the first ones."""
     ends: list[socket.socket] = []
 
-    def hold(*jobs: ClaimedJob) -> Child:
+    def hold(*jobs: ClaimedJob, slots: int = 1) -> Child:
         ends.extend(socket.socketpair())
-        child = Child(1, 1, ends[-1])
+        child = Child(1, slots, ends[-1])
         child.held = {job.id: job for job in jobs}
         return child
 
@@ -76,6 +76,14 @@ def test_a_run_that_its_worker_has_ended_does_not_count(worker: Worker, hold: Ho
     assert worker.ended.pop() == (Released(again.id, again.lease, again.ready_at, ended=True), again)
     worker.losses.settle(hold(no_more), "was killed", own=True)
     assert isinstance(worker.ended[0][0], Failed)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_of_several_that_it_ran_each_has_an_outcome_of_its_own(worker: Worker, hold: Hold, own: bool) -> None:
+    first, second, waiting = (claimed_job(each) for each in ("first", "second", "waiting"))
+    worker.losses.settle(hold(first, second, waiting, slots=2), "was killed", own=own)
+    assert [(outcome.job_id, job) for outcome, job in worker.ended] == [("first", first), ("second", second)]
+    assert list(worker.dispatcher.waiting) == [waiting]
 
 
 @pytest.mark.parametrize("own", [True, False])

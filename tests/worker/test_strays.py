@@ -29,7 +29,7 @@ from tests.stores import TestWorker, enqueued, new_job, opened, row, run_sql
 from tests.waiting import wait_until
 from tests.worker.rounds import NAME, running_rounds
 
-MAX_LOSSES = 3
+MAX_LOSSES = 2
 
 
 @pytest.fixture
