@@ -224,6 +224,12 @@ def test_solo_ends_with_its_slot_though_the_supervisor_is_there(ends: tuple[sock
     run_in_place(ends[0], SimpleNamespace(report=None))
 
 
+def test_solo_ends_when_its_supervisor_has_gone_without_a_word(ends: tuple[socket.socket, socket.socket]) -> None:
+    """Its slot has nothing to do, and hears of that from its reader alone."""
+    ends[1].shutdown(socket.SHUT_WR)
+    run_in_place(ends[0], SimpleNamespace(report=None))
+
+
 def test_solo_runs_nothing_more_when_its_supervisor_has_gone(ends: tuple[socket.socket, socket.socket]) -> None:
     ran: list[str] = []
 
