@@ -68,7 +68,7 @@ class Context:
     _retry: Any = None
     """The Retry that the task has asked for with `retry(throw=False)`."""
     _unit: Any = None
-    """The transaction that the job ends in, where that is not the worker's: a `dbqueue.worker.transacting.Unit`."""
+    """The transaction that the job ends in, where that is not the worker's: a `worker.running.transacting.Unit`."""
 
     def __init__(self, **attributes: Any) -> None:
         self.__dict__ = attributes

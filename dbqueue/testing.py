@@ -50,15 +50,15 @@ from dbqueue.services.workers import make_executor
 from dbqueue.store.records import Claim, HeldClaim
 from dbqueue.store.sessions import WorkSession
 from dbqueue.task.eager import claimed
+from dbqueue.worker.claiming.settling import explain
 from dbqueue.worker.config import WorkerConfig
-from dbqueue.worker.settling import explain
 
 if TYPE_CHECKING:
     from dbqueue.app import DBQueue
     from dbqueue.store.queries import JobRow
     from dbqueue.store.records import JobRecord
     from dbqueue.task import Task
-    from dbqueue.worker.executor import Executor
+    from dbqueue.worker.running.executor import Executor
 
 MAX_JOBS: Final = 10_000
 """After so many jobs in one drain it is taken for a task that enqueues itself without end."""

@@ -18,7 +18,7 @@ from dbqueue.jobs import SUCCESS, new_job_id
 from dbqueue.result import GroupResult, allow_join_result
 from dbqueue.states import IGNORED, PROPAGATE_STATES, REJECTED
 from dbqueue.task.eager import EagerResult
-from dbqueue.worker.inputs import takes_failed_call
+from dbqueue.worker.running.inputs import takes_failed_call
 
 if TYPE_CHECKING:
     from dbqueue.app import DBQueue

@@ -86,7 +86,7 @@ def _list(known: dict[str, CommandInfo]) -> None:
 
 
 def _known(target: Target, kind: str) -> dict[str, CommandInfo]:
-    import dbqueue.worker.desk  # noqa: F401 - registers the commands
+    import dbqueue.worker.control.desk  # noqa: F401 - registers the commands
     from dbqueue.worker.control import Panel
 
     if target.names_app:

@@ -171,7 +171,7 @@ def _tell_missing(names: set[str]) -> None:
 def _due_times(row: ScheduleRow, now: datetime, default: str) -> Iterator[tuple[datetime, str]]:
     """The due times to come, in the row's zone. Raises for a row that cannot be planned, or not here."""
     from dbqueue.schedules import from_text
-    from dbqueue.worker.schedule_steps import named_zone
+    from dbqueue.worker.beat.steps import named_zone
 
     if row.problem:
         raise ValueError(row.problem)

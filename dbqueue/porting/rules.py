@@ -62,7 +62,7 @@ ADVICE: Final = {
     "celery.task.control": "gone from Celery 5 too: use `app.control`",
     "celery.messaging": "gone from Celery 5 too: jobs are rows",
     "celery.decorators": "gone from Celery 5 too: use `shared_task` from dbqueue",
-    "celery.worker.request": "runs are made by dbqueue.worker.executor, without an interface for subclasses",
+    "celery.worker.request": "runs are made by dbqueue.worker.running.executor, without an interface for subclasses",
     "celery.events.snapshot": "the rows of dbqueue_jobs are what a camera would write",
     "celery.bin": "the commands of `dbqueue` are click commands in dbqueue.cli, without a public interface",
     "celery.worker.components": "the parts of the worker cannot be exchanged",

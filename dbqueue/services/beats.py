@@ -23,7 +23,7 @@ from dbqueue.services.periodic import new_entry
 from dbqueue.shown import shown
 from dbqueue.store.schedules import MISFIRES, NewSchedule, ScheduleRow, reconsider, synchronise
 from dbqueue.worker.beat import MAX_INTERVAL_SECONDS, Beat
-from dbqueue.worker.schedule_steps import Steps
+from dbqueue.worker.beat.steps import Steps
 
 if TYPE_CHECKING:
     from dbqueue.app import DBQueue

@@ -23,16 +23,16 @@ from dbqueue.services.timer import Timer
 from dbqueue.settings.kinds import MAX_CONCURRENCY
 from dbqueue.task import transactions
 from dbqueue.version import __version__
-from dbqueue.worker.autoscale import Autoscaler
+from dbqueue.worker.claiming.rates import TaskRates
 from dbqueue.worker.config import MAX_PROCESSES, OWN_SHARE, POOLS, WorkerConfig
-from dbqueue.worker.crew import Crew
-from dbqueue.worker.executor import Executor, ExecutorOptions
-from dbqueue.worker.limits import Limits, TimeLimits
-from dbqueue.worker.rates import TaskRates
-from dbqueue.worker.runnable import Runnable
-from dbqueue.worker.shutdown import requests_by_signal
-from dbqueue.worker.supervisor import Supervisor
-from dbqueue.worker.transacting import Transactions, Unit
+from dbqueue.worker.running.executor import Executor, ExecutorOptions
+from dbqueue.worker.running.runnable import Runnable
+from dbqueue.worker.running.transacting import Transactions, Unit
+from dbqueue.worker.supervising.autoscale import Autoscaler
+from dbqueue.worker.supervising.crew import Crew
+from dbqueue.worker.supervising.limits import Limits, TimeLimits
+from dbqueue.worker.supervising.shutdown import requests_by_signal
+from dbqueue.worker.supervising.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from dbqueue.app import DBQueue

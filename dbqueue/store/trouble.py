@@ -4,7 +4,7 @@
     lost        the connection or its server is no use: another connection, to another host if the URL has one
     crowded     no connection slot is free, or the server is starting: connect again in a moment
 
-A worker runs everything again until the database answers (`worker.rounds`): it has nothing else to do,
+A worker runs everything again until the database answers (`worker/claiming`): it has nothing else to do,
 and its lease sees to what it held. A caller gets a few tries within `PATIENCE_SECONDS`, and then the error. All
 that is run again may be: ids and leases are made here, so what had been committed unheard is found to be so.
 """

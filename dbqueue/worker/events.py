@@ -23,8 +23,8 @@ from dbqueue.jobs import ClaimedJob, Outcome
 from dbqueue.store import events
 from dbqueue.store.sessions import WatchSession
 from dbqueue.worker import log
-from dbqueue.worker.children import Child
 from dbqueue.worker.config import WorkerConfig
+from dbqueue.worker.supervising.children import Child
 
 HEARTBEAT_SECONDS: Final = 2.0
 """Celery's pace of worker-heartbeat."""

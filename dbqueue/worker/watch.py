@@ -23,7 +23,7 @@ from dbqueue.store.base import Store
 from dbqueue.store.sessions import Sign, WatchSession
 from dbqueue.worker import log
 from dbqueue.worker.config import WorkerConfig
-from dbqueue.worker.desk import Desk
+from dbqueue.worker.control.desk import Desk
 from dbqueue.worker.events import EventSender
 
 LAST_RETRY_SECONDS: Final = 5.0

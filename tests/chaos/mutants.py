@@ -147,7 +147,7 @@ WHERE {{by_id_of_d}} AND""",
         "invented: nobody has enqueued it",
     ),
     "one lease for each try of a claim": Mutant(
-        (Edit("worker/rounds.py", "    return replace(claim, lease=str(uuid4()))", "    return claim"),),
+        (Edit("worker/claiming/rounds.py", "    return replace(claim, lease=str(uuid4()))", "    return claim"),),
         "test_network.py::test_connections_that_end_at_a_point[postgres-claim.after-raise-prefork]",
         r"was granted \d+ times",
     ),
@@ -197,7 +197,7 @@ WHERE {{by_id_of_d}} AND""",
     "a worker that is past its lease and lets its runs go on": Mutant(
         (
             Edit(
-                "worker/fence.py",
+                "worker/supervising/fence.py",
                 "        self._crew.kill()\n        return",
                 "        return",
             ),
@@ -208,7 +208,7 @@ WHERE {{by_id_of_d}} AND""",
     "broken sessions that are not closed": Mutant(
         (
             Edit(
-                "worker/lasting_session.py",
+                "worker/claiming/lasting_session.py",
                 "            self.current.close()\n            self.current = None",
                 "            self.current = None",
             ),

@@ -319,7 +319,7 @@ def test_a_worker_that_is_refused_again_and_again_does_not_wait_for_ever(
     postgres_url: str, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one that claims has been stopped."""
-    monkeypatch.setattr("dbqueue.worker.claim_clock.MOST_REFUSALS", 3)
+    monkeypatch.setattr("dbqueue.worker.claiming.claim_clock.MOST_REFUSALS", 3)
     with running_rounds(store) as rounds, another_claims(store, postgres_url):
         rounds.rounds.want(1)
         slow = rounds.rounds._session

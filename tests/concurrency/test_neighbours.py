@@ -12,7 +12,7 @@ import pytest
 from dbqueue.store import open_store
 from dbqueue.store.postgres.store import PostgresStore
 from dbqueue.store.records import WorkerInfo
-from dbqueue.worker import neighbours
+from dbqueue.worker.claiming import neighbours
 from tests.servers import libpq_url
 from tests.stores import enqueued
 from tests.waiting import wait_until

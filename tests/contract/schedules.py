@@ -12,7 +12,7 @@ from dbqueue.store import schedules
 from dbqueue.store.base import Store
 from dbqueue.store.schedules import NewSchedule, ScheduleRow
 from dbqueue.worker.beat import BUSY_SECONDS, Beat
-from dbqueue.worker.schedule_steps import Steps
+from dbqueue.worker.beat.steps import Steps
 from tests.stores import run_sql
 
 NOON = datetime(2031, 5, 5, 12, tzinfo=UTC)

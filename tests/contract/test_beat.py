@@ -14,7 +14,7 @@ from dbqueue.jobs import NewJob
 from dbqueue.store.base import Store
 from dbqueue.store.schedules import ScheduleRow
 from dbqueue.worker.beat import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, Beat
-from dbqueue.worker.schedule_steps import Steps, job_id
+from dbqueue.worker.beat.steps import Steps, job_id
 from dbqueue.workflows import Edge, Workflow
 from tests.contract.schedules import NOON, add, make_job, minutes, new_beat, settle
 from tests.stores import count, new_job

@@ -20,7 +20,7 @@ from dbqueue.store.base import Store
 from dbqueue.store.control import Reply
 from dbqueue.store.records import WorkerInfo
 from dbqueue.store.sessions import Sign, WatchSession
-from dbqueue.worker.doorbell import Doorbell
+from dbqueue.worker.claiming.doorbell import Doorbell
 from tests.stores import TestWorker, count, enqueued, new_job, row, run_sql
 from tests.waiting import wait_until
 

@@ -7,13 +7,13 @@ import math
 import pytest
 
 from dbqueue.store.records import WorkersBefore
-from dbqueue.worker import neighbours
-from dbqueue.worker.claims import Claims
+from dbqueue.worker.claiming import neighbours
+from dbqueue.worker.claiming.claims import Claims
+from dbqueue.worker.claiming.handover import Handover
+from dbqueue.worker.claiming.held_jobs import HeldJobs
+from dbqueue.worker.claiming.holding import Holding
+from dbqueue.worker.claiming.rates import TaskRates
 from dbqueue.worker.config import WorkerConfig
-from dbqueue.worker.handover import Handover
-from dbqueue.worker.held_jobs import HeldJobs
-from dbqueue.worker.holding import Holding
-from dbqueue.worker.rates import TaskRates
 from tests.stores import TestWorker
 
 CONFIG = WorkerConfig("worker", ("celery",), "solo", 1)

@@ -12,7 +12,7 @@ import pytest
 from dbqueue.jobs import ClaimedJob, Failed, Outcome, Progress, Released, Retried, Succeeded
 from dbqueue.store.base import Store
 from dbqueue.store.records import Claim
-from dbqueue.worker.settling import settle
+from dbqueue.worker.claiming.settling import settle
 from dbqueue.workflows import Edge, Workflow
 from tests.stores import TestWorker, enqueued, moment, new_job, row, run_sql
 

@@ -19,8 +19,8 @@ from dbqueue.store.postgres.partitions.periods import Period, first_id
 from dbqueue.store.postgres.partitions.retiring import Retiring
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.trouble import LOCK_SECONDS
+from dbqueue.worker.claiming.upkeep import PRUNE_EVERY_SECONDS, Upkeep
 from dbqueue.worker.config import WorkerConfig
-from dbqueue.worker.upkeep import PRUNE_EVERY_SECONDS, Upkeep
 from tests.contract import test_partition_upkeep as undisturbed
 from tests.contract.test_partition_upkeep import (
     DAY,

@@ -21,8 +21,8 @@ from dbqueue.store.postgres.partitions import catalog, retiring, upkeep
 from dbqueue.store.postgres.partitions.periods import Period, first_id
 from dbqueue.store.postgres.partitions.retiring import Retiring
 from dbqueue.store.sessions import Tended
+from dbqueue.worker.claiming.upkeep import PRUNE_EVERY_SECONDS, Upkeep
 from dbqueue.worker.config import WorkerConfig
-from dbqueue.worker.upkeep import PRUNE_EVERY_SECONDS, Upkeep
 from tests.contract.workflows import chain
 from tests.servers import PostgresServer, libpq_url
 from tests.stores import TestWorker, count, enqueued, new_job, opened, partitioned, row, run_sql

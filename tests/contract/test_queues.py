@@ -8,9 +8,9 @@ import pytest
 
 from dbqueue.store import queues
 from dbqueue.store.base import Store
-from dbqueue.worker import queue_choice
+from dbqueue.worker.claiming import queue_choice
+from dbqueue.worker.claiming.queue_choice import LOOK_SECONDS, QueueChoice
 from dbqueue.worker.config import WorkerConfig
-from dbqueue.worker.queue_choice import LOOK_SECONDS, QueueChoice
 from tests.clocks import set_clock
 from tests.stores import TestWorker, enqueued
 

@@ -15,7 +15,7 @@ from dbqueue.store.base import Store
 from dbqueue.store.schedules import ScheduleRow, Step
 from dbqueue.store.trouble import BRIEF_LOCK_SECONDS, BRIEFEST_LOCK_SECONDS
 from dbqueue.worker.beat import BUSY_SECONDS, Beat
-from dbqueue.worker.schedule_steps import Steps
+from dbqueue.worker.beat.steps import Steps
 from tests.contract.schedules import NOON, RACERS, add, fired, make_job, minutes, new_beat, row, settle
 from tests.stores import opened, run_sql
 from tests.waiting import wait_until

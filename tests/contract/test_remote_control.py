@@ -17,7 +17,7 @@ from dbqueue.store import control
 from dbqueue.store.base import Store
 from dbqueue.store.records import WorkerInfo
 from dbqueue.store.sessions import WatchSession
-from dbqueue.worker import inspect_commands
+from dbqueue.worker.control import inspection
 from tests.stores import TestWorker, count, enqueued, moment, new_job, row, run_sql
 
 DAY = 86400.0
@@ -180,7 +180,7 @@ class TestWhatWaitsForItsTime:
         worker: Any = SimpleNamespace(
             store=store, rounds=SimpleNamespace(queues=queues), config=SimpleNamespace(excluded=excluded)
         )
-        return inspect_commands.scheduled(worker)
+        return inspection.scheduled(worker)
 
     def test_all_that_is_told_of_one(self, store: Store, worker: TestWorker) -> None:
         enqueued(store, "due now")

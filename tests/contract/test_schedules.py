@@ -10,7 +10,7 @@ from dbqueue.store import schedules
 from dbqueue.store.base import Store
 from dbqueue.store.schedules import ScheduleRow, Step
 from dbqueue.worker.beat import Beat
-from dbqueue.worker.schedule_steps import SKIP_GRACE_SECONDS, Steps, job_id
+from dbqueue.worker.beat.steps import SKIP_GRACE_SECONDS, Steps, job_id
 from dbqueue.workflows import Edge, Workflow
 from tests.contract.schedules import NOON, add, fired, make_job, minutes, new_beat, row, settle
 from tests.stores import count, new_job, run_sql

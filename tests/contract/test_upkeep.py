@@ -18,8 +18,7 @@ from dbqueue.store import kept, limits
 from dbqueue.store.base import Store
 from dbqueue.store.postgres import sql
 from dbqueue.store.trouble import LOCK_SECONDS
-from dbqueue.worker.config import WorkerConfig
-from dbqueue.worker.upkeep import (
+from dbqueue.worker.claiming.upkeep import (
     ELDEST_EVERY_SECONDS,
     GONE_SECONDS,
     LOOK_EVERY_SECONDS,
@@ -29,6 +28,7 @@ from dbqueue.worker.upkeep import (
     PRUNE_EVERY_SECONDS,
     Upkeep,
 )
+from dbqueue.worker.config import WorkerConfig
 from dbqueue.workflows import ERRBACK, Edge, Workflow
 from tests.servers import libpq_url
 from tests.stores import TestWorker, count, held, new_job, opened, run_sql
@@ -38,7 +38,7 @@ def test_what_has_expired_goes_soon_and_not_at_once(
     store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Portions follow each other closely until nothing is left: a thousand rows each ten seconds would not keep up."""
-    monkeypatch.setattr("dbqueue.worker.upkeep.PRUNE_ROWS", 40)
+    monkeypatch.setattr("dbqueue.worker.claiming.upkeep.PRUNE_ROWS", 40)
     monkeypatch.setattr("dbqueue.store.postgres.pruning.PAGES_AT_ONCE", 4)
     store.enqueue([new_job(args=f'["{"x" * 400}"]') for _ in range(150)])
     long_ago = datetime.now(UTC) - timedelta(days=2)
@@ -255,7 +255,7 @@ def test_no_more_than_so_many_overdue_jobs_are_let_go_at_once(
     store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others follow."""
-    monkeypatch.setattr("dbqueue.worker.upkeep.MOST_OVERDUE", 2)
+    monkeypatch.setattr("dbqueue.worker.claiming.upkeep.MOST_OVERDUE", 2)
     overdue_jobs(store, 3)
     look = looks_for_overdue(worker, monkeypatch)
     assert [look() for _ in range(4)] == [False, True, False, True]
@@ -408,7 +408,7 @@ def test_what_limits_and_keys_leave_behind_is_deleted(
     store: Store, worker: TestWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Keys in portions, soon one after the other, though no job has expired."""
-    monkeypatch.setattr("dbqueue.worker.upkeep.PRUNE_ROWS", 2)
+    monkeypatch.setattr("dbqueue.worker.claiming.upkeep.PRUNE_ROWS", 2)
     policies = Policies({"shop.pack": Limit(running=1, key="{id}")})
     limits.declare(store, policies)
     job_id = held(store, "old")

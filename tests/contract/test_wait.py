@@ -14,7 +14,7 @@ from dbqueue.errors import OperationalError
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.readiness import wait_readable
 from dbqueue.store.sessions import Sign
-from dbqueue.worker.doorbell import Doorbell
+from dbqueue.worker.claiming.doorbell import Doorbell
 from tests.servers import libpq_url
 from tests.stores import TestWorker, enqueued, opened
 from tests.waiting import wait_until

@@ -14,7 +14,7 @@ from dbqueue.limits import Limit
 from dbqueue.store import limits
 from dbqueue.store.base import Store
 from dbqueue.store.records import Claim
-from dbqueue.worker.inputs import placed
+from dbqueue.worker.running.inputs import placed
 from dbqueue.workflows import FIRST_ARGUMENT, Edge, Workflow
 from tests.contract.workflows import chain, chord, claimed_ids, done
 from tests.stores import TestWorker, count, moment, new_job, row, run_sql

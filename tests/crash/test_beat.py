@@ -22,7 +22,7 @@ from dbqueue.jobs import NewJob
 from dbqueue.store import schedules
 from dbqueue.store.base import Store
 from dbqueue.worker.beat import Beat
-from dbqueue.worker.schedule_steps import Steps, job_id
+from dbqueue.worker.beat.steps import Steps, job_id
 from tests.servers import PostgresServer
 from tests.stores import count, opened
 from tests.waiting import wait_until

@@ -23,7 +23,7 @@ from dbqueue.services.workers import make_executor
 from dbqueue.store.base import Store
 from dbqueue.store.postgres.sql import CHANNEL, CONTROL_CHANNEL
 from dbqueue.worker import log
-from dbqueue.worker.limits import Limits, TimeLimits
+from dbqueue.worker.supervising.limits import Limits, TimeLimits
 from tests.stores import TestWorker, claimed_job, count, enqueued, opened, row, run_sql
 from tests.waiting import wait_until
 from tests.worker.sample import make_app

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dbqueue.worker import children
+from dbqueue.worker.supervising import children
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dbqueue.worker.autoscale import Autoscaler
+from dbqueue.worker.supervising.autoscale import Autoscaler
 
 KEEPALIVE = 30.0
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dbqueue.cli import events
-from dbqueue.worker import by_task
-from dbqueue.worker.dispatch import Dispatcher
+from dbqueue.worker.supervising import by_task
+from dbqueue.worker.supervising.dispatch import Dispatcher
 
 LONG = "x" * 256
 

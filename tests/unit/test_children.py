@@ -11,8 +11,8 @@ import pytest
 
 from dbqueue.jobs import ClaimedJob
 from dbqueue.pools import wire
-from dbqueue.worker import children
-from dbqueue.worker.children import Child
+from dbqueue.worker.supervising import children
+from dbqueue.worker.supervising.children import Child
 from tests.clocks import set_clock
 from tests.stores import claimed_job
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from dbqueue.worker import claim_clock
-from dbqueue.worker.claim_clock import (
+from dbqueue.worker.claiming import claim_clock
+from dbqueue.worker.claiming.claim_clock import (
     LONGEST_REFUSED_SECONDS,
     LONGEST_SETTLE_SECONDS,
     MOST_REFUSALS,

@@ -18,11 +18,11 @@ import pytest
 
 from dbqueue.pools import nursery as nurseries
 from dbqueue.pools.nursery import Born, Died
-from dbqueue.worker import children
-from dbqueue.worker import crew as module
-from dbqueue.worker.children import Child
 from dbqueue.worker.config import WorkerConfig
-from dbqueue.worker.crew import MAX_ALONE, Crew
+from dbqueue.worker.supervising import children
+from dbqueue.worker.supervising import crew as module
+from dbqueue.worker.supervising.children import Child
+from dbqueue.worker.supervising.crew import MAX_ALONE, Crew
 from tests.clocks import set_clock
 from tests.stores import claimed_job
 from tests.waiting import wait_until

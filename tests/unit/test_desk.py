@@ -12,9 +12,9 @@ import pytest
 from dbqueue.errors import OperationalError
 from dbqueue.store import control
 from dbqueue.worker import control as commands
-from dbqueue.worker import desk as desks
 from dbqueue.worker.control import CommandInfo, Panel, WorkerState, carry_out
-from dbqueue.worker.desk import GAP_SECONDS, LISTENING_LOOK_SECONDS, LOOK_SECONDS, Desk
+from dbqueue.worker.control import desk as desks
+from dbqueue.worker.control.desk import GAP_SECONDS, LISTENING_LOOK_SECONDS, LOOK_SECONDS, Desk
 from tests.clocks import set_clock
 
 WORKER = "w@test#1"

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from dbqueue.jobs import ClaimedJob
-from dbqueue.worker import dispatch
-from dbqueue.worker.children import Child
-from dbqueue.worker.dispatch import AHEAD_SECONDS, BUFFER_SECONDS, MAX_AHEAD, SLOW_SECONDS, Dispatcher
+from dbqueue.worker.supervising import dispatch
+from dbqueue.worker.supervising.children import Child
+from dbqueue.worker.supervising.dispatch import AHEAD_SECONDS, BUFFER_SECONDS, MAX_AHEAD, SLOW_SECONDS, Dispatcher
 from tests.clocks import set_clock
 from tests.stores import claimed_job
 
@@ -206,7 +206,7 @@ def test_a_job_whose_earlier_run_goes_on_waits_for_its_end(nest: Nest) -> None:
 def test_nor_does_it_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     dispatcher = Dispatcher(2)
     dispatcher.add([job(0)], going_on={"job-0"})
-    monkeypatch.setattr("dbqueue.worker.dispatch.BEHIND_SECONDS", -1.0)
+    monkeypatch.setattr("dbqueue.worker.supervising.dispatch.BEHIND_SECONDS", -1.0)
     assert dispatcher.let_behind({"job-0"}) == [job(0)]
     assert dispatcher.take_waiting() == []
 

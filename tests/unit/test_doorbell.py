@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from dbqueue.store.readiness import wait_readable
-from dbqueue.worker.doorbell import Doorbell
+from dbqueue.worker.claiming.doorbell import Doorbell
 
 SECONDS = 60.0
 """A wait that ends for a ring alone."""

@@ -18,7 +18,7 @@ from dbqueue.errors import EncodeError, Ignore, Reject, Retry, SoftTimeLimitExce
 from dbqueue.jobs import REJECTIONS, ClaimedJob, Failed, Outcome, Released, Retried, Succeeded
 from dbqueue.pools import interrupts
 from dbqueue.services.workers import Worker
-from dbqueue.worker.going_back import FIRST_REJECT_SECONDS, LAST_REJECT_SECONDS
+from dbqueue.worker.running.going_back import FIRST_REJECT_SECONDS, LAST_REJECT_SECONDS
 from tests.worker.sample import OutOfStock, make_app
 
 Run = Callable[..., Outcome]

@@ -14,13 +14,13 @@ import pytest
 
 from dbqueue.jobs import ClaimedJob, Outcome, Released
 from dbqueue.pools import wire
-from dbqueue.worker import fence as fencing
-from dbqueue.worker.children import Child
 from dbqueue.worker.config import WorkerConfig
-from dbqueue.worker.dispatch import Dispatcher
-from dbqueue.worker.fence import Fence
-from dbqueue.worker.losses import Losses
-from dbqueue.worker.shutdown import State
+from dbqueue.worker.supervising import fence as fencing
+from dbqueue.worker.supervising.children import Child
+from dbqueue.worker.supervising.dispatch import Dispatcher
+from dbqueue.worker.supervising.fence import Fence
+from dbqueue.worker.supervising.losses import Losses
+from dbqueue.worker.supervising.shutdown import State
 from tests.stores import claimed_job
 
 PID = 2**22 + 1

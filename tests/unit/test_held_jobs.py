@@ -10,10 +10,10 @@ from dbqueue.jobs import ClaimedJob, Succeeded
 from dbqueue.limits import Limit, Policies, Rate
 from dbqueue.store.held import START
 from dbqueue.store.records import HeldRound
-from dbqueue.worker import held_jobs
+from dbqueue.worker.claiming import held_jobs
+from dbqueue.worker.claiming.held_jobs import FAILED_SECONDS, GAP_SECONDS, LEAST_SECONDS, PASS_ON_SECONDS, HeldJobs
+from dbqueue.worker.claiming.rates import TaskRates
 from dbqueue.worker.config import WorkerConfig
-from dbqueue.worker.held_jobs import FAILED_SECONDS, GAP_SECONDS, LEAST_SECONDS, PASS_ON_SECONDS, HeldJobs
-from dbqueue.worker.rates import TaskRates
 from tests.clocks import set_clock
 from tests.stores import claimed_job
 

@@ -8,10 +8,10 @@ import pytest
 
 from dbqueue.jobs import Outcome, Succeeded
 from dbqueue.store.records import Round
-from dbqueue.worker import absent
-from dbqueue.worker.aside import Aside
-from dbqueue.worker.handover import MAX_CLAIM, Handover
-from dbqueue.worker.holding import MAX_OUTCOMES, Holding
+from dbqueue.worker.claiming import absent
+from dbqueue.worker.claiming.aside import Aside
+from dbqueue.worker.claiming.handover import MAX_CLAIM, Handover
+from dbqueue.worker.claiming.holding import MAX_OUTCOMES, Holding
 from tests.stores import claimed_job
 
 
@@ -161,7 +161,7 @@ def test_two_runs_of_one_job_that_cannot_be_written_are_tried_no_more_often_than
 
 
 def test_those_that_are_locked_for_long_keep_no_others_from_being_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dbqueue.worker.aside.MAX_TRIED", 2)
+    monkeypatch.setattr("dbqueue.worker.claiming.aside.MAX_TRIED", 2)
     aside, ends = Aside(), [end("a"), end("b"), end("c")]
     aside.put(ends)
     aside.tried(aside.next_try(), {"a", "b"})

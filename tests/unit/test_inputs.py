@@ -11,7 +11,7 @@ import pytest
 from dbqueue import DBQueue
 from dbqueue.errors import ContentDisallowed, InvalidTaskError
 from dbqueue.jobs import ClaimedJob
-from dbqueue.worker.inputs import placed, refuse_unread
+from dbqueue.worker.running.inputs import placed, refuse_unread
 from dbqueue.workflows import ERRBACK
 from tests.stores import claimed_job
 

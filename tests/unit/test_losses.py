@@ -12,10 +12,10 @@ import pytest
 
 from dbqueue import signals
 from dbqueue.jobs import ClaimedJob, Failed, Outcome, Released
-from dbqueue.worker.children import Child
 from dbqueue.worker.config import WorkerConfig
-from dbqueue.worker.dispatch import Dispatcher
-from dbqueue.worker.losses import Losses, tell_failure
+from dbqueue.worker.supervising.children import Child
+from dbqueue.worker.supervising.dispatch import Dispatcher
+from dbqueue.worker.supervising.losses import Losses, tell_failure
 from tests.stores import claimed_job
 
 MAX_LOSSES = 2

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from dbqueue.store.records import WorkersBefore
-from dbqueue.worker import neighbours
-from dbqueue.worker.neighbours import (
+from dbqueue.worker.claiming import neighbours
+from dbqueue.worker.claiming.neighbours import (
     FIRST_PAUSE_SECONDS,
     IDLE_SHARE,
     JOIN_EVERY_SECONDS,

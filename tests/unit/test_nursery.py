@@ -20,7 +20,7 @@ import pytest
 from dbqueue.pools import nursery as nurseries
 from dbqueue.pools.nursery import Born, Died, Nursery, Unborn, describe_exit
 from dbqueue.worker.config import WorkerConfig
-from dbqueue.worker.crew import Crew
+from dbqueue.worker.supervising.crew import Crew
 from tests.waiting import wait_until
 
 

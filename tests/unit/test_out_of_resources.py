@@ -23,8 +23,8 @@ import pytest
 from dbqueue.jobs import ClaimedJob, Released, Succeeded
 from dbqueue.pools import aio, child, loop_threads, threads
 from dbqueue.services.workers import Worker
-from dbqueue.worker import executor as executors
-from dbqueue.worker.executor import Executor
+from dbqueue.worker.running import executor as executors
+from dbqueue.worker.running.executor import Executor
 from tests.unit.test_executor import FIELDS
 from tests.worker.sample import make_app
 
@@ -149,7 +149,7 @@ def test_a_function_beside_an_event_loop_waits_for_a_thread(
 
 def test_an_event_loop_that_was_had_is_there(executor: Executor) -> None:
     """Between that and the task's start others may take what descriptors are left."""
-    executor._loop.have()
+    executor.loop.have()
     with no_descriptors():
         assert isinstance(executor.run(job("aadd", 1, 2)), Succeeded)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dbqueue.jobs import Progress
-from dbqueue.worker.reports import WRITE_SECONDS, ProgressBoard
+from dbqueue.worker.claiming.reports import WRITE_SECONDS, ProgressBoard
 
 LEASES = {"a": "lease", "b": "lease"}
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from dbqueue import DBQueue
 from dbqueue.errors import ImproperlyConfigured
+from dbqueue.worker.claiming.queue_choice import QueueChoice
 from dbqueue.worker.config import WorkerConfig
-from dbqueue.worker.queue_choice import QueueChoice
 
 
 def choice(*queues: str, **options: Any) -> QueueChoice:

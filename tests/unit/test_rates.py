@@ -8,7 +8,7 @@ import pytest
 
 from dbqueue.jobs import ClaimedJob
 from dbqueue.limits import Rate
-from dbqueue.worker.rates import TaskRates
+from dbqueue.worker.claiming.rates import TaskRates
 
 MOMENT = 1e-6
 """More than floating point loses, less than anybody waits."""

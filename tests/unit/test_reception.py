@@ -9,7 +9,7 @@ import pytest
 
 from dbqueue import signals
 from dbqueue.jobs import ClaimedJob, Failed, Outcome
-from dbqueue.worker.reception import Reception
+from dbqueue.worker.supervising.reception import Reception
 from tests.stores import claimed_job
 
 CLAIMED = [claimed_job(each) for each in ("a", "bad", "c")]

@@ -13,13 +13,13 @@ import pytest
 from dbqueue import signals
 from dbqueue.jobs import ClaimedJob, Failed, Outcome
 from dbqueue.pools import wire
-from dbqueue.worker import control_commands
-from dbqueue.worker.children import Child
-from dbqueue.worker.dispatch import Dispatcher
-from dbqueue.worker.handover import Handover
-from dbqueue.worker.holding import Holding
-from dbqueue.worker.limits import Limits, TimeLimits
-from dbqueue.worker.revoker import MAX_STAMPS, Revoker, request_of
+from dbqueue.worker.claiming.handover import Handover
+from dbqueue.worker.claiming.holding import Holding
+from dbqueue.worker.control import commands
+from dbqueue.worker.supervising.children import Child
+from dbqueue.worker.supervising.dispatch import Dispatcher
+from dbqueue.worker.supervising.limits import Limits, TimeLimits
+from dbqueue.worker.supervising.revoker import MAX_STAMPS, Revoker, request_of
 from tests.stores import claimed_job
 
 
@@ -363,7 +363,7 @@ def test_stamps_that_are_revoked_end_what_waits_here(
     dispatcher.add([job("goes", customer="acme"), job("stays", customer="other"), job("plain")])
     dispatcher.add([job("behind", customer="acme")], going_on={"behind"})
     worker: Any = SimpleNamespace(revoker=revoker)  # and no database: the loop waits for none
-    said = control_commands.revoke_by_stamped_headers(worker, {"customer": "acme"})
+    said = commands.revoke_by_stamped_headers(worker, {"customer": "acme"})
     assert said == {"ok": "headers {'customer': ['acme']} flagged as revoked, but not terminated"}
     revoker.keep()
     assert [each.job_id for each in ended] == ["behind", "goes"]

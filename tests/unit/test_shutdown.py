@@ -1,4 +1,4 @@
-"""How a worker ends, step by step: the table at the top of `dbqueue.worker.shutdown`."""
+"""How a worker ends, step by step: the table at the top of `dbqueue.worker.supervising.shutdown`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 
 from dbqueue.jobs import Outcome, Released
 from dbqueue.pools import wire
-from dbqueue.worker import shutdown as module
-from dbqueue.worker.children import Child
 from dbqueue.worker.config import WorkerConfig
-from dbqueue.worker.shutdown import RECALL_SECONDS, Request, Shutdown, State, requests_by_signal
+from dbqueue.worker.supervising import shutdown as module
+from dbqueue.worker.supervising.children import Child
+from dbqueue.worker.supervising.shutdown import RECALL_SECONDS, Request, Shutdown, State, requests_by_signal
 from tests.clocks import set_clock
 from tests.stores import claimed_job
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from dbqueue.worker import silence as module
-from dbqueue.worker.silence import (
+from dbqueue.worker.supervising import silence as module
+from dbqueue.worker.supervising.silence import (
     FROM_SECONDS,
     LONGEST_SECONDS,
     MOST_THREADS,

@@ -9,9 +9,14 @@ import pytest
 
 from dbqueue.jobs import ClaimedJob
 from dbqueue.pools import wire
-from dbqueue.worker.doorbell import Doorbell
-from dbqueue.worker.shutdown import State
-from dbqueue.worker.supervisor import IDLE_TICK_SECONDS, QUIET_TICK_SECONDS, TICK_SECONDS, WATCHFUL_TICK_SECONDS
+from dbqueue.worker.claiming.doorbell import Doorbell
+from dbqueue.worker.supervising.shutdown import State
+from dbqueue.worker.supervising.supervisor import (
+    IDLE_TICK_SECONDS,
+    QUIET_TICK_SECONDS,
+    TICK_SECONDS,
+    WATCHFUL_TICK_SECONDS,
+)
 from tests.unit.turns import A, B, C, Worker, done, longest_wait, released, starting
 
 

@@ -11,7 +11,7 @@ from dbqueue import signals
 from dbqueue.jobs import Failed
 from dbqueue.pools import wire
 from dbqueue.pools.nursery import Died
-from dbqueue.worker.shutdown import State
+from dbqueue.worker.supervising.shutdown import State
 from tests.stores import claimed_job
 from tests.unit.turns import PID, A, B, C, done, released, starting
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from dbqueue.jobs import Failed
-from dbqueue.worker import supervisor as module
-from dbqueue.worker.opening import Opened
-from dbqueue.worker.shutdown import State
+from dbqueue.worker.supervising import supervisor as module
+from dbqueue.worker.supervising.opening import Opened
+from dbqueue.worker.supervising.shutdown import State
 from dbqueue.worker.watch import boot_clock
 from tests.clocks import set_clock
 from tests.stores import claimed_job

@@ -14,9 +14,9 @@ from dbqueue import DBQueue
 from dbqueue.jobs import ClaimedJob, Failed, Outcome
 from dbqueue.pools import wire
 from dbqueue.services.workers import Worker
-from dbqueue.worker import limits as watching
-from dbqueue.worker.children import Child
-from dbqueue.worker.limits import Limits, TimeLimits
+from dbqueue.worker.supervising import limits as watching
+from dbqueue.worker.supervising.children import Child
+from dbqueue.worker.supervising.limits import Limits, TimeLimits
 from tests.clocks import set_clock
 from tests.stores import claimed_job
 

@@ -17,14 +17,14 @@ from dbqueue import DBQueue
 from dbqueue.jobs import ClaimedJob
 from dbqueue.limits import parse_rate
 from dbqueue.store.control import Command
-from dbqueue.worker.children import Child
+from dbqueue.worker.claiming.rates import TaskRates
 from dbqueue.worker.config import WorkerConfig
 from dbqueue.worker.control import carry_out
-from dbqueue.worker.control_commands import signal_number
-from dbqueue.worker.crew import Crew
-from dbqueue.worker.limits import Limits, TimeLimits
-from dbqueue.worker.rates import TaskRates
-from dbqueue.worker.supervisor import Supervisor
+from dbqueue.worker.control.commands import signal_number
+from dbqueue.worker.supervising.children import Child
+from dbqueue.worker.supervising.crew import Crew
+from dbqueue.worker.supervising.limits import Limits, TimeLimits
+from dbqueue.worker.supervising.supervisor import Supervisor
 from tests.stores import claimed_job
 
 

@@ -18,11 +18,11 @@ import pytest
 from dbqueue.jobs import ClaimedJob, Outcome, Released, Succeeded
 from dbqueue.pools import wire
 from dbqueue.pools.nursery import Died
-from dbqueue.worker.children import Child
 from dbqueue.worker.config import WorkerConfig
-from dbqueue.worker.crew import Crew
-from dbqueue.worker.limits import Limits, TimeLimits
-from dbqueue.worker.supervisor import Supervisor
+from dbqueue.worker.supervising.children import Child
+from dbqueue.worker.supervising.crew import Crew
+from dbqueue.worker.supervising.limits import Limits, TimeLimits
+from dbqueue.worker.supervising.supervisor import Supervisor
 from dbqueue.worker.watch import boot_clock
 from tests.stores import claimed_job
 

@@ -13,7 +13,7 @@ from typing import Any
 from dbqueue import DBQueue
 from dbqueue.store.postgres.watch_session import PostgresWatchSession
 from dbqueue.store.sqlite.watch_session import SqliteWatchSession
-from dbqueue.worker.supervisor import Supervisor
+from dbqueue.worker.supervising.supervisor import Supervisor
 from tests.worker import sample
 
 LOOP = "BREAK_LOOP"

@@ -10,9 +10,9 @@ import psycopg
 
 from dbqueue.jobs import ClaimedJob
 from dbqueue.store.base import Store
+from dbqueue.worker.claiming.rates import TaskRates
+from dbqueue.worker.claiming.rounds import Rounds
 from dbqueue.worker.config import WorkerConfig
-from dbqueue.worker.rates import TaskRates
-from dbqueue.worker.rounds import Rounds
 from tests.waiting import wait_until
 
 NAME = "rounds@test"

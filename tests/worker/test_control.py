@@ -17,7 +17,7 @@ from dbqueue.errors import TimeLimitExceeded
 from dbqueue.store import queries
 from dbqueue.store.reading import reading
 from dbqueue.store.tables import control
-from dbqueue.worker import supervisor
+from dbqueue.worker.supervising import supervisor
 from tests.waiting import wait_until
 from tests.workers import WorkerProcess
 

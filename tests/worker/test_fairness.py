@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dbqueue import DBQueue
-from dbqueue.worker.dispatch import AHEAD_SECONDS, BUFFER_SECONDS
+from dbqueue.worker.supervising.dispatch import AHEAD_SECONDS, BUFFER_SECONDS
 from tests.waiting import wait_until
 from tests.workers import WorkerProcess
 

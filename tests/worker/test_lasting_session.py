@@ -21,9 +21,14 @@ from dbqueue.store.postgres.driver import translated
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.records import Claim
 from dbqueue.store.sessions import WorkSession
-from dbqueue.worker import lasting_session
-from dbqueue.worker.holding import Holding
-from dbqueue.worker.lasting_session import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, LATE_COMMIT_SECONDS, LastingSession
+from dbqueue.worker.claiming import lasting_session
+from dbqueue.worker.claiming.holding import Holding
+from dbqueue.worker.claiming.lasting_session import (
+    FIRST_RETRY_SECONDS,
+    LAST_RETRY_SECONDS,
+    LATE_COMMIT_SECONDS,
+    LastingSession,
+)
 from tests.servers import libpq_url
 from tests.stores import TestWorker, enqueued, opened, row, run_sql
 from tests.waiting import wait_until
@@ -338,7 +343,7 @@ def test_what_is_away_for_long_is_no_passing_trouble(
     store: Store, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """A worker that waited for ever would beat, and nobody would rescue its jobs."""
-    monkeypatch.setattr("dbqueue.worker.lasting_session.AWAY_SECONDS", 0.3)
+    monkeypatch.setattr("dbqueue.worker.claiming.lasting_session.AWAY_SECONDS", 0.3)
     session = LastingSession(store, LABEL, Holding(), restored=lambda lost: None)
     session.surely(lambda current: current.anything_held())
     tries = []

@@ -19,8 +19,8 @@ from dbqueue.store.base import Store
 from dbqueue.store.postgres import free_rows, sql
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.records import Claim, Round
-from dbqueue.worker import aside, settling, upkeep
-from dbqueue.worker.settling import settle_in_time
+from dbqueue.worker.claiming import aside, settling, upkeep
+from dbqueue.worker.claiming.settling import settle_in_time
 from dbqueue.workflows import ERRBACK, Edge, Workflow
 from tests.servers import libpq_url
 from tests.stores import TestWorker, enqueued, held, new_job, opened, row, run_sql

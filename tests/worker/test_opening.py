@@ -11,9 +11,9 @@ import sqlalchemy as sa
 
 from dbqueue.errors import OperationalError
 from dbqueue.store.base import Store
-from dbqueue.worker import opening
 from dbqueue.worker.config import WorkerConfig
-from dbqueue.worker.opening import TRIES, open_worker
+from dbqueue.worker.supervising import opening
+from dbqueue.worker.supervising.opening import TRIES, open_worker
 from tests.servers import libpq_url
 from tests.stores import opened, run_sql
 from tests.waiting import wait_until

@@ -23,9 +23,8 @@ from dbqueue.failpoints import VARIABLE
 from dbqueue.result import GroupResult
 from dbqueue.services.beats import entries, make_beat
 from dbqueue.store import schedules
-from dbqueue.worker import schedule_steps
-from dbqueue.worker.beat import BUSY_SECONDS, Beat
-from dbqueue.worker.schedule_steps import job_id
+from dbqueue.worker.beat import BUSY_SECONDS, Beat, steps
+from dbqueue.worker.beat.steps import job_id
 from tests.stores import count, run_sql
 from tests.worker.canvas_tasks import NOTES, make_app, notes
 
@@ -225,7 +224,7 @@ def test_a_beat_that_dies_in_its_transaction_leaves_nothing(
 
 def test_what_was_missed_is_enqueued_in_steps(app: DBQueue, t: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A workflow counts as the jobs that it has."""
-    monkeypatch.setattr(schedule_steps, "MAX_JOBS", 4)
+    monkeypatch.setattr(steps, "MAX_JOBS", 4)
     sig = chain(t.add.s(1, 2), t.add.s(3), t.record.s())
     app.conf.beat_schedule = {NAME: {"task": sig.name, "schedule": 60, "kwargs": sig.kwargs, "misfire": "all"}}
     beat = make_beat(app)

@@ -20,11 +20,11 @@ from dbqueue.limits import Limit, Rate
 from dbqueue.store import limits, queues
 from dbqueue.store.base import Store
 from dbqueue.store.records import Claim
-from dbqueue.worker import rounds as module
+from dbqueue.worker.claiming import rounds as module
+from dbqueue.worker.claiming.held_jobs import GAP_SECONDS, PASS_ON_SECONDS
+from dbqueue.worker.claiming.rates import TaskRates
+from dbqueue.worker.claiming.rounds import Rounds
 from dbqueue.worker.config import WorkerConfig
-from dbqueue.worker.held_jobs import GAP_SECONDS, PASS_ON_SECONDS
-from dbqueue.worker.rates import TaskRates
-from dbqueue.worker.rounds import Rounds
 from dbqueue.workflows import Edge, Workflow
 from tests.stores import TestWorker, enqueued, held, new_job, opened, row, run_sql
 from tests.worker.rounds import NAME, NEVER

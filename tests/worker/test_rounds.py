@@ -14,9 +14,9 @@ import sqlalchemy as sa
 
 from dbqueue.jobs import ClaimedJob, Succeeded
 from dbqueue.store.base import Store
+from dbqueue.worker.claiming.rates import TaskRates
+from dbqueue.worker.claiming.rounds import Rounds
 from dbqueue.worker.config import WorkerConfig
-from dbqueue.worker.rates import TaskRates
-from dbqueue.worker.rounds import Rounds
 from dbqueue.workflows import Edge, Workflow
 from tests.servers import libpq_url
 from tests.stores import TestWorker, enqueued, held, new_job, opened, row

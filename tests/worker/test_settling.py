@@ -14,8 +14,8 @@ from dbqueue.jobs import Failed, Outcome, Released, Replaced, Retried, Settled, 
 from dbqueue.store.base import Store
 from dbqueue.store.postgres import sql
 from dbqueue.store.records import Claim, Round
-from dbqueue.worker import settling
-from dbqueue.worker.settling import settle, settle_free, settle_in_time
+from dbqueue.worker.claiming import settling
+from dbqueue.worker.claiming.settling import settle, settle_free, settle_in_time
 from dbqueue.workflows import Edge, Workflow
 from tests.servers import libpq_url
 from tests.stores import TestWorker, enqueued, new_job, opened, row, run_sql

@@ -1,4 +1,4 @@
-"""How long a worker waits for running tasks when it ends: `dbqueue.worker.shutdown` draws the states.
+"""How long a worker waits for running tasks when it ends: `dbqueue.worker.supervising.shutdown` draws the states.
 
 Celery's guide "Workers", from "Stopping the worker" to "Soft shutdown".
 """

@@ -19,10 +19,10 @@ from dbqueue.jobs import ClaimedJob, Outcome, Released, Succeeded
 from dbqueue.store.base import Store
 from dbqueue.store.records import Claim, Round, Stray
 from dbqueue.store.sessions import WorkSession
-from dbqueue.worker import settling, strays
-from dbqueue.worker.holding import Holding
-from dbqueue.worker.lasting_session import LastingSession
-from dbqueue.worker.settling import settle, settle_free
+from dbqueue.worker.claiming import settling, strays
+from dbqueue.worker.claiming.holding import Holding
+from dbqueue.worker.claiming.lasting_session import LastingSession
+from dbqueue.worker.claiming.settling import settle, settle_free
 from dbqueue.workflows import Edge, Workflow
 from tests.servers import libpq_url
 from tests.stores import TestWorker, enqueued, new_job, opened, row, run_sql
@@ -418,7 +418,7 @@ def test_a_hidden_row_is_not_handed_back_as_one_that_never_ran(
 def test_a_row_is_looked_for_as_long_as_a_restore_may_take(
     store: Store, worker: TestWorker, holding: Holding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dbqueue.worker.absent.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("dbqueue.worker.claiming.absent.LOOK_SECONDS", 0.0)
     absent(store, worker, holding)
     assert not take_back(worker, holding)
     assert not holding.absent.ids
@@ -427,7 +427,7 @@ def test_a_row_is_looked_for_as_long_as_a_restore_may_take(
 def test_no_more_rows_are_looked_for_than_so_many(
     store: Store, worker: TestWorker, holding: Holding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dbqueue.worker.absent.MOST", 1)
+    monkeypatch.setattr("dbqueue.worker.claiming.absent.MOST", 1)
     first = absent(store, worker, holding)
     show(store, worker, first)
     second = absent(store, worker, holding)

@@ -170,13 +170,13 @@ def test_a_file_that_cannot_be_opened_ends_no_process(
     executor, worker = make_executor(app, hostname="test"), TestWorker(store)
     job = worker.claim_one()
     with monkeypatch.context() as away:
-        away.setattr("dbqueue.worker.executor.NOT_BEGUN_SECONDS", 0.01)
+        away.setattr("dbqueue.worker.running.executor.NOT_BEGUN_SECONDS", 0.01)
         away.setattr(app.database, "_store", None)
         away.setattr(type(store), "ensure_schema", fail_to_open)
         if kind == "function":
             worker.settle(executor.run(job))
         else:  # other coroutines of the process go on
-            away.setattr("dbqueue.worker.executor.time.sleep", None)
+            away.setattr("dbqueue.worker.running.executor.time.sleep", None)
             worker.settle(asyncio.run(executor.run_async(job)))
     stored = row(store, result.id)
     assert (stored["status"], stored["losses"]) == ("PENDING", 0)

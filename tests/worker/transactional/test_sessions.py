@@ -15,7 +15,7 @@ import dbqueue
 from dbqueue import signals, testing
 from dbqueue.jobs import Outcome
 from dbqueue.services.workers import make_executor
-from dbqueue.worker.settling import settle
+from dbqueue.worker.claiming.settling import settle
 from tests.servers import libpq_url
 from tests.stores import TestWorker, count, row, run_sql
 from tests.waiting import wait_until
