@@ -69,9 +69,12 @@ def test_a_process_without_its_threads_is_not_ready(monkeypatch: pytest.MonkeyPa
     """It ends, and another is tried: jobs that had been sent there would count as lost, and end so without a run."""
     start = threading.Thread.start
 
+    readers: list[threading.Thread] = []
+
     def start_reader_alone(thread: threading.Thread) -> None:
         if thread.name != "reader":
             raise RuntimeError(loop_threads.NO_THREAD)
+        readers.append(thread)
         start(thread)
 
     def end() -> None:
@@ -89,6 +92,8 @@ def test_a_process_without_its_threads_is_not_ready(monkeypatch: pytest.MonkeyPa
             child.run_child(theirs, 2, SimpleNamespace(), pool.run_slots)
         with pytest.raises(BlockingIOError):
             ours.recv(1)
+        ours.close()
+        readers[0].join()  # it ends this process, where its end is not the test's own any more
     if pool is aio:  # what the process's end would have closed
         asyncio.get_event_loop().close()
         asyncio.set_event_loop(None)
