@@ -140,7 +140,8 @@ WHERE {{by_id_of_d}} AND""",
                 "store/postgres/store.py",
                 "                self._run(lambda driver: self._enqueue_one(driver, job), settled=False)\n",
                 "                ids = (job.id + '+' * tries for tries in range(100))\n"
-                "                self._run(lambda driver: self._enqueue_one(driver, job._replace(id=next(ids))), settled=False)\n",
+                "                new = lambda: job._replace(id=next(ids))\n"
+                "                self._run(lambda driver: self._enqueue_one(driver, new()), settled=False)\n",
             ),
         ),
         "test_servers.py::test_a_producer_that_is_cut_off[lost replies]",
