@@ -161,17 +161,15 @@ def new_job_id() -> str:
     return _id(_ticks(1), _random_bytes().hex())
 
 
+_MADE_ID: Final = re.compile("([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 NEW_SECONDS: Final = 300.0
 """Longer than a caller's enqueue takes, with all its tries."""
 
 
 def is_new(job_id: str) -> bool:
     """Whether the id may have been made for the call under way: nobody else's job has it then."""
-    try:
-        made_at = int(job_id[:8] + job_id[9:13], 16) / 1000
-    except ValueError:
-        return False
-    return job_id[14:15] == "7" and abs(time.time() - made_at) < NEW_SECONDS
+    made = _MADE_ID.fullmatch(job_id)
+    return made is not None and abs(time.time() - int(made[1] + made[2], 16) / 1000) < NEW_SECONDS
 
 
 def new_job_ids(number: int) -> list[str]:

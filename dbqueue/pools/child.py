@@ -94,7 +94,8 @@ class Link:
             self._socket.sendall(data)
 
     def is_ready(self) -> None:
-        """Have jobs sent here. All threads that they need are there: who ends for want of one loses no job with it."""
+        """Have jobs sent here. All threads without which none can be answered are there: who
+        ends for want of one loses no job with it."""
         self.send(wire.frame(wire.READY))
 
     def begins(self, job: ClaimedJob) -> None:

@@ -21,10 +21,12 @@ def run_in_place(connection: socket.socket, execute: Execute) -> None:
     execute.report = link.reports.put
 
     def read() -> None:
-        with contextlib.suppress(ConnectionError):  # the supervisor has gone, and left something unread
-            link.read(lambda: None)
-        link.inbox.recall()
-        link.inbox.put(None)
+        try:
+            with contextlib.suppress(ConnectionError):  # the supervisor has gone, and left something unread
+                link.read(lambda: None)
+        finally:  # also where a task has closed the socket: nothing more will be heard
+            link.inbox.recall()
+            link.inbox.put(None)
 
     reader = threading.Thread(target=read, name="reader", daemon=True)
     reader.start()

@@ -17,7 +17,7 @@ from dbqueue.canvas.primitives import links
 from dbqueue.canvas.sending import Plan
 from dbqueue.canvas.signatures import Signature
 from dbqueue.errors import EncodeError, ImproperlyConfigured
-from dbqueue.jobs import A_NAME, is_name
+from dbqueue.jobs import A_NAME, MAX_NAME_LENGTH, is_name
 from dbqueue.schedules import BaseSchedule, maybe_schedule
 from dbqueue.services.periodic import new_entry
 from dbqueue.shown import shown
@@ -85,10 +85,12 @@ def new_row(app: DBQueue, name: str, entry: Any) -> NewSchedule:
 
 
 def _entry_name(name: object) -> str:
-    """The name, with which its row can be found again, and which every log line can carry."""
-    if not is_name(name):
-        raise ValueError(f"the name of an entry is {A_NAME}, not {shown(name)}")
-    return name
+    """The name, with which its row can be found again, and which a line of the log can carry."""
+    fits = isinstance(name, str) and len(name) <= MAX_NAME_LENGTH and len(name.splitlines()) == 1
+    if not (fits and all(each.isprintable() or each.isspace() for each in str(name))):
+        limits = f"1 to {MAX_NAME_LENGTH} printable characters in one line"
+        raise ValueError(f"the name of an entry is a text of {limits}, not {shown(name)}")
+    return str(name)
 
 
 def _task_name(task: object) -> str:

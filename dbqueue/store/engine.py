@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 import sqlalchemy as sa
 from sqlalchemy.pool import StaticPool
@@ -300,12 +300,20 @@ def _sqlite_options(url: sa.URL, access: Access) -> tuple[sa.URL, dict[str, Any]
         if not file.parent.is_dir():
             raise ImproperlyConfigured(f"the SQLite database {path!r} cannot be made: no folder {str(file.parent)!r}")
         url = url.set(database=str(file))
+    elif path and access.folder and is_uri and _begins_in_folder(path, url):
+        url = url.set(database=f"file:{quote(access.folder)}/{path.removeprefix('file:')}")
     elif not path or path == ":memory:":
         # A database in memory lives and dies with its connection: the process shares one. What one thread gives
         # back must not be rolled back, for another may be in a transaction on it.
         options = {"poolclass": StaticPool, "pool_reset_on_return": None}
     options["connect_args"] = {"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False}
     return url, options
+
+
+def _begins_in_folder(path: str, url: sa.URL) -> bool:
+    """Whether SQLite's own form of a file's name is that of a file, and no absolute path."""
+    name = path.removeprefix("file:")
+    return path.startswith("file:") and not name.startswith(("/", ":memory:")) and url.query.get("mode") != "memory"
 
 
 def _read_any_text(connection: sqlite3.Connection, record: object) -> None:

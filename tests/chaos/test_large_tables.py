@@ -29,7 +29,7 @@ def test_rates_on_a_huge_table(tries: Tries, tmp_path: Path) -> None:
         figures = tmp_path / "figures.json"
         command = [sys.executable, "-m", "benchmarks", "huge", "--no-peers", "--rounds", "1"]
         command += ["--rows", str(rows), "--json", str(figures)]
-        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=7200)
         assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
         bars = {bar["bar"]: bar["value"] for bar in json.loads(figures.read_text())["rows"]["huge"]["bars"]}
         assert len(bars) == 2

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.workers import ROOT
 
 IDS = """
@@ -105,7 +107,7 @@ from dbqueue import DBQueue
 from dbqueue.store import queries
 
 os.chdir(sys.argv[1])
-app = DBQueue("forked", broker="sqlite:///jobs.db", set_as_current=False)
+app = DBQueue("forked", broker=sys.argv[3], set_as_current=False)
 task = app.task(name="work")(lambda: None)
 app.database.before_fork()
 if os.fork() == 0:
@@ -121,14 +123,15 @@ app.close()
 """
 
 
-def test_a_relative_path_begins_where_the_program_was_when_it_was_first_used(tmp_path: Path) -> None:
+@pytest.mark.parametrize("url", ["sqlite:///jobs.db", "sqlite:///file:jobs.db?uri=true"])
+def test_a_relative_path_begins_where_the_program_was_when_it_was_first_used(tmp_path: Path, url: str) -> None:
     """Not where a task, or a daemon, has gone since: its calls would be acknowledged, and lie in another file."""
     begun, gone = tmp_path / "begun", tmp_path / "gone"
     begun.mkdir()
     gone.mkdir()
-    (jobs, of_tasks), beside = said(FOLDERS, str(begun), str(gone))
+    (jobs, of_tasks), beside = said(FOLDERS, str(begun), str(gone), url)
     assert jobs == 1
-    assert Path(of_tasks) == (begun / "jobs.db").resolve()
+    assert Path(of_tasks.removeprefix("file:")) == (begun / "jobs.db").resolve()
     assert beside == []
 
 

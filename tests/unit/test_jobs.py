@@ -37,6 +37,7 @@ def test_ids_follow_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_was_made_just_now_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = jobs.new_job_id()
     assert jobs.is_new(job_id)
+    assert not jobs.is_new(f"{job_id}-receipt"), "an id that a caller has derived from it"
     random = f"{job_id[:14]}4{job_id[15:]}"  # of version 4: its digits are no time
     assert not any(map(jobs.is_new, ("", "mine", "x" * 36, "01900000-0000-7000-8000-000000000000", random)))
     now = time.time()

@@ -82,7 +82,7 @@ def test_a_process_without_its_threads_is_not_ready(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(threading.Thread, "start", start_reader_alone)
     monkeypatch.setattr(pool, "end_by_error", end, raising=False)
-    for name in ("die_with_parent", "_end_orphan"):
+    for name in ("die_with_parent", "_end_orphan", "end_by_error"):
         monkeypatch.setattr(child, name, lambda: None)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     ours, theirs = socket.socketpair()

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from dbqueue.jobs import Failed
+from dbqueue.pools import wire
 from dbqueue.worker.supervising import supervisor as module
 from dbqueue.worker.supervising.opening import Opened
 from dbqueue.worker.supervising.shutdown import State
 from dbqueue.worker.watch import boot_clock
 from tests.clocks import set_clock
 from tests.stores import claimed_job
-from tests.unit.turns import A, B, released, starting
+from tests.unit.turns import A, B, done, released, starting
 
 
 @pytest.fixture
@@ -52,6 +53,14 @@ def test_a_part_that_is_gone_ends_the_worker_and_its_jobs_go_back(start: Any, ki
     assert set(killed) == {child.pid}
     lost = fault == "nursery"  # which the task itself may have ended: it must not do so to worker after worker
     assert worker.written() == [released(A, lost=lost, ended=not lost)]
+
+
+def test_what_pool_processes_have_said_before_they_all_ended_counts(start: Any) -> None:
+    worker = start()
+    worker.claims(A)
+    worker.nursery.ends[1].send(wire.done_frame(done(A)))
+    worker.supervisor._bury(None)  # which may come before the socket's turn
+    assert worker.written() == [done(A)]
 
 
 def test_a_job_with_which_all_pool_processes_end_may_do_so_so_often(start: Any) -> None:

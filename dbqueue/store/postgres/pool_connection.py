@@ -68,7 +68,7 @@ class PoolConnection(psycopg.Connection[tuple[Any, ...]]):
             if not is_owed:
                 self.pgconn.enter_pipeline_mode()
             self._send_prepared(insert, texts, encoding)
-            self._send_prepared(notify, (), encoding)
+            self._send_prepared(notify, [], encoding)
             if is_owed:
                 self._take_in()
             rows, failed = self.wait(self._answer())

@@ -166,9 +166,11 @@ class PostgresStore(Store):
     def _acknowledge(self, jobs: Batch, error: Untold) -> None:
         """Of a user who may only insert: rows of new ids, which are in the way of another try, are those of the first.
 
-        Raises the error where they are not, or may be somebody else's.
+        Raises the error where they are not, or may be somebody else's; and where some of several jobs may have been
+        left out for others that hold their keys: which, the first try's answer said.
         """
-        if not (isinstance(error.__cause__, _InTheWay) and all(is_new(job.id) for job in jobs)):
+        may_be_left_out = len(jobs) > 1 and any(job.unique_key is not None for job in jobs)
+        if may_be_left_out or not (isinstance(error.__cause__, _InTheWay) and all(is_new(job.id) for job in jobs)):
             raise error
         self.wake()
 
@@ -324,7 +326,7 @@ class PostgresStore(Store):
                         # The server was restarted, maybe. Not the whole pool at once: the connections
                         # that other threads have out would come back to a pool that nobody closes.
                         pooled.invalidate()
-                        tries.unheard = True
+                        tries.unheard = tries.unheard or _may_have_been_done(error)
                     pooled.close()
                     if not tries.again(trouble):
                         raise
@@ -361,6 +363,11 @@ class PostgresStore(Store):
                 if listen is not None:
                     driver.execute(listen)
             return pooled
+
+
+def _may_have_been_done(error: psycopg.Error) -> bool:
+    """Whether the server has not said that it was not: classes 08 and 57 tell of the connection, and of its own end."""
+    return error.sqlstate is None or error.sqlstate[:2] in ("08", "57")
 
 
 def _wake_on(driver: PoolConnection) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from dbqueue import signals
@@ -37,15 +37,14 @@ class Losses:
             log.logger.error("Pool process %s %s; it ran no task. Another takes its place.", child.pid, how)
         child.held.clear()
 
-    def count_all(self, crew: Crew) -> None:
-        """All pool processes have ended with the one that starts them: what ran there is lost.
+    def count_all(self, crew: Crew, ended_before: Collection[Child]) -> None:
+        """All pool processes have ended with the one that starts them, and been heard: what ran there is lost.
 
         One of these tasks may be what ends it. Were that not counted, its job would end worker after worker.
         """
-        running = [child for child in crew if child.running and not child.killed]
-        crew.kill()  # before others may run their jobs
-        for child in running:
-            self.settle(child, "ended with the process that starts pool processes", own=False)
+        for child in crew:
+            if child.running and child not in ended_before:
+                self.settle(child, "ended with the process that starts pool processes", own=False)
 
     def _lost(self, child: Child, job: ClaimedJob, how: str) -> Outcome:
         loss = LostRun(job, self._config.max_losses)

@@ -362,7 +362,11 @@ class Supervisor:
 
     def _bury(self, deaths: list[Died] | None) -> None:
         if deaths is None:
-            self._losses.count_all(self._crew)
+            ended_before = [child for child in self._crew if child.killed]
+            self._crew.kill()  # before others may run their jobs
+            for each in self._crew:
+                self._hear_last_words(each)
+            self._losses.count_all(self._crew, ended_before)
             self._give_up("The process that starts pool processes is gone")
             self._part()  # also where the worker ends already: nobody tells of their deaths any more
             return
@@ -370,10 +374,13 @@ class Supervisor:
             child = self._crew.by_pid(death.pid)
             if child is None:
                 continue
-            for message in [] if child.closed else child.last_words():
-                self._hear(child, message)
+            self._hear_last_words(child)
             self._losses.settle(child, describe_exit(death.status), own=child.killed)
             self._crew.remove(child, replace=self._ending.claims)
+
+    def _hear_last_words(self, child: Child) -> None:
+        for message in [] if child.closed else child.last_words():
+            self._hear(child, message)
 
     # giving out work
 
