@@ -15,13 +15,24 @@ from typing import Any
 import pytest
 
 from dbqueue.jobs import ClaimedJob, Progress, Succeeded
-from dbqueue.pools import aio, interrupts, prefork, solo, threads, wire
+from dbqueue.pools import aio, child, interrupts, prefork, solo, threads, wire
 from dbqueue.pools.child import Inbox, Link, RunSlots, import_modules
 from tests.stores import claimed_job
 from tests.waiting import wait_until
 
 SLOTS = 3
 JOB = claimed_job("job")
+
+
+@pytest.fixture(autouse=True)
+def errors_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the end of this process, which is none of a pool's."""
+
+    def end_by_error() -> None:
+        raise AssertionError("a pool process would end here") from sys.exception()
+
+    for module in (child, threads, aio):
+        monkeypatch.setattr(module, "end_by_error", end_by_error)
 
 
 @pytest.fixture
