@@ -12,14 +12,15 @@ T = TypeVar("T")
 NO_THREAD: Final = "can't start new thread"
 """What the interpreter says where the system gives it none."""
 ASK_SECONDS: Final = 1.0
-"""How often it is asked again."""
+"""How often it is asked again, and how often the loop looks up by itself meanwhile."""
 
 
 async def in_thread(function: Callable[[], T]) -> T:
     """What the function gives in a thread of the running loop's pool, with the caller's context. It may not raise.
 
     Where the system gives no thread it waits for one: the pool keeps what it was handed, and whichever thread is free
-    first does it. (asyncio's own way raises then, and the function runs all the same.)
+    first does it. (asyncio's own way raises then, and the function runs all the same.) A function that has closed all
+    descriptors is waited for no longer than ASK_SECONDS: the loop, which nothing can wake any more, then fails.
     """
     loop, context = asyncio.get_running_loop(), contextvars.copy_context()
     ended: asyncio.Future[T] = loop.create_future()
@@ -34,10 +35,10 @@ async def in_thread(function: Callable[[], T]) -> T:
 
     try:
         has_thread = _handed_over(loop, call)
-        while not (has_thread or ended.done()):
+        while not ended.done():
             await asyncio.wait({ended}, timeout=ASK_SECONDS)
-            has_thread = _handed_over(loop, _nothing)
-        return await ended
+            has_thread = has_thread or _handed_over(loop, _nothing)
+        return ended.result()
     finally:
         ended.cancel()
 

@@ -31,7 +31,7 @@ WITH_THE_LOCK = (
     *("heartbeat.before", "heartbeat.after"),  # beside which another thread may write
 )
 """A process that is stopped there has SQLite's write lock, and stops all others: docs/transactions.md."""
-SELDOM = ("complete.between", "release.between", "rescue.between", "beat.between")
+SELDOM = ("complete.between", "release.between", "rescue.between")
 """Points that a short run comes to once or twice."""
 
 
@@ -67,7 +67,7 @@ def test_every_point(campaign: Judge, tries: Tries, kind: str, point: str, actio
                 it.app.schedules.set("often", "chaos.beaten", 0.3)
             traps = f"{point}={action}@{1 if point in SELDOM else 3}"
             it.start_worker(pool, failpoints=traps, ready=False, options={"beat": beats})
-            it.producing(0.02, task=task_of(pool), pause=0.03)
+            it.producing(0.1, task=task_of(pool), pause=0.03)  # so that some job runs at any time
             it.wait_points(1, feed=lambda it=it: feed(it, pool, 1))  # type: ignore[misc]
             it.start_worker(pool, options={"beat": beats})
             if action == "stop":

@@ -108,7 +108,7 @@ def test_a_sub_task_that_ends_the_loop(
 def test_a_task_that_closes_all_descriptors_does_not_keep_its_worker(
     app: DBQueue, database_url: str, path: PathOf, start_worker: Start
 ) -> None:
-    """The event loop cannot be woken any more, so nobody answers for the job; what the worker asks, nobody hears."""
+    """The event loop cannot be woken any more; what the worker asks, nobody hears."""
     worker = start_worker(database_url, pool="asyncio")
     result = app.tasks["sample.die"].delay("close", path("runs"))
     wait_until(lambda: lines(path("runs")), what="the start")

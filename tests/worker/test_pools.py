@@ -402,7 +402,7 @@ class TestTimes:
         assert send("add", 1, 2, expires=600).get(timeout=TIMEOUT) == 3
 
 
-@pytest.mark.parametrize("how", ["exit", "segfault", "abort", "cut off"])
+@pytest.mark.parametrize("how", ["exit", "segfault", "abort", "cut off", "close"])
 def test_a_task_that_ends_its_process_is_a_failure_in_the_end(
     send: Callable[..., Any], worker: WorkerProcess, pool: str, path: Callable[[str], str], how: str
 ) -> None:
