@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -42,7 +43,7 @@ def pause(target: Target, /, names: Sequence[str]) -> None:
             raise click.BadParameter(f"{name!r} is a pattern: name each queue to pause")
     queues.pause(target.store, names)
     for name in names:
-        click.echo(f"{harmless(name)}: paused. It holds until `dbqueue queues resume {harmless(name)}`.")
+        click.echo(f"{harmless(name)}: paused. It holds until `dbqueue queues resume {shlex.quote(harmless(name))}`.")
 
 
 @command.command("resume")

@@ -20,25 +20,36 @@ async def in_thread(function: Callable[[], T]) -> T:
 
     Where the system gives no thread it waits for one: the pool keeps what it was handed, and whichever thread is free
     first does it. (asyncio's own way raises then, and the function runs all the same.) A function that has closed all
-    descriptors is waited for no longer than ASK_SECONDS: the loop, which nothing can wake any more, then fails.
+    descriptors is waited for no longer than ASK_SECONDS: the loop, which nothing can wake any more, then fails. So is
+    one whose thread has no memory left to wake the loop with. Raises MemoryError where there was none to call it with.
     """
     loop, context = asyncio.get_running_loop(), contextvars.copy_context()
-    ended: asyncio.Future[T] = loop.create_future()
+    ended: asyncio.Future[None] = loop.create_future()
+    values: list[T] = []
+    errors: list[BaseException] = []
 
     def call() -> None:
-        if not ended.done():  # cancelled, while it waited for a thread
-            loop.call_soon_threadsafe(tell, context.run(function))
+        if ended.done():  # cancelled, while it waited for a thread
+            return
+        try:
+            values.append(context.run(function))
+        except BaseException as error:  # noqa: BLE001 - who waits would wait for ever
+            errors.append(error)
+        loop.call_soon_threadsafe(tell)
 
-    def tell(value: T) -> None:
-        if not ended.done():
-            ended.set_result(value)
+    def tell() -> None:
+        if not ended.done() and (values or errors):
+            ended.set_result(None)
 
     try:
         has_thread = _handed_over(loop, call)
         while not ended.done():
             await asyncio.wait({ended}, timeout=ASK_SECONDS)
+            tell()
             has_thread = has_thread or _handed_over(loop, _nothing)
-        return ended.result()
+        if errors:
+            raise errors[0]
+        return values[0]
     finally:
         ended.cancel()
 

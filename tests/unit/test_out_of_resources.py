@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from dbqueue.jobs import ClaimedJob, Released, Succeeded
+from dbqueue.jobs import ClaimedJob, Failed, Released, Succeeded
 from dbqueue.pools import aio, child, loop_threads, threads
 from dbqueue.services.workers import Worker
 from dbqueue.worker.running import executor as executors
@@ -150,6 +150,35 @@ def test_a_function_beside_an_event_loop_waits_for_a_thread(
         return await asyncio.wait_for(run, 60)
 
     assert isinstance(asyncio.run(main()), Succeeded)
+
+
+@pytest.mark.parametrize("lacks", ["to wake the loop", "to call it"])
+def test_a_function_beside_an_event_loop_is_answered_for_without_memory(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch, lacks: str
+) -> None:
+    """Its thread has no memory: the loop looks up by itself, and the job does not stay STARTED."""
+    monkeypatch.setattr(loop_threads, "ASK_SECONDS", 0.01)
+
+    def lack(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    async def main() -> Any:
+        loop = asyncio.get_running_loop()
+        if lacks == "to call it":
+            monkeypatch.setattr(executors, "invoked", lack)
+        else:
+            monkeypatch.setattr(loop, "call_soon_threadsafe", lack)
+        try:
+            return await asyncio.wait_for(executor.run_async(job("add", 1, 2)), 60)
+        finally:
+            monkeypatch.undo()  # the loop's end needs it
+
+    outcome = asyncio.run(main())
+    if lacks == "to call it":
+        assert isinstance(outcome, Failed), outcome
+        assert "MemoryError" in outcome.error
+    else:
+        assert isinstance(outcome, Succeeded), outcome
 
 
 def test_an_event_loop_that_was_had_is_there(executor: Executor) -> None:

@@ -374,6 +374,23 @@ class TestTellingOfTheWorker:
         assert worker.told("shutdown", msg="again") == {"ok": "shutting down"}
         assert [request.how for request in worker.supervisor._stop_requests] == ["warm"]
 
-    def test_what_its_settings_do_not_allow(self, worker: Worker) -> None:
+    def test_what_its_settings_do_not_allow(self, worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
         assert "Autoscale not enabled" in worker.told("autoscale", max=3)["error"]
         assert "worker_pool_restarts" in worker.told("pool_restart")["error"]
+        lines = [(record.levelname, record.getMessage(), bool(record.exc_info)) for record in caplog.records]
+        assert lines == [
+            ("WARNING", "The command autoscale was refused: Autoscale not enabled", False),
+            (
+                "WARNING",
+                "The command pool_restart was refused: Pool restarts not enabled: set worker_pool_restarts",
+                False,
+            ),
+        ]
+
+    def test_what_refuses_a_command_is_traced_where_somebody_debugs(
+        self, worker: Worker, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It may be a fault in a command of one's own."""
+        with caplog.at_level("DEBUG", "dbqueue"):
+            worker.told("autoscale", max=3)
+        assert caplog.records[-1].exc_info

@@ -8,9 +8,10 @@
 
 A command runs on the worker's loop, between two turns, where nothing else touches children and
 queues: it must be quick, and must not wait. What it returns is the worker's reply; what it raises
-is one too, as `{"error": repr}`. One that only reads the database says `reads_database=True`, and
-runs on the thread of the second connection. Names and options are Celery's
-(`celery.worker.control`).
+is one too, as `{"error": repr}`. A ValueError refuses what was asked for, and is one line of the
+worker's log; anything else is there with its traceback. A command that only reads the database says
+`reads_database=True`, and runs on the thread of the second connection. Names and options are
+Celery's (`celery.worker.control`).
 
 dbqueue's own are in `commands.py`, which change a worker, and `inspection.py`, which tell of it; `desk.py` brings them
 from the database, and takes the replies there.
@@ -18,6 +19,7 @@ from the database, and takes the replies there.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
@@ -182,6 +184,10 @@ def carry_out(state: WorkerState, command: Command) -> str:
         return _encoded(command, {"error": f"this worker has no command {command.method!r}"})
     try:
         return _encoded(command, known.handler(state, **codec.loads(command.arguments)))
+    except ValueError as error:  # of what was asked for, or where: no error of the worker's
+        trace = log.logger.isEnabledFor(logging.DEBUG)
+        log.logger.warning("The command %s was refused: %s", command.method, error, exc_info=trace)
+        return _encoded(command, {"error": shown(error)})
     except Exception as error:  # noqa: BLE001 - a custom command may raise anything
         log.logger.exception("The command %s failed; the worker goes on", command.method)
         return _encoded(command, {"error": shown(error)})
