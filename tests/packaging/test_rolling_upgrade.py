@@ -179,8 +179,16 @@ def previous_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without tables."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'rolling.db'}"
+    return str(request.getfixturevalue("empty_postgres_url"))
+
+
 @pytest.fixture
-def codes(tmp_path: Path, empty_postgres_url: str, previous_python: Path) -> tuple[Code, Code]:
+def codes(tmp_path: Path, url: str, previous_python: Path) -> tuple[Code, Code]:
     """The old version and the new one, for one application on one database."""
     (tmp_path / "rolling.py").write_text(APPLICATION)
     new = tmp_path / "new"
@@ -188,10 +196,10 @@ def codes(tmp_path: Path, empty_postgres_url: str, previous_python: Path) -> tup
     shutil.copytree(CHECKOUT / "migrations", new / "migrations", ignore=shutil.ignore_patterns("__pycache__"))
     head = max(path.name for path in (new / "migrations" / "versions").glob("[0-9]*.py")).partition("_")[0]
     (new / "migrations" / "versions" / "9000_colour.py").write_text(ADDITIVE.format(head=head))
-    old = Code(previous_python, None, tmp_path, empty_postgres_url)
+    old = Code(previous_python, None, tmp_path, url)
     where = old.run("-c", "import dbqueue; print(dbqueue.__file__)")
     assert Path(where.strip()).is_relative_to(previous_python.parents[1])
-    return old, Code(Path(sys.executable), new, tmp_path, empty_postgres_url)
+    return old, Code(Path(sys.executable), new, tmp_path, url)
 
 
 def runs(path: Path) -> Counter[int]:
@@ -209,7 +217,7 @@ def statuses(url: str) -> dict[str, int]:
 
 @pytest.mark.parametrize("when", ["before", "during", "after"])
 def test_the_previous_release_runs_on_newer_tables(
-    codes: tuple[Code, Code], empty_postgres_url: str, tmp_path: Path, when: str
+    codes: tuple[Code, Code], url: str, tmp_path: Path, when: str
 ) -> None:
     old, new = codes
     path = tmp_path / "runs"
@@ -231,7 +239,7 @@ def test_the_previous_release_runs_on_newer_tables(
     if when != "during":
         both_run(old, new, path, count)
     total = count + 2 * JOBS
-    wait_until(lambda: statuses(empty_postgres_url) == {"SUCCESS": total}, timeout=WAIT_SECONDS)
+    wait_until(lambda: statuses(url) == {"SUCCESS": total}, timeout=WAIT_SECONDS)
     assert runs(path) == Counter(range(total))
 
 
