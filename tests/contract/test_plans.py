@@ -104,10 +104,12 @@ def prepare(url: str, statistics: str) -> None:
             )
 
 
-def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
+def nodes(plan: dict[str, Any], *, sorted_above: bool = False) -> Iterator[dict[str, Any]]:
+    """All of a plan, each with whether what it gives is sorted before a LIMIT has cut it: then all of it is read."""
+    yield plan | {"Sorted": sorted_above}
+    sorts = plan["Node Type"] in ("Sort", "Incremental Sort")
     for child in plan.get("Plans", ()):
-        yield from nodes(child)
+        yield from nodes(child, sorted_above=plan["Node Type"] != "Limit" and (sorted_above or sorts))
 
 
 def explain(session: PostgresWorkSession, template: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
@@ -154,6 +156,26 @@ def reads(found: list[dict[str, Any]]) -> set[str]:
     }
 
 
+JOBS_OF_A_LEVEL = ("queue = ", "priority = ", "ready_at <= ")
+HELD_JOBS_OF_A_LEVEL = ("limit_key = ", "queue = ", "priority = ", "held_at <= ")
+
+
+def check_steps(found: list[dict[str, Any]], jobs: tuple[str, ...], levels: tuple[str, ...] = ("queue = ",)) -> None:
+    """From one level to the next, and along each as far as the LIMIT: by conditions of the index alone, in its order.
+
+    `jobs` are the conditions by which the jobs of a level are found (`i`), `levels` those of the next level (`j`).
+    """
+    steps = [node for node in found if node.get("Index Name") in ("dbqueue_jobs_claim", "dbqueue_jobs_held")]
+    steps = [node for node in steps if node["Alias"][0] in "ij"]
+    assert {node["Alias"][0] for node in steps} == {"i", "j"}
+    for node in steps:
+        wanted = jobs if node["Alias"][0] == "i" else levels
+        missing = [condition for condition in wanted if condition not in node.get("Index Cond", "")]
+        assert not missing, node
+        assert "Filter" not in node, node
+        assert not node["Sorted"], node
+
+
 @pytest.mark.parametrize("queues", [1, 200])
 @pytest.mark.parametrize("statistics", STATISTICS)
 def test_plans_do_not_depend_on_statistics(
@@ -162,10 +184,9 @@ def test_plans_do_not_depend_on_statistics(
     prepare(postgres_url, statistics)
     names = [f"q{n}" for n in range(queues)]
     claim = Claim("w#1", str(uuid4()), names, 500)
-    assert reads(explain(session, postgres_sql.CLAIM, _claim_parameters(claim, None, durable=True))) == {
-        "dbqueue_jobs_claim",
-        "Tid Scan",
-    }
+    first = explain(session, postgres_sql.CLAIM, _claim_parameters(claim, None, durable=True))
+    assert reads(first) == {"dbqueue_jobs_claim", "Tid Scan"}
+    check_steps(first, JOBS_OF_A_LEVEL)
     floors = Floors()
     floors._bottom_at = float("inf")
     floors._floors = {(name, priority): ("2026-01-01 00:00:00+00", "job-7") for name in names for priority in (0, 2)}
@@ -174,10 +195,13 @@ def test_plans_do_not_depend_on_statistics(
     after = explain(session, postgres_sql.NEXT_READY_BEHIND, hints | {"now": None})
     assert reads(behind) == {"dbqueue_jobs_claim", "Tid Scan"}
     assert reads(after) == {"dbqueue_jobs_claim", "dbqueue_jobs_held"}
+    check_steps(behind, JOBS_OF_A_LEVEL)
+    check_steps(after, JOBS_OF_A_LEVEL[:2])
     by_place = sum("ROW(ready_at, id) > " in node.get("Index Cond", "") for node in behind + after)
     assert by_place == 4 * len(leaves_of(session))  # two plans each
-    look = reads(explain(session, postgres_sql.NEXT_READY, {"queues": names, "now": None}))
-    assert look == {"dbqueue_jobs_claim", "dbqueue_jobs_held"}
+    look = explain(session, postgres_sql.NEXT_READY, {"queues": names, "now": None})
+    assert reads(look) == {"dbqueue_jobs_claim", "dbqueue_jobs_held"}
+    check_steps(look, JOBS_OF_A_LEVEL[:2])
     assert reads(explain(session, postgres_sql.ANYTHING_HELD, {})) == {"dbqueue_jobs_held"}
 
     finish, _ = split([Succeeded(f"job-{n}", str(uuid4()), "1", 0.1) for n in range(500)])
@@ -334,6 +358,16 @@ ELSEWHERE: dict[str, tuple[str, dict[str, Any], set[str]]] = {
         _claim_parameters(Claim("w#1", str(uuid4()), ["q0", "q1"], 500), None, durable=True) | OF_KEYS,
         {"dbqueue_jobs_held", "dbqueue_jobs_permit", "Tid Scan"},
     ),
+    "outcomes in another serializer": (
+        postgres_sql.CONTENT,
+        {"id": IDS[:50], "lease": [str(uuid4())] * 50, "content": [b"x"] * 50},
+        {"dbqueue_jobs_pkey"},
+    ),
+    "parking": (
+        postgres_sql.PARK,
+        {"tasks": ["shop.pack"], "queues": ["q0", "q1"], "most": 1000},
+        {"dbqueue_jobs_claim", "Tid Scan"},
+    ),
     "pruning": (
         pruning.PRUNE_PAGES,
         {"first": "(0,0)", "end": "(4096,0)", "seconds": 60, "limit": 1000, "now": None}
@@ -369,6 +403,10 @@ def test_plans_of_everything_else_that_is_asked_often(
         assert reads(found) == expected, name
         # The first of all queues is the first of the index. Of a table that is thought to have no rows, or three, the
         # planner reads all: `store.postgres.plans` sees to that.
+        if name == "claim of freed permits":
+            check_steps(found, HELD_JOBS_OF_A_LEVEL, HELD_JOBS_OF_A_LEVEL[:2])
+        if name == "parking":
+            check_steps(found, JOBS_OF_A_LEVEL)
         if name != "waiting queues" and statistics not in ("tiny", "emptied"):
             assert all("Index Cond" in node for node in found if "Index Name" in node), name
 
