@@ -374,6 +374,24 @@ class TestAbortable:
         ignored = app.task(name="ignored", base=AbortableTask, ignore_result=True)(lambda: None).delay()
         assert ignored.get(timeout=0) is None
 
+    def test_a_task_asks_for_another_call_or_is_none(self, app: DBQueue) -> None:
+        task: Any = app.task(name="count", base=AbortableTask)(lambda: None)
+        assert not task.is_aborted(), "who calls it as a function has no job"
+        worker, result = TestWorker(app.database.store), task.delay()
+        worker.claim_one()
+        result.abort()
+        assert task.is_aborted(task_id=result.id)
+        assert not task.is_aborted(task_id="another")
+        worker.close()
+
+    def test_a_pickled_result_knows_what_went_before_it(self, app: DBQueue) -> None:
+        task = app.task(name="count", base=AbortableTask)(lambda: None)
+        app.set_current()
+        result = task.delay()
+        result.parent = task.delay()
+        again = pickle.loads(pickle.dumps(result))
+        assert (again.id, again.parent.id) == (result.id, result.parent.id)
+
     def test_one_that_waits_is_revoked(self, app: DBQueue) -> None:
         result = app.task(name="count", base=AbortableTask)(lambda: None).delay()
         assert isinstance(result, AbortableAsyncResult)

@@ -79,15 +79,13 @@ def test_a_lock_that_is_held_on_ends_the_enqueue_in_time(
     store.close()
 
 
-def test_the_roles_own_lock_timeout_is_kept(postgres_url: str) -> None:
-    store = open_store(f"{postgres_url}?options=-c%20lock_timeout%3D7s", shown_url="")
-    with store.connect() as connection:
-        assert connection.scalar(sa.text("SHOW lock_timeout")) == "7s"
-    store.close()
-    store = open_store(postgres_url, shown_url="")
-    with store.connect() as connection:
-        assert connection.scalar(sa.text("SHOW lock_timeout")) == "10s"
-    store.close()
+@pytest.mark.parametrize(("setting", "own"), [("lock_timeout", "10s"), ("idle_in_transaction_session_timeout", "1min")])
+def test_the_roles_own_bounds_are_kept(postgres_url: str, setting: str, own: str) -> None:
+    for options, seconds in ((f"?options=-c%20{setting}%3D7s", "7s"), ("", own)):
+        store = open_store(f"{postgres_url}{options}", shown_url="")
+        with store.connect() as connection:
+            assert connection.scalar(sa.text(f"SHOW {setting}")) == seconds
+        store.close()
 
 
 def test_what_a_process_has_locked_that_stands_still_is_free_again(

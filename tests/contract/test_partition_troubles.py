@@ -49,6 +49,14 @@ def test_what_a_killed_worker_has_taken_out_is_finished_by_the_next(store: Store
     assert len(worker.claim()) == 2
 
 
+def test_jobs_of_before_the_partitions_are_put_back_too(store: Store, worker: TestWorker) -> None:
+    """Their partition is named after no time."""
+    enqueued(store, "0")
+    take_out(store, "dbqueue_jobs_before")
+    assert tend(worker, 0.5)[1] == ["before"]
+    assert [job.id for job in worker.claim()] == ["0"]
+
+
 def test_a_worker_that_has_just_taken_one_out_may_be_killed(
     store: Store, worker: TestWorker, new_worker: Callable[..., TestWorker]
 ) -> None:

@@ -19,12 +19,14 @@ import sqlalchemy as sa
 from psycopg.pq import PipelineStatus
 
 from dbqueue.errors import AccessDenied, DuplicateTaskId, OperationalError, SchemaError
-from dbqueue.jobs import NewJob
+from dbqueue.jobs import NewJob, new_job_id
 from dbqueue.store import migrate
+from dbqueue.store.engine import Access, make_engine
 from dbqueue.store.postgres import sql
+from dbqueue.store.postgres.driver import Untold
 from dbqueue.store.postgres.pool_connection import PoolConnection
 from dbqueue.store.postgres.quick_pool import QuickPool
-from dbqueue.store.postgres.store import PostgresStore
+from dbqueue.store.postgres.store import PostgresStore, _InTheWay
 from dbqueue.store.records import WorkerInfo
 from dbqueue.urls import normalise_url
 from tests.servers import libpq_url
@@ -186,6 +188,65 @@ def test_an_operation_whose_connection_breaks_is_done_again_on_another(store: Po
     assert last(store) is used[1] is not used[0]
 
 
+GONE = psycopg.OperationalError("the connection is gone")
+STANDBY = psycopg.errors.ReadOnlySqlTransaction("this server takes no writes any more")
+ENDING = psycopg.errors.AdminShutdown("this server is ending")
+
+
+@pytest.mark.parametrize(
+    ("before", "error"),
+    [((GONE,), Untold), ((ENDING,), Untold), ((STANDBY,), AccessDenied), ((GONE, STANDBY), Untold)],
+    ids=["broken", "ended", "a standby", "broken, then a standby"],
+)
+def test_a_try_that_may_have_been_done_is_not_denied_by_the_next(
+    store: PostgresStore, before: tuple[psycopg.Error, ...], error: type[Exception]
+) -> None:
+    """The user may not read what would tell. A server that takes no writes has said that it has done nothing."""
+    said = iter([*before, psycopg.errors.InsufficientPrivilege("permission denied")])
+
+    def operation(driver: PoolConnection) -> None:
+        answer = next(said)
+        if answer is GONE:
+            driver.close()
+        raise answer
+
+    with pytest.raises(error, match="permission denied") as raised:
+        store._run(operation)
+    assert type(raised.value) is error
+
+
+@pytest.mark.parametrize(
+    ("jobs", "are_there"),
+    [
+        ([new_job()], True),
+        ([new_job(unique_key="k")], True),
+        ([new_job(), new_job()], True),
+        ([new_job(), new_job(unique_key="k")], False),
+        ([new_job(), new_job("of the caller's own")], False),
+    ],
+    ids=["one", "a unique one", "two", "one may have been left out", "one may be another's"],
+)
+def test_who_may_not_read_is_told_that_jobs_are_there_if_they_can_be_no_others(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch, jobs: list[NewJob], are_there: bool
+) -> None:
+    """They are in the way of their second try. And workers are woken, for the first wake-up may be lost, too."""
+    jobs = [job if job.id.startswith("of") else job._replace(id=new_job_id()) for job in jobs]
+    tries, woken = [GONE, _InTheWay("permission denied")], []
+
+    def lost_and_refused(driver: PoolConnection, *_: object) -> Any:
+        error = tries.pop(0)
+        if error is GONE:
+            driver.close()
+        raise error
+
+    monkeypatch.setattr(store, "_enqueue_one", lost_and_refused)
+    monkeypatch.setattr(store, "_reply", lambda driver: lambda statement: lost_and_refused(driver))
+    monkeypatch.setattr(store, "wake", lambda: woken.append(True))
+    with contextlib.nullcontext() if are_there else pytest.raises(Untold):
+        store.enqueue(jobs)
+    assert (tries, woken) == ([], [True] * are_there)
+
+
 @pytest.mark.parametrize("answer", ["an answer is left", "no answer is left"])
 def test_a_look_after_the_server_ended_the_connection(store: PostgresStore, answer: str) -> None:
     """Nothing is run again where several statements may follow: the connection itself must be a good one."""
@@ -323,6 +384,15 @@ def test_a_wake_up_that_the_server_has_forgotten_is_prepared_again(store: Postgr
     assert count(store) == 4
 
 
+def test_a_statement_that_is_unknown_once_more_is_an_error(store: PostgresStore) -> None:
+    """What the server forgets each time, as behind a pooler that nobody has told of, would be prepared for ever."""
+    with contextlib.closing(store.engine.raw_connection()) as pooled:
+        driver = cast(PoolConnection, pooled.driver_connection)
+        for _ in range(2):
+            with pytest.raises(psycopg.errors.InvalidSqlStatementName):
+                driver.insert_and_notify("EXECUTE forgotten", [], sql.NOTIFY)
+
+
 @pytest.mark.parametrize("before", ["a success", "nothing"])
 def test_failures_leave_no_statements_behind(store: PostgresStore, before: str) -> None:
     if before == "a success":
@@ -357,6 +427,18 @@ def test_a_statement_that_was_left_amid_ends_its_connection(store: PostgresStore
     assert driver.closed
 
 
+def test_a_connection_that_broke_in_its_users_hands_goes_in_silence(
+    store: PostgresStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SQLAlchemy would log a traceback of the rollback that it cannot have."""
+    pooled = store.engine.raw_connection()
+    cast(PoolConnection, pooled.driver_connection).close()
+    pooled.close()
+    assert caplog.records == []
+    enqueued(store)
+    assert count(store) == 1
+
+
 def test_a_wake_up_that_breaks_does_not_fail_what_is_committed(
     store: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -389,6 +471,16 @@ def test_an_option_of_the_url_goes_before_dbqueues_own(postgres_url: str) -> Non
                 assert told["keepalives_count"] == "3"
 
 
+@pytest.mark.parametrize(("seconds", "told"), [(0.4, "2"), (1.0, "2"), (7.0, "7"), (1e6, "3600")])
+def test_a_connection_is_waited_for_within_bounds(postgres_url: str, seconds: float, told: str) -> None:
+    """libpq takes whole seconds, two at the least; and no longer than an hour is meant by anybody."""
+    engine = make_engine(Access(normalise_url(postgres_url), pool_size=1, connect_timeout=seconds))
+    with contextlib.closing(engine.raw_connection()) as connection:
+        found = cast(PoolConnection, connection.driver_connection).info.get_parameters()
+    engine.dispose()
+    assert found["connect_timeout"] == told
+
+
 @pytest.fixture
 def narrow(postgres_url: str) -> Iterator[PostgresStore]:
     """With two connections at the most."""
@@ -408,6 +500,13 @@ def test_the_connection_that_is_kept_is_for_whoever_asks(narrow: PostgresStore) 
         with contextlib.closing(narrow.engine.raw_connection()) as other:
             assert other.driver_connection is not kept
     assert backends(narrow) <= 2
+
+
+def test_a_connection_is_kept_again_once_nobody_asks(narrow: PostgresStore) -> None:
+    with contextlib.closing(narrow.engine.raw_connection()):
+        pass
+    enqueued(narrow)
+    assert len(cast(QuickPool, narrow.engine.pool)._kept) == 1
 
 
 def test_the_connection_that_is_kept_is_closed_with_the_pool(store: PostgresStore) -> None:

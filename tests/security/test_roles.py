@@ -190,6 +190,29 @@ def test_a_producer_whose_reply_was_lost_is_not_told_that_a_job_of_another_is_it
                 add.apply_async((1, 2), task_id=task_id)
 
 
+@pytest.mark.parametrize("what", ["one", "several", "a chain"])
+def test_a_producer_whose_rights_go_with_the_reply_is_not_told_that_its_job_is_there(
+    url: str, schema: str | None, what: str
+) -> None:
+    """Its second try is refused, but for no row that is in the way: the first one's is gone, or never was."""
+    jobs = f'"{schema}".dbqueue_jobs' if schema else "dbqueue_jobs"
+
+    def withdraw(_: str) -> None:
+        with psycopg.connect(libpq_url(url), autocommit=True) as admin:
+            admin.execute(f"DELETE FROM {jobs}".encode())
+            admin.execute(f"REVOKE INSERT ON {jobs} FROM {roles.PRODUCER}".encode())
+            for column in metadata.tables["dbqueue_jobs"].columns:
+                admin.execute(f"REVOKE INSERT ({column.name}) ON {jobs} FROM {roles.PRODUCER}".encode())
+
+    with Proxy(as_user(url, "t_producer"), withdraw) as proxy, producer(proxy.url, "t_producer", schema) as app:
+        add = app.tasks["sample.add"]
+        add.delay(0, 0)  # on a connection that stands: the next request is the call's
+        proxy.lose_reply(1 if what == "one" else 2)  # the first of a transaction is its BEGIN
+        with pytest.raises(OperationalError, match="no right to what would tell"):
+            CALLS[what][0](add)
+        assert proxy.faults == 1
+
+
 def test_results_and_unique_calls_are_grants_of_their_own(url: str, schema: str | None) -> None:
     with producer(url, "t_producer", schema) as app, pytest.raises(AccessDenied, match="permission denied"):
         app.tasks["sample.add"].apply_async([1, 2], unique=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 
 import psycopg
@@ -10,7 +11,7 @@ import sqlalchemy as sa
 from psycopg import errors
 
 from dbqueue.store import trouble
-from dbqueue.store.trouble import Tries, Trouble, trouble_of
+from dbqueue.store.trouble import Tries, Trouble, first_line, may_be_outdated, trouble_of
 
 KINDS = {
     errors.SerializationFailure: Trouble.CONFLICT,
@@ -37,6 +38,26 @@ KINDS = {
 def test_by_their_sqlstate(error: type[psycopg.Error], kind: Trouble | None) -> None:
     assert trouble_of(error("what the server says")) is kind
     assert trouble_of(sa.exc.OperationalError("SELECT 1", {}, error("the same through SQLAlchemy"))) is kind
+
+
+OUTDATED = (
+    errors.UndefinedTable,
+    errors.UndefinedColumn,
+    errors.InvalidSchemaName,
+    errors.InvalidColumnReference,
+    errors.UndefinedFunction,
+    errors.UndefinedObject,
+    errors.InsufficientPrivilege,
+    errors.QueryCanceled,
+)
+
+
+@pytest.mark.parametrize("error", [*OUTDATED, errors.UniqueViolation, errors.DeadlockDetected])
+def test_what_may_come_of_settings_that_the_role_has_no_longer(error: type[psycopg.Error]) -> None:
+    """A connection that has said so once is not used again: it might say it for ever."""
+    said = error("what the server says")
+    assert may_be_outdated(said) is (error in OUTDATED)
+    assert may_be_outdated(sa.exc.ProgrammingError("SELECT 1", {}, said)) is (error in OUTDATED)
 
 
 @pytest.mark.parametrize(
@@ -85,3 +106,20 @@ def test_no_more_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
     tries, now = Tries(connections=3), time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + trouble.PATIENCE_SECONDS)
     assert not any(tries.again(kind) for kind in Trouble)
+
+
+def test_pauses_grow_but_for_a_connection_that_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that starts needs time, and so do others that hold locks; another connection may be a good one now."""
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    monkeypatch.setattr(random, "random", lambda: 1.0)
+    tries = Tries(connections=3)
+    for kind in (Trouble.LOST, Trouble.CONFLICT, Trouble.LOST, Trouble.CROWDED, Trouble.CROWDED):
+        assert tries.again(kind)
+    assert pauses == [trouble.FIRST_PAUSE_SECONDS * factor for factor in (1, 2, 4)]
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_an_error_without_words_is_told_by_its_name(text: str) -> None:
+    """Else another error would come in its place."""
+    assert first_line(psycopg.OperationalError(text)) == "OperationalError"
