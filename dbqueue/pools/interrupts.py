@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import os
 import signal
 import threading
 from collections.abc import Awaitable, Coroutine, Generator, Iterator
@@ -34,8 +35,17 @@ _running: dict[str, int | asyncio.Task[object] | Steps] = {}
 """The thread, the task of the event loop, or the coroutine that runs each job of this process."""
 _due: set[str] = set()
 """Jobs whose soft limit has passed."""
-_aiming: Final = threading.Lock()
+_aiming = threading.Lock()
 """Held while a thread is hit, and while one leaves its job."""
+
+
+def _aim_anew() -> None:
+    global _aiming  # noqa: PLW0603 - of the process
+    _aiming = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # in a copy nobody lets go of what another thread held
+    os.register_at_fork(after_in_child=_aim_anew)
 
 
 class Interruptible:
@@ -62,7 +72,8 @@ class Interruptible:
 
     def _leave(self) -> bool:
         """Whether its time is over."""
-        _running.pop(self._job_id, None)
+        with _aiming:  # hit later, the thread would be at its pool's own work, or at another job
+            _running.pop(self._job_id, None)
         if self._job_id not in _due:
             return False
         _due.discard(self._job_id)

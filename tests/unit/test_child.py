@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from dbqueue.jobs import ClaimedJob, Progress, Succeeded
+from dbqueue.jobs import ClaimedJob, Outcome, Progress, Succeeded
 from dbqueue.pools import aio, child, interrupts, prefork, solo, threads, wire
 from dbqueue.pools.child import Inbox, Link, RunSlots, import_modules
 from tests.stores import claimed_job
@@ -121,6 +121,30 @@ def test_an_interruption_is_for_one_run(link: Link, supervisor: socket.socket, *
     assert not is_interrupted()
 
 
+def test_the_next_run_of_a_job_may_come_as_soon_as_it_is_answered(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the slot that answered goes on. An interruption finds that run."""
+
+    def send(data: bytes) -> None:
+        link._held.add(JOB.id)
+
+    link._held.add(JOB.id)
+    link.begins(JOB)
+    monkeypatch.setattr(link, "send", send)
+    link.report(done(JOB))
+    link._interrupt(JOB.id)
+    assert is_interrupted()
+
+
+def test_a_job_is_held_before_a_slot_can_take_it(
+    link: Link, supervisor: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which may answer at once: it would count as held here ever after."""
+    held: list[bool] = []
+    monkeypatch.setattr(link.inbox, "put", lambda job: held.append(job.id in link._held))
+    hear(link, supervisor, wire.run_frame([JOB]))
+    assert held == [True]
+
+
 def test_a_limit_that_is_over_before_the_job_begins_is_not_its_own(link: Link, supervisor: socket.socket) -> None:
     """What ran here kept it waiting; nor has it begun because an earlier run of it had."""
     for _ in range(2):
@@ -183,6 +207,21 @@ def test_a_module_that_cannot_be_imported_keeps_no_other_from_it(
     assert "The module broken cannot be imported" in caplog.text
 
 
+@pytest.mark.parametrize("error", [SystemExit, OSError])
+def test_a_process_that_hears_nothing_more_ends(
+    link: Link, supervisor: socket.socket, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    """By itself a thread ends at SystemExit without a word, as where a module that is imported says `sys.exit()`."""
+
+    def import_modules(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(child, "import_modules", import_modules)
+    supervisor.sendall(wire.frame(wire.IMPORT, ["script"], False))
+    with pytest.raises(AssertionError, match="a pool process would end here"):
+        child._read(link)
+
+
 @pytest.mark.parametrize("reload", [True, False])
 def test_a_module_that_is_loaded_is_imported_anew_where_that_is_asked(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, reload: bool
@@ -220,6 +259,70 @@ def test_a_slot_says_what_it_begins_and_answers_before_it_stops(
     ready, *answers = said(supervisor)
     assert ready == (wire.READY,)
     assert sorted(fields[0] for _, _, fields in answers) == ["a", "b"]
+
+
+@pytest.mark.parametrize("run_slots", [prefork.run_slots, threads.run_slots, aio.run_slots])
+def test_what_waits_behind_a_run_can_be_recalled(link: Link, supervisor: socket.socket, run_slots: RunSlots) -> None:
+    """No slot takes a job before it can run it: the run may be a long one."""
+    recalled: list[str] = []
+
+    def run(job: ClaimedJob) -> Succeeded:
+        time.sleep(0.05)
+        recalled.extend(each.id for each in link.inbox.recall())
+        link.inbox.put(None)
+        return done(job)
+
+    async def run_async(job: ClaimedJob) -> Succeeded:
+        await asyncio.sleep(0)
+        return await asyncio.to_thread(run, job)
+
+    for each in ("runs", "waits"):
+        link.inbox.put(claimed_job(each))
+    execute: Any = SimpleNamespace(run=run, run_async=run_async)
+    run_slots(link, execute, 1)
+    assert recalled == ["waits"]
+
+
+def test_functions_run_beside_an_event_loop_in_as_many_threads_as_it_has_slots(
+    link: Link, supervisor: socket.socket
+) -> None:
+    """However few processors there are."""
+    slots = 40  # more than a loop has of its own
+    all_of_them = threading.Barrier(slots)
+
+    async def run_async(job: ClaimedJob) -> Succeeded:
+        await asyncio.get_running_loop().run_in_executor(None, all_of_them.wait, 60)
+        return done(job)
+
+    for number in range(slots):
+        link.inbox.put(claimed_job(f"{number}"))
+    link.inbox.put(None)
+    execute: Any = SimpleNamespace(run_async=run_async)
+    aio.run_slots(link, execute, slots)
+    assert len(said(supervisor)) == 1 + slots
+
+
+@pytest.mark.parametrize("error", [OSError, MemoryError, SystemExit])
+@pytest.mark.parametrize("pool", [threads, aio])
+def test_a_process_whose_slot_cannot_answer_ends(
+    link: Link, monkeypatch: pytest.MonkeyPatch, pool: Any, error: type[BaseException]
+) -> None:
+    """Others share it, and it would go on beside a job of which nobody hears again."""
+    ended: list[BaseException | None] = []
+
+    def report(outcome: Outcome) -> None:
+        raise error
+
+    async def run_async(job: ClaimedJob) -> Succeeded:
+        return done(job)
+
+    monkeypatch.setattr(link, "report", report)
+    monkeypatch.setattr(pool, "end_by_error", lambda: ended.append(sys.exception()))
+    for each in (JOB, None):
+        link.inbox.put(each)
+    execute: Any = SimpleNamespace(run=done, run_async=run_async)
+    pool.run_slots(link, execute, 1)
+    assert [type(each) for each in ended] == [error]
 
 
 def run_in_place(connection: socket.socket, execute: Any) -> None:

@@ -56,6 +56,7 @@ def test_free_slots_are_filled_in_the_order_of_the_claim(nest: Nest) -> None:
     dispatcher.add(job(number) for number in range(3))
     assert given(dispatcher, first, second) == {first: ["job-0"], second: ["job-1"]}
     assert [each.id for each in dispatcher.waiting] == ["job-2"]
+    assert not dispatcher.crowded, "nobody leaves"
 
 
 @pytest.mark.parametrize("why", ["not ready", "stopping", "recalling", "killed", "closed"])
@@ -236,15 +237,17 @@ def test_the_buffer_is_a_span_of_work_and_none_for_slow_or_unknown_jobs() -> Non
     dispatcher.measured("quick", BUFFER_SECONDS / 10)
     assert dispatcher.wanted(2, now) == 20
     assert dispatcher.wanted(2, now + 1.0) == 0, "nothing has ended for long"
+    assert dispatcher.wanted(0, now + 1.0) == 22, "nothing was there to end"
     dispatcher = Dispatcher(2)
     dispatcher.measured("slow", 1.0)
     assert dispatcher.wanted(0, now) == 2
     dispatcher = Dispatcher(100)
     dispatcher.measured("slow", 1.5 * SLOW_SECONDS)
     assert dispatcher.wanted(0, now) == 100, "nor for many slots together"
-    dispatcher = Dispatcher(2)
-    dispatcher.measured("tiny", 1e-9)
-    assert dispatcher.wanted(0, now) == 2 + 2 * 2 * MAX_AHEAD
+    for seconds in (1e-9, 0.0):
+        dispatcher = Dispatcher(2)
+        dispatcher.measured("tiny", seconds)
+        assert dispatcher.wanted(0, now) == 2 + 2 * 2 * MAX_AHEAD
 
 
 def test_the_buffer_shrinks_where_jobs_had_to_be_taken_back_and_grows_again_with_those_that_end() -> None:
@@ -260,6 +263,14 @@ def test_the_buffer_shrinks_where_jobs_had_to_be_taken_back_and_grows_again_with
     for _ in range(10_000):
         dispatcher.measured("tiny", 1e-9)
     assert dispatcher.wanted(0, now) == whole
+
+
+def test_a_child_gets_fewer_jobs_ahead_where_jobs_had_to_be_taken_back(nest: Nest) -> None:
+    dispatcher, child = Dispatcher(1), nest.child()
+    dispatcher.measured("quick", 1e-9)
+    dispatcher.stalled()
+    dispatcher.add(job(number) for number in range(MAX_AHEAD))
+    assert len(given(dispatcher, child)[child]) == 1 + MAX_AHEAD // 2
 
 
 def test_no_jobs_are_no_message() -> None:

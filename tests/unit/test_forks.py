@@ -72,6 +72,22 @@ os.wait()
 app.close()
 """
 
+LEFT = """
+import os, signal
+from dbqueue.pools import interrupts
+
+with interrupts.Interruptible("job"):
+    interrupts._aiming.acquire()  # as another thread's, which the copy has not
+    copy = os.fork()
+    if copy == 0:
+        signal.alarm(60)
+    else:
+        interrupts._aiming.release()
+if copy == 0:
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1]))
+"""
+
 
 def said(script: str, *arguments: str) -> list[Any]:
     """In a process without threads: a fork of any other is warned of."""
@@ -160,3 +176,8 @@ def test_a_database_in_memory_stays_in_its_process() -> None:
     refusal, jobs = said(IN_MEMORY)
     assert refusal == "the database is in the memory of another process"
     assert jobs == 1
+
+
+def test_a_copy_that_a_task_lets_come_back_leaves_its_job() -> None:
+    """Whatever another thread was about when it was made: only then is it ended."""
+    assert said(LEFT) == [7]

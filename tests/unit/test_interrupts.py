@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import queue
 import signal
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -151,3 +154,152 @@ def test_a_signal_that_finds_the_loop_at_its_own_work_is_for_the_job(listening: 
 
     asyncio.run(main())
     assert caught == ["in the job"]
+
+
+class LookedUp(dict[str, Any]):
+    """Which slot runs each job; before a look is answered, by what was there, something happens: first to last."""
+
+    def __init__(self, *meanwhile: Callable[[], object], **slots: Any) -> None:
+        super().__init__(slots)
+        self._meanwhile = list(meanwhile)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        found = super().get(key, default)
+        if self._meanwhile:
+            self._meanwhile.pop(0)()
+        return found
+
+
+class Asked(set[str]):
+    """Whose time is over; when it is asked for the first time, that of the job is, just after it was looked for."""
+
+    _asked = False
+
+    def __contains__(self, job_id: object) -> bool:
+        found = super().__contains__(job_id)
+        if not self._asked:
+            self._asked = True
+            interrupts.interrupt(JOB)
+        return found
+
+
+def test_one_that_begins_while_its_slot_is_looked_for_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def begins() -> None:
+        with pytest.raises(SoftTimeLimitExceeded), Interruptible(JOB):
+            pass
+
+    monkeypatch.setattr(interrupts, "_running", LookedUp(begins))
+    interrupts.interrupt(JOB)
+
+
+def test_one_whose_time_is_over_as_it_begins_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupts, "_due", Asked())
+
+    async def main() -> None:
+        with pytest.raises(SoftTimeLimitExceeded), Interruptible(JOB, asyncio.current_task()):
+            await asyncio.sleep(0.1)
+
+    asyncio.run(main())
+
+
+def test_so_is_a_function_of_a_loop_s_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        with Interruptible(JOB, asyncio.current_task()):
+            monkeypatch.setattr(interrupts, "_due", Asked())
+            with pytest.raises(SoftTimeLimitExceeded), on_this_thread(JOB):
+                pass
+
+    asyncio.run(main())
+
+
+def test_a_cancellation_that_stands_for_no_limit_is_one() -> None:
+    async def main() -> None:
+        with pytest.raises(asyncio.CancelledError), Interruptible(JOB, asyncio.current_task()):
+            raise asyncio.CancelledError
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("stepped", [True, False], ids=["a coroutine", "what waits for a thread"])
+def test_a_loop_that_sleeps_is_woken(*, stepped: bool) -> None:
+    """By the reader's thread: without that it would hear of it with its next event, in an hour maybe."""
+
+    async def waits() -> None:
+        with Interruptible(JOB, asyncio.current_task()):
+            await asyncio.sleep(60)
+
+    async def main() -> None:
+        job = asyncio.create_task(as_a_job(asyncio.sleep(60)) if stepped else waits())
+        await asyncio.sleep(0)
+        await asyncio.to_thread(interrupts.interrupt, JOB)
+        with pytest.raises(SoftTimeLimitExceeded):
+            await job
+
+    asyncio.run(main(), debug=True)  # where asyncio refuses what another thread may not do
+
+
+class Leaving:
+    """A thread that is told to leave its job, and where it is hit."""
+
+    def __init__(self, block: Callable[[str], AbstractContextManager[None]]) -> None:
+        self._block = block
+        self.hit: list[str] = []
+        self._begun, self._told, self._left, self._over = (queue.SimpleQueue[None]() for _ in range(4))
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def wait_until_begun(self) -> None:
+        self._begun.get(timeout=60)
+
+    def leave(self, seconds: float) -> None:
+        """Let it, and wait for that at most so long."""
+        self._told.put(None)
+        with contextlib.suppress(queue.Empty):
+            self._left.get(timeout=seconds)
+
+    def end(self) -> None:
+        self._over.put(None)
+        self._thread.join(60)
+
+    def _run(self) -> None:
+        try:
+            with self._block(JOB):
+                self._begun.put(None)
+                self._told.get(timeout=60)
+        except SoftTimeLimitExceeded:
+            self.hit.append("in its job")
+        try:
+            self._left.put(None)
+            self._over.get(timeout=60)
+        except SoftTimeLimitExceeded:
+            self.hit.append("after it")
+
+
+@pytest.fixture(params=[Interruptible, on_this_thread])
+def leaving(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Leaving]]:
+    def begin(*meanwhile: Callable[[Leaving], None]) -> Leaving:
+        """`meanwhile`: what happens at each look for the thread that runs the job."""
+        looks = [lambda happens=happens: happens(thread) for happens in meanwhile]
+        monkeypatch.setattr(interrupts, "_running", LookedUp(*looks, **{JOB: 0}))
+        thread = Leaving(request.param)
+        thread.wait_until_begun()
+        return thread
+
+    yield begin
+    interrupts.forget(JOB)
+
+
+def test_a_thread_that_has_left_its_job_is_not_hit(leaving: Callable[..., Leaving]) -> None:
+    """It may run another one by now."""
+    thread = leaving(lambda thread: thread.leave(60))
+    interrupts.interrupt(JOB)
+    thread.end()
+    assert thread.hit == []
+
+
+def test_no_thread_leaves_its_job_while_it_is_hit(leaving: Callable[..., Leaving]) -> None:
+    """Outside of a job the exception would end its process, and all that runs there."""
+    thread = leaving(lambda _: None, lambda thread: thread.leave(0.2))
+    interrupts.interrupt(JOB)
+    thread.end()
+    assert "after it" not in thread.hit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import time
@@ -176,6 +177,8 @@ def test_its_looks_are_ever_more_seldom(machine: Machine) -> None:
     pauses = [one.pause() for _ in range(8)]
     assert pauses[:4] == [FIRST_PAUSE_SECONDS * 2**n for n in range(4)]
     assert pauses[-1] == LONGEST_PAUSE_SECONDS
+    one._looks = 5000  # while the first ones have short jobs
+    assert one.pause() == LONGEST_PAUSE_SECONDS
 
 
 def test_those_that_were_woken_together_look_at_different_times(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,6 +243,18 @@ def test_the_time_before_its_last_look_does_not_count(machine: Machine) -> None:
     assert one.pause() == 0.0
 
 
+def test_who_has_joined_in_works_for_a_while_before_it_steps_back(machine: Machine) -> None:
+    """Else the last one would never have its turn."""
+    machine.shares = dict.fromkeys(FIRST_ONES, 1.0)
+    one = worker(ENOUGH)
+    machine.joins_in_after(one)
+    assert one.pause() == 0.0
+    machine.clock[0] += STEP_BACK_SECONDS / 2
+    assert one.pause() == 0.0
+    machine.clock[0] += STEP_BACK_SECONDS / 2
+    assert one.pause() > 0
+
+
 def test_who_was_not_woken_does_not_hold_back(machine: Machine) -> None:
     """But claims for another reason: its own jobs have ended, say."""
     assert worker(1_000).pause() == 0.0
@@ -267,6 +282,12 @@ def test_the_system_tells_what_processes_have_taken() -> None:
     assert seconds_of([os.getpid(), os.getpid()]) >= 2 * before
 
 
+def test_the_name_of_a_process_may_be_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = b"7 (a) S 1) S 1 7 7 0 -1 0 0 0 0 0 300 200 0 0 20 0 1 0"
+    monkeypatch.setattr(neighbours, "open", lambda *_, **__: io.BytesIO(figures), raising=False)
+    assert seconds_of([7]) == pytest.approx(500 / os.sysconf("SC_CLK_TCK"))
+
+
 @pytest.mark.parametrize("pid", [2**31 - 1, 0, -1])
 def test_a_process_that_nobody_knows_of_takes_nothing(pid: int) -> None:
     """A worker's row may say anything."""
@@ -277,7 +298,8 @@ def test_where_the_system_tells_nothing_all_processors_count_as_free(monkeypatch
     def missing(*_: object, **__: object) -> None:
         raise FileNotFoundError
 
-    monkeypatch.setattr("builtins.open", missing)
-    assert waiting_threads() == 0
-    assert idle_seconds() == math.inf
-    assert seconds_of(FIRST_ONES) == 0.0
+    for tell in (missing, lambda *_, **__: io.BytesIO(b""), lambda *_, **__: io.BytesIO(b"no figure at all " * 9)):
+        monkeypatch.setattr("builtins.open", tell)
+        assert waiting_threads() == 0
+        assert idle_seconds() == math.inf
+        assert seconds_of(FIRST_ONES) == 0.0

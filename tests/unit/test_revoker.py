@@ -114,6 +114,15 @@ def test_a_claim_is_not_over_before_what_it_found_is_handed_over(revoker: Revoke
     assert revoker.refuses(late)
 
 
+def test_what_a_claim_has_found_may_be_revoked_before_it_is_taken(revoker: Revoker, claims: Handover) -> None:
+    claims.claim_begins()
+    answered(claims, job("late"))
+    revoker.revoke(["late"])
+    revoker.keep()
+    (late,) = claims.take()
+    assert revoker.refuses(late)
+
+
 def test_while_no_claim_is_under_way_nothing_is_to_be_remembered(revoker: Revoker, claims: Handover) -> None:
     claims.claim_begins()
     answered(claims)
