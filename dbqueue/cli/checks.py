@@ -139,7 +139,7 @@ def _tables(target: Target) -> Iterator[Finding]:
         message, _, advice = str(state).partition(": ")
         yield Finding("tables", Level.ERROR, message, advice.replace("dbqueue migrate", target.command_line("migrate")))
         return
-    missing = queries.missing_indexes(store)
+    missing = lacking = queries.missing_indexes(store)
     if store.dialect == "postgresql":
         # Of the others, and of those that are there and broken, `server_checks` tells.
         missing, without = [name for name in missing if name == CLAIM_INDEX], "each claim reads the whole table"
@@ -152,8 +152,8 @@ def _tables(target: Target) -> Iterator[Finding]:
             f"the index {name} is missing: {without}",
             "make it again: `dbqueue migrate --sql` shows its statement",
         )
-    if not missing:
-        yield Finding("index", Level.OK, "the claim index is there")
+    if not lacking:
+        yield Finding("index", Level.OK, "no index is missing")
 
 
 def _clock(target: Target) -> Iterator[Finding]:

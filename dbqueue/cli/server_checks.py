@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 OLD_SNAPSHOT_SECONDS: Final = 600.0
 FEW_ROWS: Final = 100_000
 """What so few rows may cost is no matter."""
+LARGE_BYTES: Final = 64 * 1024 * 1024
+"""What is smaller costs nothing to read."""
+HEAP_BYTES_A_ROW: Final = 8192
+"""A page: what is longer than a quarter of it is kept elsewhere (TOAST), so a page has room for several rows."""
+INDEX_BYTES_A_ROW: Final = 4096
+"""Several times what all indexes of a job take, with the longest names that there are."""
 STALE_PART: Final = 0.5
 """The part of all rows that may change before the planner looks again; the table's own setting is a twentieth."""
 CROWDED_PART: Final = 0.9
@@ -67,6 +73,8 @@ def _table(found: Health) -> Iterator[Finding]:
             f"{found.dead_rows} dead rows beside {found.live_rows} live ones",
             "look for old transactions and at autovacuum's workers; then VACUUM the table, or REINDEX it CONCURRENTLY",
         )
+    elif found.dead_rows <= FEW_ROWS:
+        yield from _size(found)
     if found.thought_empty or (
         found.live_rows > FEW_ROWS and (not found.analysed or found.changed_rows > STALE_PART * found.live_rows)
     ):
@@ -82,6 +90,24 @@ def _table(found: Health) -> Iterator[Finding]:
             Level.WARNING,
             f"the table lacks storage parameters that dbqueue sets: {', '.join(found.missing_storage)}",
             "set them again: `dbqueue migrate --sql` shows the statement",
+        )
+
+
+def _size(found: Health) -> Iterator[Finding]:
+    """What a VACUUM has cleared is used again by rows that come, and given back to nobody."""
+    if found.heap_bytes > max(LARGE_BYTES, HEAP_BYTES_A_ROW * found.live_rows):
+        yield Finding(
+            "bloat",
+            Level.WARNING,
+            f"the table takes {found.heap_bytes // 1024**2} MB for {count(found.live_rows, 'row')}",
+            "pg_repack makes it small again; VACUUM FULL does, too, and nobody can use the table meanwhile",
+        )
+    if found.index_bytes > max(LARGE_BYTES, INDEX_BYTES_A_ROW * found.live_rows):
+        yield Finding(
+            "bloat",
+            Level.WARNING,
+            f"the table's indexes take {found.index_bytes // 1024**2} MB for {count(found.live_rows, 'row')}",
+            "REINDEX TABLE CONCURRENTLY makes them small again",
         )
 
 
@@ -128,6 +154,13 @@ def _partitions(found: Health) -> Iterator[Finding]:
 
 
 def _settings(found: Health) -> Iterator[Finding]:
+    if found.settings.get("transaction_read_only") == "on":
+        yield Finding(
+            "server",
+            Level.ERROR,
+            "it takes no writes from this user: no job can be enqueued, and none claimed",
+            "connect to the primary (target_session_attrs=read-write), or set default_transaction_read_only to off",
+        )
     for name, why in RISKY.items():
         if found.settings.get(name) == "off":
             yield Finding("server", Level.WARNING, f"{name} is off", why)

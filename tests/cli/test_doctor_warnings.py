@@ -79,6 +79,34 @@ def test_settings_that_are_right(postgres_url: str, tmp_path: Path) -> None:
     assert not any("connections" in message for message in found)
 
 
+def test_a_server_that_takes_no_writes(postgres_url: str, tmp_path: Path) -> None:
+    """As a standby, or an operator's setting for the time of a switch."""
+    commands = Commands(tmp_path, postgres_url)
+    with opened(postgres_url) as store, store.connect() as connection:
+        name = connection.exec_driver_sql("SELECT current_database()").scalar_one()
+        connection.exec_driver_sql(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    checks = commands.json("doctor", code=1)["checks"]
+    (advice,) = [each["advice"] for each in checks if each["level"] == "error"]
+    assert "default_transaction_read_only" in advice
+
+
+def test_pages_that_hold_next_to_nothing(postgres_url: str, tmp_path: Path) -> None:
+    """Of rows that were deleted and cleared away: no dead row tells of them."""
+    many = "INSERT INTO dbqueue_jobs (id, task, args) SELECT 'job-' || n, 't', to_json(repeat('x', 900))"
+    with opened(postgres_url) as store:
+        run_sql(store, f"{many} FROM generate_series(1, 60000) n")
+        run_sql(store, "DELETE FROM dbqueue_jobs WHERE id <> 'job-60000'")
+    with psycopg.connect(libpq_url(postgres_url), autocommit=True) as connection:
+        connection.execute("VACUUM ANALYZE dbqueue_jobs")
+        connection.execute("SELECT pg_stat_force_next_flush()")
+        found = warnings(Commands(tmp_path, postgres_url))
+        (message,) = [each for each in found if each.startswith("the table takes ")]
+        assert message.endswith(" MB for 1 row")
+        assert "VACUUM FULL" in found[message]
+        connection.execute("VACUUM (FULL, ANALYZE) dbqueue_jobs")
+    assert not any("MB for" in each for each in warnings(Commands(tmp_path, postgres_url)))
+
+
 def test_partitions_that_are_missing(postgres_url: str, tmp_path: Path) -> None:
     commands = Commands(tmp_path, postgres_url)
     partitioned(postgres_url)

@@ -38,8 +38,9 @@ class Socket:
 
 def _message(data: bytes) -> Any:
     reader = wire.Reader(SimpleNamespace(recv=lambda _: data))  # type: ignore[arg-type]
-    (message,) = reader.receive() or ()
-    return message
+    messages = reader.receive()
+    assert messages is not None
+    return messages[0]
 
 
 @pytest.fixture

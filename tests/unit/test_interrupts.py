@@ -279,11 +279,12 @@ class Leaving:
 def leaving(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Leaving]]:
     def begin(*meanwhile: Callable[[Leaving], None]) -> Leaving:
         """`meanwhile`: what happens at each look for the thread that runs the job."""
-        looks = [lambda happens=happens: happens(thread) for happens in meanwhile]
+        threads: list[Leaving] = []
+        looks = [lambda happens=happens: happens(threads[0]) for happens in meanwhile]
         monkeypatch.setattr(interrupts, "_running", LookedUp(*looks, **{JOB: 0}))
-        thread = Leaving(request.param)
-        thread.wait_until_begun()
-        return thread
+        threads.append(Leaving(request.param))
+        threads[0].wait_until_begun()
+        return threads[0]
 
     yield begin
     interrupts.forget(JOB)
@@ -291,7 +292,7 @@ def leaving(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_thread_that_has_left_its_job_is_not_hit(leaving: Callable[..., Leaving]) -> None:
     """It may run another one by now."""
-    thread = leaving(lambda thread: thread.leave(60))
+    thread = leaving(lambda leaver: leaver.leave(60))
     interrupts.interrupt(JOB)
     thread.end()
     assert thread.hit == []
@@ -299,7 +300,7 @@ def test_a_thread_that_has_left_its_job_is_not_hit(leaving: Callable[..., Leavin
 
 def test_no_thread_leaves_its_job_while_it_is_hit(leaving: Callable[..., Leaving]) -> None:
     """Outside of a job the exception would end its process, and all that runs there."""
-    thread = leaving(lambda _: None, lambda thread: thread.leave(0.2))
+    thread = leaving(lambda _: None, lambda leaver: leaver.leave(0.2))
     interrupts.interrupt(JOB)
     thread.end()
     assert "after it" not in thread.hit

@@ -39,6 +39,8 @@ class Health:
     missing_storage: list[str] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
     """Tables of which row-level security may hide rows from this user."""
+    heap_bytes: int = 0
+    index_bytes: int = 0
     settings: dict[str, str] = field(default_factory=dict)
     connections: int = 0
     max_connections: int = 0
@@ -61,7 +63,8 @@ class Partitions:
 
 # Of a partitioned table it is the partitions that hold rows.
 _TABLES = """
-SELECT coalesce(s.n_live_tup, 0) AS live_rows, coalesce(s.n_dead_tup, 0) AS dead_rows,
+SELECT pg_relation_size(c.oid) AS heap_bytes, pg_indexes_size(c.oid) AS index_bytes,
+    coalesce(s.n_live_tup, 0) AS live_rows, coalesce(s.n_dead_tup, 0) AS dead_rows,
     coalesce(s.n_mod_since_analyze, 0) AS changed_rows,
     coalesce(s.last_analyze, s.last_autoanalyze) IS NOT NULL OR coalesce(s.n_live_tup, 0) = 0 AS analysed,
     c.reltuples = 0 AND pg_relation_size(c.oid) > 1000000 AS thought_empty, c.reloptions AS storage
@@ -92,7 +95,8 @@ WHERE i.indrelid = to_regclass(:jobs) AND i.indisvalid"""
 
 _SETTINGS = """
 SELECT name, setting FROM pg_settings
-WHERE name IN ('autovacuum', 'fsync', 'full_page_writes', 'synchronous_commit', 'max_connections')"""
+WHERE name IN ('autovacuum', 'fsync', 'full_page_writes', 'synchronous_commit', 'max_connections',
+    'transaction_read_only')"""
 
 _HIDDEN = """
 SELECT name FROM unnest(CAST(:names AS text[])) AS t(name) WHERE row_security_active(to_regclass(name)) ORDER BY name"""
@@ -125,6 +129,8 @@ def examine(store: Store) -> Health:
         sorted(OF_JOBS - indexes),
         storage,
         list(hidden),
+        sum(row["heap_bytes"] for row in rows),
+        sum(row["index_bytes"] for row in rows),
         settings,
         connections,
         int(settings["max_connections"]),
