@@ -158,6 +158,18 @@ ROWS = {
         full=1_800,
         bars=(Bar("held", 0.9, at_least=True), Bar("after", 0.95, at_least=True)),
     ),
+    "queues": Row(
+        "no-op jobs in this many queues, through one worker that takes all of them, and in one queue",
+        "jobs/s, more is better",
+        jobs=1_000,
+        short=50,
+    ),
+    "due": Row(
+        "this many jobs that are due at one moment: how late the first begins and the last ends",
+        "jobs/s, more is better",
+        jobs=100_000,
+        short=2_000,
+    ),
     "workers": Row(
         "no-op jobs through 4 workers with a process each, and through 64",
         "jobs/s, more is better",
@@ -186,7 +198,8 @@ ROWS = {
         bars=(Bar("idle_mb", 1.0, at_least=False, peer=CELERY), Bar("growth", 1.05, at_least=False)),
     ),
     "startup": Row(
-        "CPU time of `import` and of the command's `--help`, Python's own start included",
+        "CPU time of `import` and of the command's `--help`, Python's own start included; and how long after its start"
+        " a worker with two processes has ended its first job",
         "ms, less is better",
         jobs=5,
         short=2,

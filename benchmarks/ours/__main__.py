@@ -28,6 +28,8 @@ main(
         "startup": small.startup,
         "huge": scale.huge,
         "xmin": scale.xmin,
+        "queues": scale.queues,
+        "due": scale.due,
         "workers": scale.workers,
         "hosts": hosts.hosts,
     }

@@ -1,4 +1,4 @@
-"""Huge tables, a held snapshot, and many workers, each beside the same without."""
+"""Huge tables, a held snapshot, many workers, many queues, and many jobs at once, each beside the same without."""
 
 from __future__ import annotations
 
@@ -16,9 +16,13 @@ DRAINED = 40_000
 """Jobs in each drain: a second or two."""
 DRAINS = 3
 """Of which the median counts: single ones differ by a sixth."""
+QUEUED = 20_000
+"""Jobs in all queues together."""
 FEW_WORKERS, MANY_WORKERS = 4, 64
 READY_SECONDS = 5.0
 """From the last worker's row to the last of their pool processes."""
+DUE_SECONDS = 15.0
+"""In which all jobs are inserted that are due then."""
 RATE = 2_000
 """Jobs a second while the snapshot is held."""
 
@@ -68,6 +72,37 @@ def workers(jobs: int) -> Figures:
     few = _with_workers(FEW_WORKERS, jobs)
     many = _with_workers(MANY_WORKERS if jobs >= DRAINED else 2 * FEW_WORKERS, jobs)
     return {"rate": few, "many_rate": many, "many_to_few": many / few}
+
+
+def queues(count: int) -> Figures:
+    """The rate of jobs in so many queues, through one worker that takes all of them, and of as many in one queue."""
+    rates: dict[int, float] = {}
+    for number in (1, count):
+        table.clear()
+        table.insert_pending(QUEUED, queues=number)
+        mark = table.clock()
+        with worker("-c", "2", "-Q", "q*"):
+            table.wait(lambda mark=mark: table.finished_since(mark) >= QUEUED)  # type: ignore[misc]
+        rates[number] = table.rate_since(mark, QUEUED)
+    table.clear()
+    return {"rate": rates[count], "one_rate": rates[1], "many_to_one": rates[count] / rates[1]}
+
+
+def due(jobs: int) -> Figures:
+    """How late the first of so many jobs begins that are due at one moment, and the last one ends."""
+    table.clear()
+    mark = table.clock()
+    with worker():
+        table.wait_for_workers(1)
+        moment = table.insert_due(jobs, DUE_SECONDS)
+        table.wake()
+        if table.clock() > moment:
+            raise TimeoutError("they were due before all were there")
+        table.wait(lambda: table.finished_since(mark) >= jobs)
+    first, last = table.late(moment)
+    rate = table.rate_since(mark, jobs)
+    table.clear()
+    return {"first_ms": first * 1000, "last_s": last, "rate": rate}
 
 
 def _drain(jobs: int) -> float:

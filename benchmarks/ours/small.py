@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import compileall
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -73,10 +74,23 @@ def _run(jobs: int) -> None:
 
 
 def startup(times: int) -> Figures:
-    """CPU milliseconds of `import dbqueue`, of making an application, and of `dbqueue --help`, with Python's start."""
+    """CPU milliseconds of `import dbqueue`, of making an application, and of `dbqueue --help`, with Python's start; and
+    milliseconds until a worker has ended its first job.
+    """
     command = str(Path(sys.executable).with_name("dbqueue"))
     return {
         "import_ms": cpu_ms([sys.executable, "-c", "import dbqueue"], times),
         "app_ms": cpu_ms([sys.executable, "-c", "import dbqueue; dbqueue.DBQueue('app')"], times),
         "help_ms": cpu_ms([command, "--help"], times),
+        "worker_ms": statistics.median(_first_job_ms() for _ in range(times)),
     }
+
+
+def _first_job_ms() -> float:
+    """From the command's start to the end of a job that waits for its worker."""
+    table.clear()
+    table.insert_pending(1)
+    began = time.monotonic()
+    with worker():
+        wait_for(table.finished, began + 60)
+        return (time.monotonic() - began) * 1000

@@ -60,13 +60,36 @@ def fill(jobs: int) -> None:
         add.enqueue_many([(1, 1)] * min(BATCH, jobs - start))
 
 
-def insert_pending(rows: int) -> None:
-    """In one transaction, so that all are there at once; a microsecond between one's time and the next one's."""
+def insert_pending(rows: int, *, queues: int = 0) -> None:
+    """In one transaction, so that all are there at once; a microsecond between one's time and the next one's.
+
+    In the default queue, or in turn in so many, q0, q1 and so on.
+    """
+    queue = f"'q' || mod(n, {queues})" if queues else "'celery'"
     run(
-        "INSERT INTO dbqueue_jobs (id, task, args, ready_at)"
-        f" SELECT {_new_id()}::text, 'add', '[1, 1]', now() - interval '1 hour' + n * interval '1 microsecond'"
+        "INSERT INTO dbqueue_jobs (id, task, args, queue, ready_at)"
+        f" SELECT {_new_id()}::text, 'add', '[1, 1]', {queue}, now() - interval '1 hour' + n * interval '1 microsecond'"
         f" FROM generate_series(1, {rows}) AS n"
     )
+
+
+def insert_due(rows: int, seconds: float) -> str:
+    """All at one moment, so many seconds from now; that moment."""
+    moment = str(scalar(f"SELECT (clock_timestamp() + interval '{seconds} s')::text"))
+    run(
+        "INSERT INTO dbqueue_jobs (id, task, args, ready_at, eta)"
+        f" SELECT {_new_id()}::text, 'add', '[1, 1]', '{moment}', '{moment}' FROM generate_series(1, {rows})"
+    )
+    return moment
+
+
+def late(moment: str) -> tuple[float, float]:
+    """How many seconds after the moment the first job began, and the last one ended."""
+    since = f"extract(epoch FROM {{}} - '{moment}'::timestamptz)::float8"
+    with connection() as opened:
+        query = f"SELECT {since.format('min(started_at)')}, {since.format('max(finished_at)')} FROM dbqueue_jobs"
+        first, last = opened.exec_driver_sql(query).one()
+    return float(first), float(last)
 
 
 def insert_finished(rows: int) -> None:
