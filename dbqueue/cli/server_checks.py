@@ -95,18 +95,21 @@ def _table(found: Health) -> Iterator[Finding]:
 
 def _size(found: Health) -> Iterator[Finding]:
     """What a VACUUM has cleared is used again by rows that come, and given back to nobody."""
-    if found.heap_bytes > max(LARGE_BYTES, HEAP_BYTES_A_ROW * found.live_rows):
+    rows = found.kept_rows
+    if rows is None:
+        return
+    if found.heap_bytes > max(LARGE_BYTES, HEAP_BYTES_A_ROW * rows):
         yield Finding(
             "bloat",
             Level.WARNING,
-            f"the table takes {found.heap_bytes // 1024**2} MB for {count(found.live_rows, 'row')}",
+            f"the table takes {found.heap_bytes // 1024**2} MB for {count(rows, 'row')}",
             "pg_repack makes it small again; VACUUM FULL does, too, and nobody can use the table meanwhile",
         )
-    if found.index_bytes > max(LARGE_BYTES, INDEX_BYTES_A_ROW * found.live_rows):
+    if found.index_bytes > max(LARGE_BYTES, INDEX_BYTES_A_ROW * rows):
         yield Finding(
             "bloat",
             Level.WARNING,
-            f"the table's indexes take {found.index_bytes // 1024**2} MB for {count(found.live_rows, 'row')}",
+            f"the table's indexes take {found.index_bytes // 1024**2} MB for {count(rows, 'row')}",
             "REINDEX TABLE CONCURRENTLY makes them small again",
         )
 

@@ -35,13 +35,14 @@ _running: dict[str, int | asyncio.Task[object] | Steps] = {}
 """The thread, the task of the event loop, or the coroutine that runs each job of this process."""
 _due: set[str] = set()
 """Jobs whose soft limit has passed."""
-_aiming = threading.Lock()
-"""Held while a thread is hit, and while one leaves its job."""
+_aiming = threading.RLock()
+"""Held while a thread is hit, and while one leaves its job. Amid that a signal's handler may come on the same thread,
+and run an eager task."""
 
 
 def _aim_anew() -> None:
     global _aiming  # noqa: PLW0603 - of the process
-    _aiming = threading.Lock()
+    _aiming = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):  # in a copy nobody lets go of what another thread held

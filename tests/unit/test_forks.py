@@ -73,16 +73,18 @@ app.close()
 """
 
 LEFT = """
-import os, signal
+import os, signal, threading
 from dbqueue.pools import interrupts
 
 with interrupts.Interruptible("job"):
-    interrupts._aiming.acquire()  # as another thread's, which the copy has not
+    other = threading.Thread(target=lambda: interrupts._aiming.acquire())
+    other.start()
+    other.join()  # and lets go of it never
     copy = os.fork()
     if copy == 0:
         signal.alarm(60)
     else:
-        interrupts._aiming.release()
+        interrupts._aim_anew()
 if copy == 0:
     os._exit(7)
 print(os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1]))
