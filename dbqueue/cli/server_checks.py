@@ -73,7 +73,7 @@ def _table(found: Health) -> Iterator[Finding]:
             f"{found.dead_rows} dead rows beside {found.live_rows} live ones",
             "look for old transactions and at autovacuum's workers; then VACUUM the table, or REINDEX it CONCURRENTLY",
         )
-    elif found.dead_rows <= FEW_ROWS:
+    elif found.dead_rows <= FEW_ROWS and found.counted:
         yield from _size(found)
     if found.thought_empty or (
         found.live_rows > FEW_ROWS and (not found.analysed or found.changed_rows > STALE_PART * found.live_rows)
@@ -95,23 +95,15 @@ def _table(found: Health) -> Iterator[Finding]:
 
 def _size(found: Health) -> Iterator[Finding]:
     """What a VACUUM has cleared is used again by rows that come, and given back to nobody."""
-    rows = found.kept_rows
-    if rows is None:
-        return
-    if found.heap_bytes > max(LARGE_BYTES, HEAP_BYTES_A_ROW * rows):
-        yield Finding(
-            "bloat",
-            Level.WARNING,
-            f"the table takes {found.heap_bytes // 1024**2} MB for {count(rows, 'row')}",
-            "pg_repack makes it small again; VACUUM FULL does, too, and nobody can use the table meanwhile",
-        )
-    if found.index_bytes > max(LARGE_BYTES, INDEX_BYTES_A_ROW * rows):
-        yield Finding(
-            "bloat",
-            Level.WARNING,
-            f"the table's indexes take {found.index_bytes // 1024**2} MB for {count(rows, 'row')}",
-            "REINDEX TABLE CONCURRENTLY makes them small again",
-        )
+    repack = "pg_repack makes it small again; VACUUM FULL does, too, and nobody can use the table meanwhile"
+    reindex = "REINDEX TABLE CONCURRENTLY makes them small again"
+    for what, size, bytes_a_row, advice in (
+        ("the table takes", found.heap_bytes, HEAP_BYTES_A_ROW, repack),
+        ("the table's indexes take", found.index_bytes, INDEX_BYTES_A_ROW, reindex),
+    ):
+        if size > max(LARGE_BYTES, bytes_a_row * found.live_rows):
+            message = f"{what} {size // 1024**2} MB for {count(found.live_rows, 'row')}"
+            yield Finding("bloat", Level.WARNING, message, advice)
 
 
 def _hidden(found: Health) -> Iterator[Finding]:

@@ -73,8 +73,7 @@ class Interruptible:
 
     def _leave(self) -> bool:
         """Whether its time is over."""
-        with _aiming:  # hit later, the thread would be at its pool's own work, or at another job
-            _running.pop(self._job_id, None)
+        _leave(self._job_id)
         if self._job_id not in _due:
             return False
         _due.discard(self._job_id)
@@ -97,12 +96,18 @@ def on_this_thread(job_id: str) -> Iterator[None]:
         _leave(job_id, around)
 
 
-def _leave(job_id: str, around: int | asyncio.Task[object] | Steps) -> None:
-    """Nothing is aimed at this thread any more, and what was is spent here: it goes back to the loop."""
+def _leave(job_id: str, around: int | asyncio.Task[object] | Steps | None = None) -> None:
+    """Nothing is aimed at this thread any more, and what was is spent here: it goes on to what is `around` the job.
+
+    Hit later, it would be at its pool's own work, or at another job.
+    """
     while True:
         try:
             with _aiming:
-                _running[job_id] = around
+                if around is None:
+                    _running.pop(job_id, None)
+                else:
+                    _running[job_id] = around
             return _spent()
         except SoftTimeLimitExceeded:
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -25,20 +25,24 @@ async def in_thread(function: Callable[[], T]) -> T:
     """
     loop, context = asyncio.get_running_loop(), contextvars.copy_context()
     ended: asyncio.Future[None] = loop.create_future()
-    values: list[T] = []
-    errors: list[BaseException] = []
+    # Not in a list, whose first item needs memory.
+    value: T | None = None
+    error: BaseException | None = None
+    has_ended = False
 
     def call() -> None:
+        nonlocal value, error, has_ended
         if ended.done():  # cancelled, while it waited for a thread
             return
         try:
-            values.append(context.run(function))
-        except BaseException as error:  # noqa: BLE001 - who waits would wait for ever
-            errors.append(error)
+            value = context.run(function)
+        except BaseException as raised:  # noqa: BLE001 - who waits would wait for ever
+            error = raised
+        has_ended = True
         loop.call_soon_threadsafe(tell)
 
     def tell() -> None:
-        if not ended.done() and (values or errors):
+        if has_ended and not ended.done():
             ended.set_result(None)
 
     try:
@@ -47,11 +51,12 @@ async def in_thread(function: Callable[[], T]) -> T:
             await asyncio.wait({ended}, timeout=ASK_SECONDS)
             tell()
             has_thread = has_thread or _handed_over(loop, _nothing)
-        if errors:
-            raise errors[0]
-        return values[0]
+        if error is not None:
+            raise error
+        return cast(T, value)
     finally:
         ended.cancel()
+        error = None  # its traceback names this frame, and this frame would name it
 
 
 def _handed_over(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> bool:

@@ -166,12 +166,13 @@ def check_steps(found: list[dict[str, Any]], jobs: tuple[str, ...], levels: tupl
     `jobs` are the conditions by which the jobs of a level are found (`i`), `levels` those of the next level (`j`).
     """
     steps = [node for node in found if node.get("Index Name") in ("dbqueue_jobs_claim", "dbqueue_jobs_held")]
-    steps = [node for node in steps if node["Alias"][0] in "ij"]
+    steps = [node for node in steps if node.get("Alias", "?")[0] in "ij"]
     assert {node["Alias"][0] for node in steps} == {"i", "j"}
     for node in steps:
         wanted = jobs if node["Alias"][0] == "i" else levels
         missing = [condition for condition in wanted if condition not in node.get("Index Cond", "")]
         assert not missing, node
+        assert " = ANY" not in node["Index Cond"], node
         assert "Filter" not in node, node
         assert not node["Sorted"], node
 

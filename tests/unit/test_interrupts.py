@@ -184,12 +184,16 @@ class Asked(set[str]):
 
 
 def test_one_that_begins_while_its_slot_is_looked_for_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[bool] = []
+
     def begins() -> None:
+        begun.append(True)
         with pytest.raises(SoftTimeLimitExceeded), Interruptible(JOB):
             pass
 
     monkeypatch.setattr(interrupts, "_running", LookedUp(begins))
     interrupts.interrupt(JOB)
+    assert begun
 
 
 def test_one_whose_time_is_over_as_it_begins_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,6 +264,7 @@ class Leaving:
     def end(self) -> None:
         self._over.put(None)
         self._thread.join(60)
+        assert not self._thread.is_alive()
 
     def _run(self) -> None:
         try:

@@ -19,7 +19,7 @@ from dbqueue.limits import parse_rate
 from dbqueue.store.control import Command
 from dbqueue.worker.claiming.rates import TaskRates
 from dbqueue.worker.config import WorkerConfig
-from dbqueue.worker.control import carry_out
+from dbqueue.worker.control import CommandInfo, Panel, carry_out
 from dbqueue.worker.control.commands import signal_number
 from dbqueue.worker.supervising.children import Child
 from dbqueue.worker.supervising.crew import Crew
@@ -386,6 +386,18 @@ class TestTellingOfTheWorker:
                 False,
             ),
         ]
+
+    def test_a_refusal_is_one_line_whatever_was_asked(
+        self, worker: Worker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def greet(state: object, name: str) -> None:
+            raise ValueError(f"nobody is called {name}")
+
+        monkeypatch.setitem(Panel.commands, "greet", CommandInfo("greet", greet, "control"))
+        worker.told("greet", name="a\nb\x1b")
+        message = caplog.records[-1].getMessage()
+        assert message.startswith("The command greet was refused: nobody is called a")
+        assert message.isprintable()
 
     def test_what_refuses_a_command_is_traced_where_somebody_debugs(
         self, worker: Worker, caplog: pytest.LogCaptureFixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -42,8 +41,8 @@ class Health:
     """Tables of which row-level security may hide rows from this user."""
     heap_bytes: int = 0
     index_bytes: int = 0
-    kept_rows: int | None = None
-    """The larger of two estimates, one of which outlives a crash of the server; None where there is none yet."""
+    counted: bool = True
+    """Whether somebody has counted the rows since the server last forgot, as in a crash, how many there are."""
     settings: dict[str, str] = field(default_factory=dict)
     connections: int = 0
     max_connections: int = 0
@@ -64,11 +63,11 @@ class Partitions:
     """Rows of the DEFAULT partition whose ids dbqueue has made, a thousand at most; None: this user may not look."""
 
 
-# Of a partitioned table it is the partitions that hold rows.
+# Of a partitioned table it is the partitions that hold rows. One that is dropped meanwhile has no size.
 _TABLES = """
-SELECT pg_relation_size(c.oid) AS heap_bytes, pg_indexes_size(c.oid) AS index_bytes,
-    CASE WHEN c.reltuples >= 0 OR pg_relation_size(c.oid) = 0
-        THEN greatest(s.n_live_tup, c.reltuples::bigint, 0) END AS kept_rows,
+SELECT coalesce(pg_relation_size(c.oid), 0) AS heap_bytes, coalesce(pg_indexes_size(c.oid), 0) AS index_bytes,
+    coalesce(s.last_vacuum, s.last_autovacuum, s.last_analyze, s.last_autoanalyze) IS NOT NULL
+        OR coalesce(pg_relation_size(c.oid), 0) < 1000000 AS counted,
     coalesce(s.n_live_tup, 0) AS live_rows, coalesce(s.n_dead_tup, 0) AS dead_rows,
     coalesce(s.n_mod_since_analyze, 0) AS changed_rows,
     coalesce(s.last_analyze, s.last_autoanalyze) IS NOT NULL OR coalesce(s.n_live_tup, 0) = 0 AS analysed,
@@ -136,18 +135,12 @@ def examine(store: Store) -> Health:
         list(hidden),
         sum(row["heap_bytes"] for row in rows),
         sum(row["index_bytes"] for row in rows),
-        _sum(row["kept_rows"] for row in rows),
+        all(row["counted"] for row in rows),
         settings,
         connections,
         int(settings["max_connections"]),
         partitions,
     )
-
-
-def _sum(numbers: Iterable[int | None]) -> int | None:
-    """None where one is not known."""
-    known = list(numbers)
-    return None if None in known else sum(each for each in known if each is not None)
 
 
 def _named_tables(store: Store) -> list[str]:

@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from dbqueue import codec
 from dbqueue.codec import nesting
-from dbqueue.codec.cautious import shown
+from dbqueue.codec.cautious import shown, text_of
 from dbqueue.errors import EncodeError
+from dbqueue.shown import harmless
 from dbqueue.worker import log
 from dbqueue.worker.supervising.by_task import Totals
 
@@ -186,7 +187,7 @@ def carry_out(state: WorkerState, command: Command) -> str:
         return _encoded(command, known.handler(state, **codec.loads(command.arguments)))
     except ValueError as error:  # of what was asked for, or where: no error of the worker's
         trace = log.logger.isEnabledFor(logging.DEBUG)
-        log.logger.warning("The command %s was refused: %s", command.method, error, exc_info=trace)
+        log.logger.warning("The command %s was refused: %s", command.method, harmless(text_of(error)), exc_info=trace)
         return _encoded(command, {"error": shown(error)})
     except Exception as error:  # noqa: BLE001 - a custom command may raise anything
         log.logger.exception("The command %s failed; the worker goes on", command.method)
