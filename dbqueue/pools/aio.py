@@ -1,6 +1,6 @@
 """Many jobs at a time on one event loop: for `async def` tasks by the hundred.
 
-A plain `def` task runs in a thread of its own, so that it cannot stop the loop.
+A plain `def` task runs in a thread beside it, so that it cannot stop the loop.
 """
 
 from __future__ import annotations
@@ -11,25 +11,28 @@ from concurrent.futures import ThreadPoolExecutor
 
 from dbqueue.jobs import ClaimedJob
 from dbqueue.pools.child import Execute, Link, end_by_error
+from dbqueue.pools.loop_threads import threads_of
 
 
 def run_slots(link: Link, execute: Execute, slots: int) -> None:
     """Run jobs on one loop, at most `slots` at a time, until told to stop."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
+    threads, of_tasks = threads_of(loop, slots), ThreadPoolExecutor(slots, thread_name_prefix="to_thread")
+    loop.set_default_executor(of_tasks)
     try:
         loop.run_until_complete(_serve(link, execute, slots))
     except BaseException:  # noqa: BLE001 - SystemExit in a task's own sub-task stops the loop
         # At once, before anything is cancelled: a cancelled neighbour would look like a failed one.
         end_by_error()
     loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.run_until_complete(loop.shutdown_default_executor())
+    threads.end()
+    of_tasks.shutdown()  # the loop's own way needs one thread more
     loop.close()
 
 
 async def _serve(link: Link, execute: Execute, slots: int) -> None:
     loop = asyncio.get_running_loop()
-    loop.set_default_executor(ThreadPoolExecutor(slots, thread_name_prefix="slot"))
     inbox = ThreadPoolExecutor(1, thread_name_prefix="inbox")
     free = asyncio.Semaphore(slots)
     running: set[asyncio.Task[None]] = set()

@@ -21,6 +21,7 @@ import ctypes
 import os
 import signal
 import threading
+import time
 from collections.abc import Awaitable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -35,18 +36,12 @@ _running: dict[str, int | asyncio.Task[object] | Steps] = {}
 """The thread, the task of the event loop, or the coroutine that runs each job of this process."""
 _due: set[str] = set()
 """Jobs whose soft limit has passed."""
-_aiming = threading.RLock()
-"""Held while a thread is hit, and while one leaves its job. Amid that a signal's handler may come on the same thread,
-and run an eager task."""
+_aimed_at: set[str] = set()
+"""Jobs whose thread is looked for, and hit, just now. (No lock: what is raised on a thread may come between its taking
+and the block that lets it go, and another thread's does not come to a copy of the process.)"""
 
-
-def _aim_anew() -> None:
-    global _aiming  # noqa: PLW0603 - of the process
-    _aiming = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):  # in a copy nobody lets go of what another thread held
-    os.register_at_fork(after_in_child=_aim_anew)
+if hasattr(os, "register_at_fork"):  # in a copy nobody goes on with it
+    os.register_at_fork(after_in_child=_aimed_at.clear)
 
 
 class Interruptible:
@@ -103,11 +98,12 @@ def _leave(job_id: str, around: int | asyncio.Task[object] | Steps | None = None
     """
     while True:
         try:
-            with _aiming:
-                if around is None:
-                    _running.pop(job_id, None)
-                else:
-                    _running[job_id] = around
+            if around is None:
+                _running.pop(job_id, None)
+            else:
+                _running[job_id] = around
+            while job_id in _aimed_at:
+                time.sleep(0)
             return _spent()
         except SoftTimeLimitExceeded:
             continue
@@ -194,15 +190,22 @@ def interrupt(job_id: str) -> None:
     elif isinstance(slot, asyncio.Task):
         slot.get_loop().call_soon_threadsafe(slot.cancel)
     else:
-        with _aiming:
+        _aimed_at.add(job_id)  # before the look: a thread that leaves its job looks here when it has left
+        try:
             if _running.get(job_id) == slot:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(
                     ctypes.c_ulong(slot), ctypes.py_object(SoftTimeLimitExceeded)
                 )
+        finally:
+            _aimed_at.discard(job_id)
 
 
 def forget(job_id: str) -> None:
-    """The job has ended: what comes for it now is too late, and not for its next run."""
+    """The job has ended: what comes for it now is too late, and not for its next run.
+
+    One that was hit as it began or left is still said to run here, where another job does by now.
+    """
+    _running.pop(job_id, None)
     _due.discard(job_id)
 
 

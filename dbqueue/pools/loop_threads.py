@@ -1,38 +1,130 @@
-"""Functions beside an event loop, in the threads of its pool."""
+"""Functions beside an event loop, in threads of the loop's own."""
 
 from __future__ import annotations
 
+import _thread
 import asyncio
+import contextlib
 import contextvars
+import queue
+import threading
+import weakref
 from collections.abc import Callable
 from typing import Final, TypeVar, cast
 
 T = TypeVar("T")
 
-NO_THREAD: Final = "can't start new thread"
-"""What the interpreter says where the system gives it none."""
 ASK_SECONDS: Final = 1.0
-"""How often it is asked again, and how often the loop looks up by itself meanwhile."""
+"""How often the system is asked again for a thread that it has not given, and how often the loop looks up by itself."""
+END_SECONDS: Final = 10.0
+"""How long threads that have nothing to do may take to end."""
+MOST_THREADS: Final = 32
+"""Of a loop for which nobody has said how many."""
+
+
+class Threads:
+    """At most so many threads, each started when there is something to do and none is idle.
+
+    Not the standard library's: those wait until a thread that they have started says so, and one that has no memory to
+    begin with never does. The loop would stand still, with all its jobs.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._counting = threading.Condition()
+        self._running = 0
+        self._starting = 0
+        """Those that were started and have not begun: one that never does is given up by `ask_again`."""
+        self._free = 0
+        """Threads with nothing to do, less the calls that wait for one."""
+
+    def do(self, call: Callable[[], object]) -> None:
+        """Have a thread call it, as soon as there is one. It may not raise."""
+        with self._counting:
+            self._free -= 1
+            self._calls.put(call)
+            if self._free + self._starting < 0:
+                self._start()
+
+    def ask_again(self, call: Callable[[], object]) -> None:
+        """For one that should have begun by now. It may be called twice."""
+        with self._counting:
+            self._starting = 0
+        self.do(call)
+
+    def end(self) -> None:
+        """Wait for the end of the threads, which have nothing to do any more."""
+        self.leave()
+        with self._counting:
+            self._counting.wait_for(lambda: not self._running, timeout=END_SECONDS)
+
+    def leave(self) -> None:
+        """Have the threads end, each after what it does."""
+        for _ in range(self._running):
+            self._calls.put(None)
+
+    def _start(self) -> None:
+        if self._running + self._starting < self._most:
+            with contextlib.suppress(RuntimeError, MemoryError):  # the system gives none now
+                _thread.start_new_thread(self._run, ())
+                self._starting += 1
+
+    def _run(self) -> None:
+        with self._counting:
+            self._starting = max(0, self._starting - 1)
+            if self._running >= self._most:
+                return
+            self._running += 1
+            name = f"slot_{self._running}"
+        with contextlib.suppress(MemoryError):
+            threading.current_thread().name = name
+        try:
+            while True:
+                with self._counting:
+                    self._free += 1
+                call = self._calls.get()
+                if call is None:
+                    return
+                with contextlib.suppress(BaseException):  # no memory even to begin with it: it is asked for again
+                    call()
+                del call
+        finally:
+            with self._counting:
+                self._running -= 1
+                self._counting.notify_all()
+
+
+_threads: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Threads] = weakref.WeakKeyDictionary()
+
+
+def threads_of(loop: asyncio.AbstractEventLoop, most: int = MOST_THREADS) -> Threads:
+    """The loop's threads: so many at most, if it has none so far."""
+    found = _threads.get(loop)
+    if found is None:
+        found = _threads[loop] = Threads(most)
+        weakref.finalize(loop, found.leave)
+    return found
 
 
 async def in_thread(function: Callable[[], T]) -> T:
-    """What the function gives in a thread of the running loop's pool, with the caller's context. It may not raise.
+    """What the function gives in a thread of the running loop's, with the caller's context. It may not raise.
 
-    Where the system gives no thread it waits for one: the pool keeps what it was handed, and whichever thread is free
-    first does it. (asyncio's own way raises then, and the function runs all the same.) A function that has closed all
-    descriptors is waited for no longer than ASK_SECONDS: the loop, which nothing can wake any more, then fails. So is
-    one whose thread has no memory left to wake the loop with. Raises MemoryError where there was none to call it with.
+    Where the system gives no thread it waits for one. A function that has closed all descriptors is waited for no
+    longer than ASK_SECONDS: the loop, which nothing can wake any more, then fails. So is one whose thread has no memory
+    left to wake the loop with. Raises MemoryError where there was none to call it with.
     """
     loop, context = asyncio.get_running_loop(), contextvars.copy_context()
+    threads = threads_of(loop)
     ended: asyncio.Future[None] = loop.create_future()
     # Not in a list, whose first item needs memory.
     value: T | None = None
     error: BaseException | None = None
-    has_ended = False
+    begun, has_ended = threading.Lock(), False
 
     def call() -> None:
         nonlocal value, error, has_ended
-        if ended.done():  # cancelled, while it waited for a thread
+        if ended.done() or not begun.acquire(False):  # cancelled while it waited for a thread, or asked for twice
             return
         try:
             value = context.run(function)
@@ -46,29 +138,15 @@ async def in_thread(function: Callable[[], T]) -> T:
             ended.set_result(None)
 
     try:
-        has_thread = _handed_over(loop, call)
+        threads.do(call)
         while not ended.done():
             await asyncio.wait({ended}, timeout=ASK_SECONDS)
             tell()
-            has_thread = has_thread or _handed_over(loop, _nothing)
+            if not (begun.locked() or ended.done()):
+                threads.ask_again(call)
         if error is not None:
             raise error
         return cast(T, value)
     finally:
         ended.cancel()
         error = None  # its traceback names this frame, and this frame would name it
-
-
-def _handed_over(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> bool:
-    """Hand it to the pool; whether there is a thread for it."""
-    try:
-        loop.run_in_executor(None, call)
-    except RuntimeError as error:
-        if str(error) != NO_THREAD:
-            raise
-        return False
-    return True
-
-
-def _nothing() -> None:
-    """Has the pool ask for a thread, which then does what was there before this."""

@@ -6,7 +6,6 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +16,7 @@ from dbqueue.context import current_request
 from dbqueue.errors import EncodeError, Ignore, Reject, Retry, SoftTimeLimitExceeded
 from dbqueue.jobs import REJECTIONS, ClaimedJob, Failed, Outcome, Released, Retried, Succeeded
 from dbqueue.pools import interrupts
+from dbqueue.pools.loop_threads import threads_of
 from dbqueue.services.workers import Worker
 from dbqueue.worker.running.going_back import FIRST_REJECT_SECONDS, LAST_REJECT_SECONDS
 from tests.worker.sample import OutOfStock, make_app
@@ -516,8 +516,7 @@ def test_a_function_that_waits_for_a_thread_can_be_interrupted(app: DBQueue) -> 
 
     async def main() -> Outcome:
         loop, free = asyncio.get_running_loop(), threading.Event()
-        loop.set_default_executor(ThreadPoolExecutor(1))
-        busy = loop.run_in_executor(None, free.wait)
+        threads_of(loop, 1).do(free.wait)
         run = loop.create_task(executor.run_async(job))
         try:
             await asyncio.sleep(0)  # it has begun
@@ -525,7 +524,6 @@ def test_a_function_that_waits_for_a_thread_can_be_interrupted(app: DBQueue) -> 
             return await asyncio.wait_for(run, 60)
         finally:
             free.set()
-            await busy
 
     assert exc_type(asyncio.run(main())) == "SoftTimeLimitExceeded"
 

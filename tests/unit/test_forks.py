@@ -73,18 +73,16 @@ app.close()
 """
 
 LEFT = """
-import os, signal, threading
+import os, signal
 from dbqueue.pools import interrupts
 
 with interrupts.Interruptible("job"):
-    other = threading.Thread(target=lambda: interrupts._aiming.acquire())
-    other.start()
-    other.join()  # and lets go of it never
+    interrupts._aimed_at.add("job")  # as another thread does, which the copy has not
     copy = os.fork()
     if copy == 0:
         signal.alarm(60)
     else:
-        interrupts._aim_anew()
+        interrupts._aimed_at.discard("job")
 if copy == 0:
     os._exit(7)
 print(os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1]))

@@ -7,6 +7,7 @@ import contextlib
 import queue
 import signal
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -58,6 +59,17 @@ def test_what_came_too_late_is_not_for_the_next_run() -> None:
         interrupts._due.add(JOB)
     with Interruptible(JOB):
         pass
+
+
+def test_a_run_that_was_hit_before_it_could_leave_is_not_taken_for_the_next() -> None:
+    """Its thread runs another job by then."""
+    Interruptible(JOB).__enter__()  # and the exception comes here, before the block
+    interrupts.forget(JOB)
+    interrupts.interrupt(JOB)  # of the next run, before it begins
+    for _ in range(100):
+        time.sleep(0)
+    assert JOB in interrupts._due
+    interrupts.forget(JOB)
 
 
 def test_a_function_of_a_loop_s_thread_does_not_begin_when_its_time_is_over() -> None:

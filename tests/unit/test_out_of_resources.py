@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -73,7 +72,7 @@ def test_a_process_without_its_threads_is_not_ready(monkeypatch: pytest.MonkeyPa
 
     def start_reader_alone(thread: threading.Thread) -> None:
         if thread.name != "reader":
-            raise RuntimeError(loop_threads.NO_THREAD)
+            raise RuntimeError("can't start new thread")
         readers.append(thread)
         start(thread)
 
@@ -136,17 +135,16 @@ def test_a_function_beside_an_event_loop_waits_for_a_thread(
 
     async def main() -> Any:
         loop, free = asyncio.get_running_loop(), threading.Event()
-        loop.set_default_executor(ThreadPoolExecutor(2))
-        busy = [loop.run_in_executor(None, free.wait) for _ in range(threads)]
+        its_threads = loop_threads.threads_of(loop, 2)
+        for _ in range(threads):
+            its_threads.do(free.wait)
         with no_threads():
             run = loop.create_task(executor.run_async(job("add", 1, 2)))
             done, _ = await asyncio.wait({run}, timeout=0.1)
             assert not done
-            if busy:
+            if threads:
                 free.set()
                 await asyncio.wait_for(run, 60)
-        free.set()
-        await asyncio.gather(*busy)
         return await asyncio.wait_for(run, 60)
 
     assert isinstance(asyncio.run(main()), Succeeded)

@@ -186,11 +186,9 @@ def test_a_child_serves_its_supervisor(pair: tuple[socket.socket, socket.socket]
 def test_a_job_that_ends_while_it_is_aimed_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its thread may be at the next job by then, which is not to be hit."""
 
-    class Leaves:
-        def __enter__(self) -> None:
-            interrupts._running.pop("over")
-
-        def __exit__(self, *_: object) -> None: ...
+    class Leaves(set[str]):
+        def add(self, job_id: str) -> None:
+            interrupts._running.pop(job_id)
 
     seen: list[str] = []
 
@@ -199,7 +197,7 @@ def test_a_job_that_ends_while_it_is_aimed_at(monkeypatch: pytest.MonkeyPatch) -
         interrupts.interrupt("over")
         seen.append("nothing was raised here")
 
-    monkeypatch.setattr(interrupts, "_aiming", Leaves())
+    monkeypatch.setattr(interrupts, "_aimed_at", Leaves())
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()

@@ -1,0 +1,157 @@
+"""The threads beside an event loop: so many at most, started as they are needed, and none is waited for in vain."""
+
+from __future__ import annotations
+
+import _thread
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+from dbqueue.pools import aio, loop_threads
+from dbqueue.pools.loop_threads import Threads, in_thread, threads_of
+from tests.waiting import wait_until
+
+
+class Gate:
+    """Calls that wait here until it is opened."""
+
+    def __init__(self) -> None:
+        self.inside: list[int] = []
+        self.opened = threading.Event()
+
+    def __call__(self) -> None:
+        self.inside.append(threading.get_ident())
+        self.opened.wait(60)
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    gate = Gate()
+    yield gate
+    gate.opened.set()
+
+
+@pytest.fixture
+def unborn(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Have the next so many threads be started, and never begin: for want of memory, say."""
+    start = _thread.start_new_thread
+    left = [0]
+
+    def start_maybe(*arguments: Any) -> int:
+        if left[0]:
+            left[0] -= 1
+            return 0
+        return start(*arguments)
+
+    monkeypatch.setattr(_thread, "start_new_thread", start_maybe)
+    return lambda number: left.__setitem__(0, number)
+
+
+def test_each_call_has_a_thread_up_to_the_most_there_are(gate: Gate) -> None:
+    threads = Threads(3)
+    for _ in range(4):
+        threads.do(gate)
+    wait_until(lambda: len(gate.inside) == 3)
+    assert len(set(gate.inside)) == 3
+    gate.opened.set()
+    wait_until(lambda: len(gate.inside) == 4)
+    threads.end()
+    assert len(set(gate.inside)) == 3
+
+
+def test_an_idle_thread_is_taken_before_another_is_started() -> None:
+    threads, seen = Threads(8), list[str]()
+    for number in range(1, 11):
+        threads.do(lambda: seen.append(threading.current_thread().name))
+        wait_until(lambda number=number: len(seen) == number)  # type: ignore[misc]
+        wait_until(lambda: threads._free == 1)
+    threads.end()
+    assert set(seen) == {"slot_1"}
+
+
+def test_a_thread_that_never_begins(unborn: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call is for the next one, which is asked for after a while; and so is each call after it."""
+    monkeypatch.setattr(loop_threads, "ASK_SECONDS", 0.01)
+    unborn(2)
+
+    async def main() -> list[int]:
+        threads_of(asyncio.get_running_loop(), 2)
+        return [await asyncio.wait_for(in_thread(partial(int, number)), 60) for number in range(3)]
+
+    assert asyncio.run(main()) == [0, 1, 2]
+
+
+def test_one_that_begins_late_is_one_of_them_all_the_same(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not one more than there may be."""
+    begin: list[Callable[[], object]] = []
+    start = _thread.start_new_thread
+
+    def start_later(run: Callable[[], object], arguments: tuple[()]) -> int:
+        begin.append(run)
+        return 0
+
+    monkeypatch.setattr(_thread, "start_new_thread", start_later)
+    threads = Threads(1)
+    threads.do(gate)
+    threads.ask_again(gate)
+    assert len(begin) == 2
+    for run in begin:
+        start(run, ())
+    wait_until(lambda: len(gate.inside) == 1)
+    gate.opened.set()
+    wait_until(lambda: len(gate.inside) == 2)
+    threads.end()
+    assert len(set(gate.inside)) == 1
+
+
+def test_what_is_asked_for_again_is_called_once(monkeypatch: pytest.MonkeyPatch, gate: Gate) -> None:
+    """All threads were busy: it was there twice, and more often, when they were free."""
+    monkeypatch.setattr(loop_threads, "ASK_SECONDS", 0.001)
+    calls: list[int] = []
+
+    async def main() -> None:
+        threads = threads_of(asyncio.get_running_loop(), 2)
+        threads.do(gate)
+        threads.do(gate)
+        waits = asyncio.create_task(in_thread(lambda: calls.append(1)))
+        await asyncio.sleep(0.1)
+        gate.opened.set()
+        await asyncio.wait_for(waits, 60)
+        threads.end()
+
+    asyncio.run(main())
+    assert calls == [1]
+
+
+def test_a_call_that_its_thread_has_no_memory_for_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_threads, "ASK_SECONDS", 0.01)
+    threads, tries = Threads(1), list[int]()
+
+    def lacks() -> None:
+        tries.append(1)
+        raise MemoryError
+
+    threads.do(lacks)
+    wait_until(lambda: tries == [1])
+    threads.do(lambda: tries.append(2))
+    wait_until(lambda: tries == [1, 2])
+    threads.end()
+
+
+def test_a_loop_ends_without_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The standard library's way to end starts one, which may never begin: the process would not end."""
+
+    class Link:
+        class inbox:  # noqa: N801 - as an attribute
+            @staticmethod
+            def take() -> None:
+                monkeypatch.setattr(threading.Thread, "start", lambda _: pytest.fail("another thread"))
+
+        @staticmethod
+        def is_ready() -> None: ...
+
+    aio.run_slots(Link, None, 2)  # type: ignore[arg-type]
