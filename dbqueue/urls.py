@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os.path
 import re
+from collections.abc import Mapping
 from itertools import takewhile
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote, unquote_plus, unquote_to_bytes, urlencode
@@ -34,6 +35,8 @@ _OTHER_BROKERS: Final = frozenset(
     """.split()  # noqa: SIM905 - fifty quoted names would take fifty lines
 )
 """Schemes of Celery's brokers and result stores that are no SQL database."""
+_TRUE: Final = ("true", "yes", "on", "y", "t", "1")
+"""As SQLAlchemy reads an option."""
 _EXAMPLE: Final = "postgresql://user:password@host/database or sqlite:///jobs.db"
 
 _URL: Final = re.compile(r"\s*[\w+.-]+://")
@@ -245,7 +248,8 @@ def _identity(url: str) -> tuple[str, ...]:
     pairs = parse_qsl(query)
     options = dict(pairs)
     if scheme == SQLITE_SCHEME:
-        return SQLITE_SCHEME, _sqlite_path(before_query[1:])
+        name = sqlite_name(before_query[1:], options)
+        return SQLITE_SCHEME, ":memory:" if name is None else os.path.realpath(name)
     credentials, _, location = before_query.rpartition("@")
     host_and_port, _, name = location.partition("/")
     host, port = _host_and_port(host_and_port)
@@ -271,6 +275,27 @@ def _host_name(host: str) -> str:
     return "localhost" if host in ("127.0.0.1", "::1") else host
 
 
-def _sqlite_path(path: str) -> str:
-    path = path.removeprefix("file:")
-    return ":memory:" if path in ("", ":memory:") else os.path.realpath(path)
+def is_sqlite_uri(name: str, options: Mapping[str, object]) -> bool:
+    """Whether a file's name is in SQLite's own form, `file:jobs.db?uri=true`: without the option it is any name."""
+    return name.startswith("file:") and str(options.get("uri")).lower() in _TRUE
+
+
+def sqlite_name(name: str, options: Mapping[str, object]) -> str | None:
+    """The name of a SQLite file in a URL, as SQLite reads it; None for a database in memory.
+
+    SQLite's own forms are file:NAME, file:/NAME, file:///NAME and file://localhost/NAME. Raises
+    ImproperlyConfigured for a host that is another, as SQLite refuses it.
+    """
+    if is_sqlite_uri(name, options):
+        name = name.removeprefix("file:").partition("#")[0]
+        if name.startswith("//"):
+            host, slash, rest = name[2:].partition("/")
+            if host not in ("", "localhost"):
+                raise ImproperlyConfigured(
+                    "the database URL names another host than this one: file:///NAME is a SQLite file here"
+                )
+            name = slash + rest
+        name = unquote(name)
+        if options.get("mode") == "memory" or options.get("vfs") == "memdb":
+            return None
+    return None if name in ("", ":memory:") else name

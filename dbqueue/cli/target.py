@@ -122,10 +122,9 @@ class Target:
 
     def refuse_missing_file(self) -> None:
         """Reading must not make an empty SQLite file where a name was mistyped."""
-        store = self.raw_store
-        name = store.engine.url.database if store.dialect == "sqlite" else None
-        if name and name != ":memory:" and not name.startswith("file:") and not Path(name).exists():
-            raise click.ClickException(f"there is no SQLite file {name}: nothing was ever enqueued there")
+        file = self.raw_store.path
+        if file is not None and not file.exists():
+            raise click.ClickException(f"there is no SQLite file {file}: nothing was ever enqueued there")
 
     @cached_property
     def store(self) -> Store:

@@ -26,6 +26,8 @@ from dbqueue.store.steps import Steps
 from dbqueue.workflows import Workflow
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sqlalchemy import Connection, Engine, Table
 
     from dbqueue.store.engine import Access
@@ -58,6 +60,9 @@ class Store(ABC):
 
     in_memory: bool = False
     """Whether the database lives in this process alone, and ends with it."""
+
+    path: Path | None = None
+    """The file of a database that is one."""
 
     engine: Engine
     schema: str | None

@@ -8,19 +8,18 @@ transaction by name.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl
 
 import sqlalchemy as sa
 from sqlalchemy.pool import StaticPool
 
 from dbqueue import urls
 from dbqueue.errors import ImproperlyConfigured
+from dbqueue.store.sqlite.files import file_identity, file_of, is_uri, why_away, with_file
 from dbqueue.store.trouble import IDLE_SECONDS, LOCK_SECONDS
 
 if TYPE_CHECKING:
@@ -43,8 +42,6 @@ WHERE current_setting(name) = instead_of"""
 written: the driver reads times in this style alone."""
 OWN_SETTINGS_HERE = OWN_SETTINGS.replace("false", "true")
 """The same for one transaction, where nothing outlives it."""
-
-GONE = "the SQLite file was deleted or replaced while it was open"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,37 +134,13 @@ def make_async_task_engine(access: Access) -> AsyncEngine:
     return engine
 
 
-def file_identity(path: str | None) -> tuple[int, int] | None:
-    """What tells a file from another of the same name; None where there is no file, or no path."""
-    if not path or path == ":memory:" or path.startswith("file:"):
-        return None
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def why_away(path: str | None, opened: tuple[int, int] | None) -> str | None:
-    """Why the file that was opened is not to be used any more, or not now; None where it is still there."""
-    if file_identity(path) == opened:
-        return None
-    try:
-        os.stat(path or "")
-    except (FileNotFoundError, NotADirectoryError):
-        return GONE
-    except OSError as error:  # its folder is closed to this user, or the volume is away
-        return f"the SQLite file cannot be reached: {error.strerror}"
-    return GONE
-
-
 def _leave_files_that_are_gone(engine: sa.Engine) -> None:
     """Let the pool give out no connection to a SQLite file that was deleted, or that another has taken the place of.
 
     The operating system keeps such a file for whoever has opened it: a call would be written there, and nobody else
     would ever see it.
     """
-    path = engine.url.database
+    path = file_of(engine.url)
 
     def note(connection: object, record: Any) -> None:
         record.info["file"] = file_identity(path)
@@ -289,31 +262,24 @@ _SQLITE_OPTIONS: Final = frozenset(
 
 def _sqlite_options(url: sa.URL, access: Access) -> tuple[sa.URL, dict[str, Any]]:
     unknown = sorted(set(url.query) - _SQLITE_OPTIONS)
-    is_uri = str(url.query.get("uri")).lower() in ("true", "yes", "on", "1") and str(url.database).startswith("file:")
-    if unknown and not is_uri:
+    if unknown and not is_uri(url):
         raise ValueError(f"{unknown[0]!r} is no option of a SQLite file; SQLite's own need file:NAME?uri=true")
-    path = url.database
-    options: dict[str, Any] = {"pool_size": access.pool_size, "max_overflow": access.pool_size}
-    if path and path != ":memory:" and not path.startswith("file:"):
-        # An absolute path: the process may change its working folder later (a daemon does).
-        file = Path(access.folder, path).resolve()
-        if not file.parent.is_dir():
-            raise ImproperlyConfigured(f"the SQLite database {path!r} cannot be made: no folder {str(file.parent)!r}")
-        url = url.set(database=str(file))
-    elif path and access.folder and is_uri and _begins_in_folder(path, url):
-        url = url.set(database=f"file:{quote(access.folder)}/{path.removeprefix('file:')}")
-    elif not path or path == ":memory:":
+    # An absolute path: the process may change its working folder later (a daemon does).
+    file = file_of(url, access.folder)
+    options: dict[str, Any]
+    if file is None:
         # A database in memory lives and dies with its connection: the process shares one. What one thread gives
         # back must not be rolled back, for another may be in a transaction on it.
         options = {"poolclass": StaticPool, "pool_reset_on_return": None}
+    elif file.parent.is_dir():
+        url = with_file(url, file)
+        options = {"pool_size": access.pool_size, "max_overflow": access.pool_size}
+    else:
+        raise ImproperlyConfigured(
+            f"the SQLite database {url.database!r} cannot be made: no folder {str(file.parent)!r}"
+        )
     options["connect_args"] = {"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False}
     return url, options
-
-
-def _begins_in_folder(path: str, url: sa.URL) -> bool:
-    """Whether SQLite's own form of a file's name is that of a file, and no absolute path."""
-    name = path.removeprefix("file:")
-    return path.startswith("file:") and not name.startswith(("/", ":memory:")) and url.query.get("mode") != "memory"
 
 
 def _read_any_text(connection: sqlite3.Connection, record: object) -> None:

@@ -184,11 +184,15 @@ def test_options_that_cannot_be_read(url: str, make: Callable[[Access], object])
         ("sqlite:///jobs.db", "db+sqlite:////{cwd}/jobs.db", True),
         ("sqlite:///jobs.db", "sqlite:///other.db", False),
         ("sqlite:///jobs.db?timeout=5", "sqlite:///file:jobs.db?uri=true", True),
+        ("sqlite:///jobs.db", "sqlite:///file://{cwd}/jobs%2Edb?uri=on", True),
+        ("sqlite:///jobs.db", "sqlite:///file:jobs.db", False),
+        ("sqlite:///jobs.db", "sqlite:///file:jobs.db?uri=true&mode=memory", False),
         ("sqlite://", "sqlite:///:memory:", True),
+        ("sqlite://", "sqlite:///file::memory:?uri=1", True),
     ],
 )
 def test_the_same_database(url: str, other: str, same: bool) -> None:
-    other = other.replace("{cwd}", os.getcwd().lstrip("/"))
+    other = other.replace("file://{cwd}", f"file://{os.getcwd()}").replace("{cwd}", os.getcwd().lstrip("/"))
     assert same_database(url, other) is same
     assert same_database(other, url) is same
 

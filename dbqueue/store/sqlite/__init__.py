@@ -2,6 +2,7 @@
 
     store.py, work_session.py, watch_session.py   what `base` and `sessions` ask of every database
     driver.py     transactions, and the driver's errors turned into dbqueue's
+    files.py      the file that a URL names, and whether it is still there
     sql.py        the statements
     held.py       jobs that wait for permits
     pruning.py    deleting what has ended

@@ -23,7 +23,7 @@ from pathlib import Path
 from time import monotonic, time
 from typing import Final
 
-from dbqueue.store.engine import file_identity
+from dbqueue.store.sqlite.files import file_identity
 
 try:
     import fcntl
@@ -61,10 +61,10 @@ class WorkerLocks:
 
     def _renew(self) -> None:
         """Hold the locks in the file that others open, where ours was deleted or replaced: to them we would be dead."""
-        if self._descriptor is None or file_identity(str(self._path)) == self._file:
+        if self._descriptor is None or file_identity(self._path) == self._file:
             return
         with self._renewing, contextlib.suppress(OSError):  # its folder is gone, too
-            if file_identity(str(self._path)) != self._file:
+            if file_identity(self._path) != self._file:
                 before = self._descriptor
                 self._open()
                 for worker_id in self._held:

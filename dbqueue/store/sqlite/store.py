@@ -16,7 +16,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
@@ -29,12 +28,13 @@ from dbqueue.errors import OperationalError
 from dbqueue.jobs import storable
 from dbqueue.store import steps as operations
 from dbqueue.store.base import Store
-from dbqueue.store.engine import Access, file_identity, make_engine, why_away
+from dbqueue.store.engine import Access, make_engine
 from dbqueue.store.heartbeats import Heartbeats
 from dbqueue.store.records import JobRecord
 from dbqueue.store.rows import Finish
 from dbqueue.store.sqlite import sql
 from dbqueue.store.sqlite.driver import immediate, translated
+from dbqueue.store.sqlite.files import file_identity, file_of, why_away
 from dbqueue.store.sqlite.inserts import NOW, SqliteInserts
 from dbqueue.store.sqlite.liveness import WorkerLocks
 from dbqueue.store.sqlite.watch_session import SqliteWatchSession
@@ -58,6 +58,7 @@ class SqliteStore(Store):
     def __init__(self, url: str, *, pool_size: int, connect_timeout: float, shown_url: str, folder: str = "") -> None:
         self.access = Access(url, pool_size, connect_timeout, folder=folder)
         self.engine = make_engine(self.access)
+        self.path = file_of(self.engine.url)
         self.schema, self.url = None, shown_url
         self.names = {
             **{name: f"{PREFIX}{name}" for name in NAMES},
@@ -78,12 +79,6 @@ class SqliteStore(Store):
         # transaction that another has begun, and be undone with it.
         self.in_memory = self.path is None
         self._turn: AbstractContextManager[Any] = threading.RLock() if self.in_memory else contextlib.nullcontext()
-
-    @property
-    def path(self) -> Path | None:
-        """The file, or None for a database in memory."""
-        name = self.engine.url.database
-        return Path(name) if name and name != ":memory:" and not name.startswith("file:") else None
 
     @functools.cached_property
     def worker_locks(self) -> WorkerLocks:
@@ -201,11 +196,10 @@ class SqliteStore(Store):
 
         For those of workers: a connection of the pool is looked at when it is given out.
         """
-        name = None if self.path is None else str(self.path)
-        opened = file_identity(name)
+        opened = file_identity(self.path)
 
         def check() -> None:
-            if (why := why_away(name, opened)) is not None:
+            if (why := why_away(self.path, opened)) is not None:
                 raise OperationalError(why)
 
         return check

@@ -1,0 +1,54 @@
+"""The file that a SQLite URL names, and whether it is still the one that was opened."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import sqlalchemy as sa
+
+from dbqueue import urls
+
+GONE: Final = "the SQLite file was deleted or replaced while it was open"
+
+
+def file_of(url: sa.URL, folder: str = "") -> Path | None:
+    """The file, absolute, with `folder` before a relative path; None for a database in memory."""
+    name = urls.sqlite_name(url.database or "", url.query)
+    return None if name is None else Path(folder, name).resolve()
+
+
+def with_file(url: sa.URL, file: Path) -> sa.URL:
+    """`url` with the name of `file`, in the form that its name has there."""
+    return url.set(database=f"file:{quote(str(file))}" if is_uri(url) else str(file))
+
+
+def is_uri(url: sa.URL) -> bool:
+    """Whether the name of the file is in SQLite's own form."""
+    return urls.is_sqlite_uri(url.database or "", url.query)
+
+
+def file_identity(path: Path | None) -> tuple[int, int] | None:
+    """What tells a file from another of the same name; None where there is no file, or no path."""
+    if path is None:
+        return None
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def why_away(path: Path | None, opened: tuple[int, int] | None) -> str | None:
+    """Why the file that was opened is not to be used any more, or not now; None where it is still there."""
+    if path is None or file_identity(path) == opened:
+        return None
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return GONE
+    except OSError as error:  # its folder is closed to this user, or the volume is away
+        return f"the SQLite file cannot be reached: {error.strerror}"
+    return GONE
