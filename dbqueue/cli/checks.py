@@ -139,12 +139,14 @@ def _tables(target: Target) -> Iterator[Finding]:
         message, _, advice = str(state).partition(": ")
         yield Finding("tables", Level.ERROR, message, advice.replace("dbqueue migrate", target.command_line("migrate")))
         return
-    missing = lacking = queries.missing_indexes(store)
+    missing = queries.missing_indexes(store)
     if store.dialect == "postgresql":
         # Of the others, and of those that are there and broken, `server_checks` tells.
         missing, without = [name for name in missing if name == CLAIM_INDEX], "each claim reads the whole table"
     else:
         without = "statements read the whole table, and those that name it fail"
+        if not missing:
+            yield Finding("index", Level.OK, "no index is missing")
     for name in missing:
         yield Finding(
             "index",
@@ -152,8 +154,6 @@ def _tables(target: Target) -> Iterator[Finding]:
             f"the index {name} is missing: {without}",
             "make it again: `dbqueue migrate --sql` shows its statement",
         )
-    if not lacking:
-        yield Finding("index", Level.OK, "no index is missing")
 
 
 def _clock(target: Target) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 
 import click
@@ -72,7 +73,8 @@ def set_(target: Target, /, key: str, running: int | None, rate: str | None) -> 
         limits.set_limit(target.store, key, Limit(running=running, rate=rate))
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
-    click.echo(f"{harmless(key)}: set. It holds until `dbqueue limits clear {harmless(key)}`.")
+    clear = target.command_line("limits clear")
+    click.echo(f"{harmless(key)}: set. It holds until `{clear} {shlex.quote(harmless(key))}`.")
 
 
 @command.command("clear")

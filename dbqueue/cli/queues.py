@@ -42,8 +42,9 @@ def pause(target: Target, /, names: Sequence[str]) -> None:
         if is_pattern(name):
             raise click.BadParameter(f"{name!r} is a pattern: name each queue to pause")
     queues.pause(target.store, names)
+    way_back = target.command_line("queues resume")
     for name in names:
-        click.echo(f"{harmless(name)}: paused. It holds until `dbqueue queues resume {shlex.quote(harmless(name))}`.")
+        click.echo(f"{harmless(name)}: paused. It holds until `{way_back} {shlex.quote(harmless(name))}`.")
 
 
 @command.command("resume")

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from dbqueue.store.postgres.health import Health
 
 OLD_SNAPSHOT_SECONDS: Final = 600.0
+OLD_TRANSACTIONS: Final = 1_000_000
+"""As many as begin in those ten minutes on a busy server: of another server's snapshot the time is not told."""
 FEW_ROWS: Final = 100_000
 """What so few rows may cost is no matter."""
 LARGE_BYTES: Final = 64 * 1024 * 1024
@@ -24,6 +26,8 @@ INDEX_BYTES_A_ROW: Final = 4096
 STALE_PART: Final = 0.5
 """The part of all rows that may change before the planner looks again; the table's own setting is a twentieth."""
 CROWDED_PART: Final = 0.9
+SHORT_STATEMENT_MS: Final = 1000
+"""A statement that waits for a lock, or for a disk that is busy, takes so long; a round takes some milliseconds."""
 MANY_PARTITIONS: Final = 20
 """With thirty, rounds do three quarters of what they do on a plain table."""
 MANY_STRAYS: Final = 1000
@@ -40,6 +44,8 @@ def examine_server(target: Target) -> Iterator[Finding]:
     from dbqueue.store.postgres import health
 
     found = health.examine(target.raw_store)
+    if not found.missing_indexes:
+        yield Finding("index", Level.OK, "no index is missing or broken")
     problems = [*_snapshots(found), *_table(found), *_hidden(found), *_partitions(found), *_settings(found)]
     yield from problems or [
         Finding("server", Level.OK, f"about {count(found.live_rows, 'row')}, {found.dead_rows} dead")
@@ -55,6 +61,18 @@ def _snapshots(found: Health) -> Iterator[Finding]:
                 f"a transaction has been open for {duration(each.seconds)}: {each.what}; nothing that was deleted or "
                 "changed since can be cleared away, in any table",
                 "let it end, and set idle_in_transaction_session_timeout",
+            )
+    for held in found.horizons:
+        if held.transactions > OLD_TRANSACTIONS:
+            yield Finding(
+                "snapshots",
+                Level.WARNING,
+                f"{held.what} holds a snapshot that is older than {count(held.transactions, 'transaction')}; nothing "
+                "that was deleted or changed since can be cleared away, in any table",
+                "drop the slot if no standby needs it any more (pg_drop_replication_slot); else let the standby's "
+                "queries end"
+                if held.is_slot
+                else "let the query end, or set hot_standby_feedback to off there",
             )
 
 
@@ -155,6 +173,14 @@ def _settings(found: Health) -> Iterator[Finding]:
             Level.ERROR,
             "it takes no writes from this user: no job can be enqueued, and none claimed",
             "connect to the primary (target_session_attrs=read-write), or set default_transaction_read_only to off",
+        )
+    short = int(found.settings.get("statement_timeout", "0"))
+    if 0 < short < SHORT_STATEMENT_MS:
+        yield Finding(
+            "server",
+            Level.WARNING,
+            f"statement_timeout is {short} ms for this user: the server breaks off what a worker or a call asks of it",
+            "let the roles of workers and callers have none, or one of some seconds",
         )
     for name, why in RISKY.items():
         if found.settings.get(name) == "off":

@@ -90,6 +90,15 @@ def test_a_server_that_takes_no_writes(postgres_url: str, tmp_path: Path) -> Non
     assert "default_transaction_read_only" in advice
 
 
+def test_statements_that_the_server_breaks_off(postgres_url: str, tmp_path: Path) -> None:
+    url = sa.make_url(postgres_url)
+    for timeout, warned in (("999", True), ("1000", False), ("0", False)):
+        short = url.update_query_dict({"options": f"-c statement_timeout={timeout}"})
+        found = warnings(Commands(tmp_path, short.render_as_string(hide_password=False)))
+        told = [message for message in found if message.startswith(f"statement_timeout is {timeout} ms for this user")]
+        assert bool(told) is warned
+
+
 def test_pages_that_hold_next_to_nothing(postgres_url: str, tmp_path: Path) -> None:
     """Of rows that were deleted and cleared away: no dead row tells of them."""
     many = "INSERT INTO dbqueue_jobs (id, task, args) SELECT 'job-' || n, 't', to_json(repeat('x', 900))"

@@ -23,6 +23,16 @@ class OldSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class Horizon:
+    """The same, held for another server."""
+
+    what: str
+    transactions: int
+    """How many have begun since."""
+    is_slot: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """Numbers of rows are the server's own estimates."""
 
@@ -35,6 +45,8 @@ class Health:
     """Whether the planner takes the table for empty, though it has pages in plenty."""
     snapshots: list[OldSnapshot] = field(default_factory=list)
     """Transactions that have been open longest, of all sessions that this user may see."""
+    horizons: list[Horizon] = field(default_factory=list)
+    """Replication slots, and standbys that tell what their queries need, with the oldest first."""
     missing_indexes: list[str] = field(default_factory=list)
     missing_storage: list[str] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
@@ -93,6 +105,16 @@ UNION ALL
 SELECT 'the prepared transaction ' || gid, extract(epoch FROM clock_timestamp() - prepared) FROM pg_prepared_xacts
 ORDER BY 2 DESC LIMIT 3"""
 
+# Whose feedback goes through a slot has no `backend_xmin` of its own.
+_HORIZONS = """
+SELECT 'the replication slot ' || slot_name || CASE WHEN active THEN '' ELSE ' (nobody reads from it)' END AS what,
+    age(xmin) AS transactions, true AS is_slot
+FROM pg_replication_slots WHERE xmin IS NOT NULL
+UNION ALL
+SELECT 'a query on the standby ' || coalesce(nullif(application_name, ''), 'of pid ' || pid), age(backend_xmin), false
+FROM pg_stat_replication WHERE backend_xmin IS NOT NULL
+ORDER BY transactions DESC LIMIT 3"""
+
 _INDEXES = """
 SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 WHERE i.indrelid = to_regclass(:jobs) AND i.indisvalid"""
@@ -100,7 +122,7 @@ WHERE i.indrelid = to_regclass(:jobs) AND i.indisvalid"""
 _SETTINGS = """
 SELECT name, setting FROM pg_settings
 WHERE name IN ('autovacuum', 'fsync', 'full_page_writes', 'synchronous_commit', 'max_connections',
-    'transaction_read_only')"""
+    'statement_timeout', 'transaction_read_only')"""
 
 _HIDDEN = """
 SELECT name FROM unnest(CAST(:names AS text[])) AS t(name) WHERE row_security_active(to_regclass(name)) ORDER BY name"""
@@ -114,6 +136,7 @@ def examine(store: Store) -> Health:
         rows = connection.execute(sa.text(_TABLES), jobs).mappings().all()
         indexes = {each[0] for each in connection.execute(sa.text(_INDEXES), jobs)}
         snapshots = [OldSnapshot(str(each[0]), float(each[1])) for each in connection.execute(sa.text(_SNAPSHOTS))]
+        horizons = [Horizon(**each) for each in connection.execute(sa.text(_HORIZONS)).mappings()]
         hidden = connection.execute(sa.text(_HIDDEN), {"names": _named_tables(store)}).scalars().all()
         settings = {str(each[0]): str(each[1]) for each in connection.execute(sa.text(_SETTINGS))}
         connections = int(connection.execute(sa.text(_CONNECTIONS)).scalar_one())
@@ -130,6 +153,7 @@ def examine(store: Store) -> Health:
         all(row["analysed"] for row in rows),
         any(row["thought_empty"] for row in rows),
         snapshots,
+        horizons,
         sorted(OF_JOBS - indexes),
         storage,
         list(hidden),
