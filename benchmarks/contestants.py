@@ -73,12 +73,13 @@ def ours(servers: Servers) -> list[Contestant]:
     """dbqueue and the limits: they need nothing that `make bench` does not install anyway, but for the row of hosts."""
     python = sys.executable
     program = (python, "-m", "benchmarks.ours")
-    rows = {name: 1.0 for name in ROWS if name != "hosts" and not name.endswith("_sqlite")}
+    on_files = {name: 1.0 for name in ROWS if name.endswith("_sqlite")}
+    rows = {name: 1.0 for name in ROWS if name != "hosts" and name not in on_files}
     hosts = [Contestant(OURS_ON_HOSTS, program, servers.hosts, {"hosts": 1.0})] if servers.hosts else []
     return [
         *hosts,
         Contestant(OURS, program, (servers.postgres,), rows),
-        Contestant(OURS_SQLITE, program, (servers.sqlite,), dict.fromkeys(("drain_sqlite", "round_trip_sqlite"), 1.0)),
+        Contestant(OURS_SQLITE, program, (servers.sqlite,), on_files),
         Contestant(BARE_LOOP, (python, "-m", "benchmarks.limits.bare_loop"), (servers.postgres,), {"drain": 1.0}),
         Contestant(BARE_SQL, (python, "-m", "benchmarks.limits.bare_sql"), (servers.postgres,), {"drain": 1.0}),
     ]
@@ -182,8 +183,8 @@ def _python(environments: Environments) -> str:
 
 
 def _node(environments: Environments, script: str) -> tuple[str, str]:
-    _needed(environments.node, "no node and npm, or `npm install` failed")
-    return "node", str(Path(environments.node or "") / script)
+    folder = Path(_needed(environments.node, "no node and npm, or `npm install` failed"))
+    return str(environments.node_program), str(folder / script)
 
 
 PEERS: Final = {

@@ -31,6 +31,11 @@ class Environments:
     node: str | None
     """The folder with the peers in JavaScript and their scripts; None where they could not be installed."""
 
+    @property
+    def node_program(self) -> Path:
+        """Which runs them: installed beside them, for their newest releases need a newer one than systems have."""
+        return Path(self.node or "", "node_modules", ".bin", "node")
+
     @classmethod
     def make(cls) -> Environments:
         return cls(
@@ -49,9 +54,8 @@ class Environments:
             for name in ("graphile-worker", "pg-boss"):
                 about = Path(self.node) / "node_modules" / name / "package.json"
                 found[name] = json.loads(about.read_text())["version"]
-            found["Node"] = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout[
-                1:-1
-            ]
+            ask = [str(self.node_program), "--version"]
+            found["Node"] = subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip("v\n")
         return found
 
 

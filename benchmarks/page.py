@@ -43,7 +43,7 @@ def _figures(result: Result, about: dict[str, Any]) -> str:
             f"medians of {max(map(len, result.rounds.values()))}; {result.row.unit}.\n"
         ),
     ]
-    if len(result.rounds) > 1:
+    if plots.is_drawn(result):
         lines.append(f"![{result.name}](images/{result.name}.png)\n")
     lines.append(f"| | {figure} | dbqueue is | {' | '.join(names)}{' |' if names else ''}")
     lines.append("|---" * (3 + len(names)) + "|")

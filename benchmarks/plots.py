@@ -1,11 +1,13 @@
-"""A picture for each row in which others take part: medians as bars, with the spread of the rounds.
+"""A picture for each row in which something stands beside something: medians as bars, with the spread of the rounds.
 
 `python -m benchmarks.plots FILE FOLDER`: FILE is what `--json` wrote.
 """
 
 from __future__ import annotations
 
+import statistics
 import sys
+import textwrap
 from pathlib import Path
 
 from benchmarks.report import load, number, own
@@ -14,6 +16,8 @@ from benchmarks.results import Result
 OURS_COLOUR, LIMIT_COLOUR, PEER_COLOUR = "#1f6f8b", "#9aa5ab", "#d9a05b"
 DOTS_PER_INCH = 90
 """The files are committed: under 60 KB each."""
+LETTERS_A_LINE = 80
+"""Of a title."""
 
 
 def draw(file: Path, folder: Path) -> list[Path]:
@@ -21,12 +25,22 @@ def draw(file: Path, folder: Path) -> list[Path]:
     return [
         _draw(result, about["machine"]["cores"], folder / f"{name}.png")
         for name, (result, about) in load(file).items()
-        if sum(1 for contestant in result.rounds if _median(result, contestant) is not None) > 1
+        if is_drawn(result)
     ]
 
 
-def _median(result: Result, contestant: str) -> float | None:
-    return result.median(contestant, result.row.figure)
+def is_drawn(result: Result) -> bool:
+    return len(_bars(result)) > 1
+
+
+def _bars(result: Result) -> dict[str, list[float]]:
+    """What each bar shows: the rounds of a contestant, or of one of dbqueue's own figures where it is alone."""
+    figure, ours = result.row.figure, result.rounds.get(own(result), [])
+    if len(result.rounds) > 1:
+        bars = {name: [each[figure] for each in rounds if each] for name, rounds in result.rounds.items()}
+    else:
+        bars = {name: [each[of] for each in ours if each and of in each] for name, of in result.row.beside}
+    return {name: values for name, values in bars.items() if values}
 
 
 def _draw(result: Result, cores: int, path: Path) -> Path:
@@ -35,22 +49,25 @@ def _draw(result: Result, cores: int, path: Path) -> Path:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure = result.row.figure
-    medians = {name: value for name in result.rounds if (value := _median(result, name)) is not None}
-    names = sorted(medians, key=lambda name: medians[name], reverse="less is better" in result.row.unit)
-    spread = [[each[figure] for each in result.rounds[name] if each] for name in names]
+    bars = _bars(result)
+    medians = {name: statistics.median(values) for name, values in bars.items()}
+    if len(result.rounds) > 1:
+        names = sorted(medians, key=lambda name: medians[name], reverse="less is better" in result.row.unit)
+    else:
+        names = list(reversed(medians))  # the first stands above the others
     errors = [
-        [medians[name] - min(values) for name, values in zip(names, spread, strict=True)],
-        [max(values) - medians[name] for name, values in zip(names, spread, strict=True)],
+        [medians[name] - min(bars[name]) for name in names],
+        [max(bars[name]) - medians[name] for name in names],
     ]
     picture, axes = plt.subplots(figsize=(8, 0.9 + 0.36 * len(names)), layout="constrained")
-    colours = [_colour(name, own(result)) for name in names]
+    colours = [_colour(name, result) for name in names]
     axes.barh(names, [medians[name] for name in names], color=colours, xerr=errors, ecolor="#444444", capsize=2)
     for place, name in enumerate(names):
         axes.annotate(
             f" {number(medians[name])}", (medians[name], place), (2, 7), textcoords="offset points", fontsize=8
         )
-    axes.set_title(f"{result.row.title.split('(')[0].split(';')[0].strip()}; {cores} cores", fontsize=10)
+    title = f"{result.row.title.split('(')[0].split(';')[0].strip()}; {cores} cores"
+    axes.set_title(textwrap.fill(title, LETTERS_A_LINE), fontsize=10)
     axes.set_xlabel(result.row.unit, fontsize=9)
     axes.margins(x=0.12)
     axes.spines[["top", "right"]].set_visible(False)
@@ -59,8 +76,8 @@ def _draw(result: Result, cores: int, path: Path) -> Path:
     return path
 
 
-def _colour(name: str, ours: str) -> str:
-    if name == ours:
+def _colour(name: str, result: Result) -> str:
+    if name == own(result) or name not in result.rounds:
         return OURS_COLOUR
     return LIMIT_COLOUR if name.startswith("bare") else PEER_COLOUR
 

@@ -36,8 +36,18 @@ def cpu_seconds(pid: int) -> float:
     return sum(sum(map(int, _stat(each)[11:13])) for each in tree(pid)) / TICKS
 
 
+def thread_seconds(pid: int) -> dict[int, float]:
+    """Of each thread of a process, by its number; the main thread has the process's own."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return {int(task.name): sum(map(int, _numbers(task / "stat")[11:13])) / TICKS for task in tasks}
+
+
 def _stat(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return _numbers(Path(f"/proc/{pid}/stat"))
+
+
+def _numbers(stat: Path) -> list[str]:
+    return stat.read_text().rpartition(") ")[2].split()
 
 
 def cpu_percent(pid: int, seconds: float) -> float:

@@ -55,6 +55,8 @@ class Row:
     bars: tuple[Bar, ...] = ()
     figure: str = "rate"
     """The one that is compared and plotted."""
+    beside: tuple[tuple[str, str], ...] = ()
+    """Where nobody else takes part: figures that are plotted beside each other, each with its name."""
 
 
 ROWS = {
@@ -68,6 +70,19 @@ ROWS = {
             Bar("rate", 2.0, at_least=True, peer=PGQUEUER),
             Bar("rate", 20.0, at_least=True, peer=CELERY),
             Bar("rate", 0.6, at_least=True, peer=BARE_LOOP),
+        ),
+    ),
+    "budget": Row(
+        "microseconds of processor for each job of a drain, by where they are spent",
+        "us a job, less is better",
+        jobs=200_000,
+        short=5_000,
+        figure="total_us",
+        beside=(
+            ("worker, main thread", "main_us"),
+            ("worker, rounds", "threads_us"),
+            ("its processes", "children_us"),
+            ("PostgreSQL", "database_us"),
         ),
     ),
     "bulk": Row(
@@ -149,6 +164,11 @@ ROWS = {
         short=10_000,
         full=10_000_000,
         bars=(Bar("pending", 0.9, at_least=True), Bar("finished", 0.9, at_least=True)),
+        beside=(
+            ("on an empty table", "rate"),
+            ("with rows that wait", "pending_rate"),
+            ("with finished rows", "finished_rate"),
+        ),
     ),
     "xmin": Row(
         "drain before, during and after a snapshot that is held for this many seconds at 2,000 jobs/s",
@@ -157,12 +177,14 @@ ROWS = {
         short=3,
         full=1_800,
         bars=(Bar("held", 0.9, at_least=True), Bar("after", 0.95, at_least=True)),
+        beside=(("before", "rate"), ("while it is held", "held_rate"), ("after it", "after_rate")),
     ),
     "queues": Row(
         "no-op jobs in this many queues, through one worker that takes all of them, and in one queue",
         "jobs/s, more is better",
         jobs=1_000,
         short=50,
+        beside=(("in one queue", "one_rate"), ("in all of them", "rate")),
     ),
     "due": Row(
         "this many jobs that are due at one moment: how late the first begins and the last ends",
@@ -176,6 +198,14 @@ ROWS = {
         jobs=60_000,
         short=3_000,
         bars=(Bar("many_to_few", 1.0, at_least=True),),
+        beside=(("4 workers", "rate"), ("64 workers", "many_rate")),
+    ),
+    "workers_sqlite": Row(
+        "no-op jobs on one SQLite file, through one worker with a process, and through 4",
+        "jobs/s, more is better",
+        jobs=60_000,
+        short=3_000,
+        beside=(("one worker", "one_rate"), ("4 workers", "rate")),
     ),
     "hosts": Row(
         "no-op jobs through 4 workers with a process each, on one host, and on four, the database on another",
@@ -187,6 +217,7 @@ ROWS = {
             Bar("four_to_one", 0.9, at_least=True, own=OURS_ON_HOSTS),
             Bar("connections_a_host", 2, at_least=False, own=OURS_ON_HOSTS),
         ),
+        beside=(("on one host", "one_host_rate"), ("on four", "four_hosts_rate")),
     ),
     "memory": Row(
         "supervisor and one child, idle (proportional set size), and their growth over this many jobs",

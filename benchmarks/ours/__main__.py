@@ -8,7 +8,7 @@ import sys
 os.environ["DBQUEUE_BENCH_URL"] = sys.argv[3]
 
 from benchmarks.measuring import main
-from benchmarks.ours import hosts, scale, small, throughput, waiting
+from benchmarks.ours import budget, hosts, scale, small, throughput, waiting
 from benchmarks.ours.app import app
 
 app.database.store.ensure_schema()
@@ -16,6 +16,7 @@ main(
     {
         "drain": throughput.drain,
         "drain_sqlite": throughput.drain,
+        "budget": budget.budget,
         "single": throughput.single,
         "bulk": throughput.bulk,
         "round_trip": throughput.round_trip,
@@ -31,6 +32,7 @@ main(
         "queues": scale.queues,
         "due": scale.due,
         "workers": scale.workers,
+        "workers_sqlite": scale.workers_sqlite,
         "hosts": hosts.hosts,
     }
 )

@@ -6,7 +6,6 @@ They share this machine's processors: the row shows what the way over several ho
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.measuring import Figures
@@ -43,7 +42,7 @@ def _rate(places: list[Place], jobs: int) -> Figures:
         table.wait_for_workers(WORKERS)
         mark = table.clock()
         table.insert_pending(jobs)
-        server = _server()
+        server = table.server()
         before = cpu_seconds(server)
         table.wake()
         table.wait_until_idle()
@@ -55,9 +54,3 @@ def _rate(places: list[Place], jobs: int) -> Figures:
 def _command(place: Place, number: int) -> list[str]:
     inside = ["ip", "netns", "exec", place.host, "env", f"DBQUEUE_BENCH_URL={place.url}"]
     return [*inside, *COMMAND, "-c", "1", "-n", f"bench{number}@{place.host}"]
-
-
-def _server() -> int:
-    """The server's process, whose children are the connections' ones."""
-    folder = Path(table.scalar("SHOW data_directory"))
-    return int((folder / "postmaster.pid").read_text().split()[0])

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Iterator
 
-from benchmarks.measuring import Figures
+from benchmarks.measuring import Figures, drained
 from benchmarks.ours import table
 from benchmarks.ours.worker import worker
 from benchmarks.ours.worker import workers as start_workers
@@ -64,7 +64,13 @@ def xmin(seconds: int) -> Figures:
         held = _median_drain(drained)
     after = _median_drain(drained)
     table.clear()
-    return {"rate": before, "held_rate": held, "held": held / before, "after": after / before}
+    return {
+        "rate": before,
+        "held_rate": held,
+        "after_rate": after,
+        "held": held / before,
+        "after": after / before,
+    }
 
 
 def workers(jobs: int) -> Figures:
@@ -72,6 +78,20 @@ def workers(jobs: int) -> Figures:
     few = _with_workers(FEW_WORKERS, jobs)
     many = _with_workers(MANY_WORKERS if jobs >= DRAINED else 2 * FEW_WORKERS, jobs)
     return {"rate": few, "many_rate": many, "many_to_few": many / few}
+
+
+def workers_sqlite(jobs: int) -> Figures:
+    """The rate of one worker with a process, and of 4, on one file."""
+    one, four = (_on_a_file(count, jobs) for count in (1, FEW_WORKERS))
+    return {"rate": four, "one_rate": one, "many_to_one": four / one}
+
+
+def _on_a_file(count: int, jobs: int) -> float:
+    table.clear()
+    with start_workers(("-c", "1", "-n", f"bench{number}@%h") for number in range(count)):
+        table.wait_for_workers(count)
+        table.fill(jobs)
+        return drained(table.finished, table.waiting, jobs)["rate"]
 
 
 def queues(count: int) -> Figures:
@@ -132,6 +152,9 @@ def _median_drain(jobs: int) -> float:
 def _held_snapshot() -> Iterator[None]:
     with table.connection() as connection:
         connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        connection.exec_driver_sql(
+            "SET LOCAL idle_in_transaction_session_timeout = 0"
+        )  # a connection of dbqueue's has one
         connection.exec_driver_sql("SELECT count(*) FROM dbqueue_workers")
         yield
         connection.exec_driver_sql("ROLLBACK")

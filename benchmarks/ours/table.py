@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -40,6 +41,12 @@ def run(*statements: str) -> None:
 def close() -> None:
     """This program's idle connections."""
     app.database.store.engine.dispose()
+
+
+def server() -> int:
+    """The process of PostgreSQL, whose children are the connections' ones; it is on this machine."""
+    folder = Path(scalar("SHOW data_directory"))
+    return int((folder / "postmaster.pid").read_text().split()[0])
 
 
 def clear() -> None:
