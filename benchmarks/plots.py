@@ -37,9 +37,10 @@ def _bars(result: Result) -> dict[str, list[float]]:
     """What each bar shows: the rounds of a contestant, or of one of dbqueue's own figures where it is alone."""
     figure, ours = result.row.figure, result.rounds.get(own(result), [])
     if len(result.rounds) > 1:
-        bars = {name: [each[figure] for each in rounds if each] for name, rounds in result.rounds.items()}
+        rows = {name: (rounds, figure) for name, rounds in result.rounds.items()}
     else:
-        bars = {name: [each[of] for each in ours if each and of in each] for name, of in result.row.beside}
+        rows = {name: (ours, of) for name, of in result.row.beside}
+    bars = {name: [each[of] for each in rounds if each and of in each] for name, (rounds, of) in rows.items()}
     return {name: values for name, values in bars.items() if values}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import subprocess
@@ -38,8 +39,11 @@ def cpu_seconds(pid: int) -> float:
 
 def thread_seconds(pid: int) -> dict[int, float]:
     """Of each thread of a process, by its number; the main thread has the process's own."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return {int(task.name): sum(map(int, _numbers(task / "stat")[11:13])) / TICKS for task in tasks}
+    found = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            found[int(task.name)] = sum(map(int, _numbers(task / "stat")[11:13])) / TICKS
+    return found
 
 
 def _stat(pid: int) -> list[str]:

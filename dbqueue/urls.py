@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os.path
 import re
-from collections.abc import Mapping
 from itertools import takewhile
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote, unquote_plus, unquote_to_bytes, urlencode
@@ -248,7 +247,7 @@ def _identity(url: str) -> tuple[str, ...]:
     pairs = parse_qsl(query)
     options = dict(pairs)
     if scheme == SQLITE_SCHEME:
-        name = sqlite_name(before_query[1:], options)
+        name = sqlite_name(url)
         return SQLITE_SCHEME, ":memory:" if name is None else os.path.realpath(name)
     credentials, _, location = before_query.rpartition("@")
     host_and_port, _, name = location.partition("/")
@@ -275,18 +274,20 @@ def _host_name(host: str) -> str:
     return "localhost" if host in ("127.0.0.1", "::1") else host
 
 
-def is_sqlite_uri(name: str, options: Mapping[str, object]) -> bool:
+def is_sqlite_uri(url: str) -> bool:
     """Whether a file's name is in SQLite's own form, `file:jobs.db?uri=true`: without the option it is any name."""
-    return name.startswith("file:") and str(options.get("uri")).lower() in _TRUE
+    name, options = _sqlite_parts(url)
+    return name.startswith("file:") and options.get("uri", "").lower() in _TRUE
 
 
-def sqlite_name(name: str, options: Mapping[str, object]) -> str | None:
-    """The name of a SQLite file in a URL, as SQLite reads it; None for a database in memory.
+def sqlite_name(url: str) -> str | None:
+    """The name of the file in a SQLite URL, with each %20 and so on read once; None for a database in memory.
 
-    SQLite's own forms are file:NAME, file:/NAME, file:///NAME and file://localhost/NAME. Raises
-    ImproperlyConfigured for a host that is another, as SQLite refuses it.
+    SQLite's own forms are file:NAME, file:/NAME, file:///NAME and file://localhost/NAME. Raises ImproperlyConfigured
+    for a host that is another, as SQLite refuses it.
     """
-    if is_sqlite_uri(name, options):
+    name, options = _sqlite_parts(url)
+    if is_sqlite_uri(url):
         name = name.removeprefix("file:").partition("#")[0]
         if name.startswith("//"):
             host, slash, rest = name[2:].partition("/")
@@ -295,7 +296,13 @@ def sqlite_name(name: str, options: Mapping[str, object]) -> str | None:
                     "the database URL names another host than this one: file:///NAME is a SQLite file here"
                 )
             name = slash + rest
-        name = unquote(name)
         if options.get("mode") == "memory" or options.get("vfs") == "memdb":
             return None
+    name = unquote(name)
     return None if name in ("", ":memory:") else name
+
+
+def _sqlite_parts(url: str) -> tuple[str, dict[str, str]]:
+    """The name as it is written, and the options."""
+    location, _, query = url.partition("://")[2].partition("?")
+    return location[1:], dict(parse_qsl(query))

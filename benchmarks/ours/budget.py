@@ -33,7 +33,7 @@ def budget(jobs: int) -> Figures:
         table.wait(lambda: table.has_finished(last))
         end, after = table.clock(), _spent(process.pid)
         table.wait_until_idle()
-    ended = table.finished_since(begin) - table.finished_since(end)
+    ended = max(1, table.finished_since(begin) - table.finished_since(end))  # of few jobs all may end between two looks
     main, threads, children, database = (
         (late - early) / ended * 1e6 for early, late in zip(before, after, strict=True)
     )

@@ -7,8 +7,9 @@ import statistics
 import time
 from collections.abc import Iterator
 
-from benchmarks.measuring import Figures, drained
+from benchmarks.measuring import Figures
 from benchmarks.ours import table
+from benchmarks.ours.app import add
 from benchmarks.ours.worker import worker
 from benchmarks.ours.worker import workers as start_workers
 
@@ -90,8 +91,10 @@ def _on_a_file(count: int, jobs: int) -> float:
     table.clear()
     with start_workers(("-c", "1", "-n", f"bench{number}@%h") for number in range(count)):
         table.wait_for_workers(count)
-        table.fill(jobs)
-        return drained(table.finished, table.waiting, jobs)["rate"]
+        mark = table.clock()
+        add.enqueue_many([(1, 1)] * jobs)  # in one transaction, so that all are there at once
+        table.wait_until_idle()
+    return table.rate_since(mark, jobs)
 
 
 def queues(count: int) -> Figures:

@@ -13,6 +13,8 @@ from benchmarks.measuring import LIMIT_SECONDS, wait_for
 from benchmarks.ours.app import add, app
 
 BATCH = 10_000
+SQLITE_NOW = "strftime('%Y-%m-%d %H:%M:%f', 'now')"
+SQLITE_EPOCH = "(julianday(finished_at) - 2440587.5) * 86400"
 POLL_SECONDS = 0.2
 """Seldom, for a count of a large table is slow, and slows the worker as well."""
 
@@ -44,17 +46,20 @@ def close() -> None:
 
 
 def server() -> int:
-    """The process of PostgreSQL, whose children are the connections' ones; it is on this machine."""
-    folder = Path(scalar("SHOW data_directory"))
-    return int((folder / "postmaster.pid").read_text().split()[0])
+    """The process of PostgreSQL, whose children are the connections' ones."""
+    try:
+        folder = Path(scalar("SHOW data_directory"))
+        return int((folder / "postmaster.pid").read_text().split()[0])
+    except (OSError, sa.exc.DBAPIError) as error:
+        raise RuntimeError(f"needs a PostgreSQL on this machine whose processes it may look at: {error}") from error
 
 
 def clear() -> None:
-    if app.database.store.dialect == "postgresql":
+    if _is_postgresql():
         run("TRUNCATE dbqueue_jobs CASCADE")
         settle()
     else:
-        run("DELETE FROM dbqueue_jobs")
+        run("DELETE FROM dbqueue_jobs", "PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def settle() -> None:
@@ -130,7 +135,11 @@ def running() -> bool:
 
 
 def clock() -> str:
-    return str(scalar("SELECT clock_timestamp()::text"))
+    return str(scalar("SELECT clock_timestamp()::text" if _is_postgresql() else f"SELECT {SQLITE_NOW}"))
+
+
+def _is_postgresql() -> bool:
+    return app.database.store.dialect == "postgresql"
 
 
 def waiting_at(place: int) -> str:
@@ -153,8 +162,9 @@ def rate_since(mark: str, jobs: int) -> float:
     One look when all is over: nothing was counted while the worker ran, and no table is too large for it.
     """
     with connection() as opened:
+        epoch = "extract(epoch FROM finished_at)::float8"
         query = (
-            "SELECT extract(epoch FROM finished_at)::float8, count(*) FROM dbqueue_jobs"
+            f"SELECT {epoch if _is_postgresql() else SQLITE_EPOCH}, count(*) FROM dbqueue_jobs"
             f" WHERE finished_at > '{mark}' GROUP BY 1 ORDER BY 1"
         )
         rounds = opened.exec_driver_sql(query).all()

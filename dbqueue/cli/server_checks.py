@@ -72,7 +72,7 @@ def _snapshots(found: Health) -> Iterator[Finding]:
                 "drop the slot if no standby needs it any more (pg_drop_replication_slot); else let the standby's "
                 "queries end"
                 if held.is_slot
-                else "let the query end, or set hot_standby_feedback to off there",
+                else "let a standby's queries end, or set hot_standby_feedback to off there; or a copy of tables end",
             )
 
 

@@ -68,11 +68,12 @@ class Interruptible:
 
     def _leave(self) -> bool:
         """Whether its time is over."""
-        _leave(self._job_id)
-        if self._job_id not in _due:
-            return False
-        _due.discard(self._job_id)
-        return True
+        try:
+            _leave(self._job_id)
+        finally:
+            due = self._job_id in _due
+            _due.discard(self._job_id)
+        return due
 
 
 @contextmanager
@@ -96,17 +97,27 @@ def _leave(job_id: str, around: int | asyncio.Task[object] | Steps | None = None
 
     Hit later, it would be at its pool's own work, or at another job.
     """
+    hit = False
     while True:
         try:
             if around is None:
                 _running.pop(job_id, None)
-            else:
+            elif _running.get(job_id) == threading.get_ident():  # else it was answered for already
                 _running[job_id] = around
             while job_id in _aimed_at:
                 time.sleep(0)
-            return _spent()
+            _spent()
+            break
         except SoftTimeLimitExceeded:
-            continue
+            hit = True
+    if hit and _is_due_here():
+        raise SoftTimeLimitExceeded
+
+
+def _is_due_here() -> bool:
+    """Whether the time is over of a job of this thread: one around an eager call, for which that may have been."""
+    thread = threading.get_ident()
+    return any(_running.get(job_id) == thread for job_id in list(_due))
 
 
 def _spent() -> None:

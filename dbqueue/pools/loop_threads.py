@@ -6,8 +6,11 @@ import _thread
 import asyncio
 import contextlib
 import contextvars
+import math
 import queue
+import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Final, TypeVar, cast
@@ -26,7 +29,7 @@ class Threads:
     """At most so many threads, each started when there is something to do and none is idle.
 
     Not the standard library's: those wait until a thread that they have started says so, and one that has no memory to
-    begin with never does. The loop would stand still, with all its jobs.
+    begin with never does. The loop would stand still, with all its jobs. Nobody waits for these at the process's end.
     """
 
     def __init__(self, most: int) -> None:
@@ -36,22 +39,25 @@ class Threads:
         self._running = 0
         self._starting = 0
         """Those that were started and have not begun: one that never does is given up by `ask_again`."""
+        self._started_at = -math.inf
         self._free = 0
         """Threads with nothing to do, less the calls that wait for one."""
+        self._over = False
 
     def do(self, call: Callable[[], object]) -> None:
-        """Have a thread call it, as soon as there is one. It may not raise."""
+        """Have a thread call it, as soon as there is one. Where it raises it is called again, after ASK_SECONDS."""
         with self._counting:
             self._free -= 1
             self._calls.put(call)
             if self._free + self._starting < 0:
                 self._start()
 
-    def ask_again(self, call: Callable[[], object]) -> None:
-        """For one that should have begun by now. It may be called twice."""
+    def ask_again(self) -> None:
+        """For who waits for a call to begin: the system may have given no thread, or one that could not."""
         with self._counting:
-            self._starting = 0
-        self.do(call)
+            if self._free < 0 and time.monotonic() - self._started_at >= ASK_SECONDS:
+                self._starting = 0
+                self._start()
 
     def end(self) -> None:
         """Wait for the end of the threads, which have nothing to do any more."""
@@ -61,11 +67,13 @@ class Threads:
 
     def leave(self) -> None:
         """Have the threads end, each after what it does."""
+        self._over = True  # of those that have not begun
         for _ in range(self._running):
             self._calls.put(None)
 
     def _start(self) -> None:
         if self._running + self._starting < self._most:
+            self._started_at = time.monotonic()
             with contextlib.suppress(RuntimeError, MemoryError):  # the system gives none now
                 _thread.start_new_thread(self._run, ())
                 self._starting += 1
@@ -73,26 +81,48 @@ class Threads:
     def _run(self) -> None:
         with self._counting:
             self._starting = max(0, self._starting - 1)
-            if self._running >= self._most:
+            if self._over or self._running >= self._most:
                 return
             self._running += 1
             name = f"slot_{self._running}"
-        with contextlib.suppress(MemoryError):
-            threading.current_thread().name = name
         try:
-            while True:
-                with self._counting:
-                    self._free += 1
-                call = self._calls.get()
-                if call is None:
-                    return
-                with contextlib.suppress(BaseException):  # no memory even to begin with it: it is asked for again
-                    call()
+            with contextlib.suppress(MemoryError):
+                _be_like_others(name)
+            while (call := self._next()) is not None:
+                _call(call)
                 del call
         finally:
             with self._counting:
                 self._running -= 1
                 self._counting.notify_all()
+
+    def _next(self) -> Callable[[], object] | None:
+        with self._counting:
+            self._free += 1
+        try:
+            return self._calls.get()
+        except BaseException:
+            with self._counting:
+                self._free -= 1
+            raise
+
+
+def _be_like_others(name: str) -> None:
+    """As a thread that is started by `threading` has it."""
+    threading.current_thread().name = name
+    if (trace := threading.gettrace()) is not None:
+        sys.settrace(trace)
+    if (profile := threading.getprofile()) is not None:
+        sys.setprofile(profile)
+
+
+def _call(call: Callable[[], object]) -> None:
+    while True:
+        try:
+            call()
+            return
+        except BaseException:  # noqa: BLE001 - no memory even to begin with it, or to say that it has ended
+            time.sleep(ASK_SECONDS)
 
 
 _threads: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Threads] = weakref.WeakKeyDictionary()
@@ -108,7 +138,7 @@ def threads_of(loop: asyncio.AbstractEventLoop, most: int = MOST_THREADS) -> Thr
 
 
 async def in_thread(function: Callable[[], T]) -> T:
-    """What the function gives in a thread of the running loop's, with the caller's context. It may not raise.
+    """What the function gives, or raises, in a thread of the running loop's, with the caller's context.
 
     Where the system gives no thread it waits for one. A function that has closed all descriptors is waited for no
     longer than ASK_SECONDS: the loop, which nothing can wake any more, then fails. So is one whose thread has no memory
@@ -124,7 +154,7 @@ async def in_thread(function: Callable[[], T]) -> T:
 
     def call() -> None:
         nonlocal value, error, has_ended
-        if ended.done() or not begun.acquire(False):  # cancelled while it waited for a thread, or asked for twice
+        if ended.done() or not begun.acquire(False):  # cancelled while it waited for a thread, or called again
             return
         try:
             value = context.run(function)
@@ -143,7 +173,7 @@ async def in_thread(function: Callable[[], T]) -> T:
             await asyncio.wait({ended}, timeout=ASK_SECONDS)
             tell()
             if not (begun.locked() or ended.done()):
-                threads.ask_again(call)
+                threads.ask_again()
         if error is not None:
             raise error
         return cast(T, value)

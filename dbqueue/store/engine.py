@@ -19,7 +19,7 @@ from sqlalchemy.pool import StaticPool
 
 from dbqueue import urls
 from dbqueue.errors import ImproperlyConfigured
-from dbqueue.store.sqlite.files import file_identity, file_of, is_uri, why_away, with_file
+from dbqueue.store.sqlite.files import engine_url, file_identity, file_of, why_away
 from dbqueue.store.trouble import IDLE_SECONDS, LOCK_SECONDS
 
 if TYPE_CHECKING:
@@ -71,11 +71,11 @@ def make_engine(access: Access) -> sa.Engine:
     """An engine for a URL that `urls.normalise_url` has been over already. Connects to nothing."""
     url = sa.make_url(access.url)
     if url.get_backend_name() == "sqlite":
-        url, options = _sqlite_options(url, access)
+        url, options = _sqlite_options(access)
         engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", **options)
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "connect", _read_any_text)
-        _leave_files_that_are_gone(engine)
+        _leave_files_that_are_gone(engine, access)
         return engine
     from dbqueue.store.postgres.any_time import any_time_adapters
     from dbqueue.store.postgres.quick_pool import QuickPool
@@ -99,10 +99,10 @@ def make_task_engine(access: Access) -> sa.Engine:
     waits, for as long as it may run."""
     url = sa.make_url(access.url)
     if url.get_backend_name() == "sqlite":
-        url, options = _sqlite_options(url, access)
+        url, options = _sqlite_options(access)
         engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", pool_timeout=None, **options)
         sa.event.listen(engine, "connect", _prepare_sqlite)
-        _leave_files_that_are_gone(engine)
+        _leave_files_that_are_gone(engine, access)
         return engine
     options = _postgres_options(access, url)
     engine = sa.create_engine(url, isolation_level="READ COMMITTED", pool_timeout=None, **options)
@@ -122,7 +122,7 @@ def make_async_task_engine(access: Access) -> AsyncEngine:
             engine = create_async_engine(url, isolation_level="READ COMMITTED", pool_timeout=None, **options)
             _replace_ended(engine.sync_engine, _hear_last_words)
             return engine
-        url, options = _sqlite_options(url, access)
+        url, options = _sqlite_options(access)
         url = url.set(drivername="sqlite+aiosqlite")
         engine = create_async_engine(url, isolation_level="AUTOCOMMIT", pool_timeout=None, **options)
     except ModuleNotFoundError as error:
@@ -130,17 +130,17 @@ def make_async_task_engine(access: Access) -> AsyncEngine:
             f"transactional coroutines need the extra `async` (pip install 'dbqueue-sql[async]'): {error}"
         ) from error
     sa.event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-    _leave_files_that_are_gone(engine.sync_engine)
+    _leave_files_that_are_gone(engine.sync_engine, access)
     return engine
 
 
-def _leave_files_that_are_gone(engine: sa.Engine) -> None:
+def _leave_files_that_are_gone(engine: sa.Engine, access: Access) -> None:
     """Let the pool give out no connection to a SQLite file that was deleted, or that another has taken the place of.
 
     The operating system keeps such a file for whoever has opened it: a call would be written there, and nobody else
     would ever see it.
     """
-    path = file_of(engine.url)
+    path = file_of(access.url, access.folder)
 
     def note(connection: object, record: Any) -> None:
         record.info["file"] = file_identity(path)
@@ -260,23 +260,23 @@ _SQLITE_OPTIONS: Final = frozenset(
 """What SQLAlchemy takes from a URL of a plain file; all else it would pass over, with a warning."""
 
 
-def _sqlite_options(url: sa.URL, access: Access) -> tuple[sa.URL, dict[str, Any]]:
-    unknown = sorted(set(url.query) - _SQLITE_OPTIONS)
-    if unknown and not is_uri(url):
-        raise ValueError(f"{unknown[0]!r} is no option of a SQLite file; SQLite's own need file:NAME?uri=true")
+def _sqlite_options(access: Access) -> tuple[sa.URL, dict[str, Any]]:
     # An absolute path: the process may change its working folder later (a daemon does).
-    file = file_of(url, access.folder)
+    file = file_of(access.url, access.folder)
+    url = engine_url(access.url, file)
+    unknown = sorted(set(url.query) - _SQLITE_OPTIONS)
+    if unknown and not urls.is_sqlite_uri(access.url):
+        raise ValueError(f"{unknown[0]!r} is no option of a SQLite file; SQLite's own need file:NAME?uri=true")
     options: dict[str, Any]
     if file is None:
         # A database in memory lives and dies with its connection: the process shares one. What one thread gives
         # back must not be rolled back, for another may be in a transaction on it.
         options = {"poolclass": StaticPool, "pool_reset_on_return": None}
     elif file.parent.is_dir():
-        url = with_file(url, file)
         options = {"pool_size": access.pool_size, "max_overflow": access.pool_size}
     else:
         raise ImproperlyConfigured(
-            f"the SQLite database {url.database!r} cannot be made: no folder {str(file.parent)!r}"
+            f"the SQLite database {urls.sqlite_name(access.url)!r} cannot be made: no folder {str(file.parent)!r}"
         )
     options["connect_args"] = {"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False}
     return url, options

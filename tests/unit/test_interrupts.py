@@ -72,6 +72,36 @@ def test_a_run_that_was_hit_before_it_could_leave_is_not_taken_for_the_next() ->
     interrupts.forget(JOB)
 
 
+def test_the_limit_of_a_job_is_not_spent_by_an_eager_call_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which ends on the same thread just as that is hit."""
+    hits = [SoftTimeLimitExceeded()]
+
+    def spent() -> None:
+        if hits:
+            interrupts._due.add(JOB)
+            raise hits.pop()
+
+    monkeypatch.setattr(interrupts, "_spent", spent)
+    raised_in_the_job = False
+    with Interruptible(JOB):
+        try:
+            with Interruptible("eager"):
+                pass
+        except SoftTimeLimitExceeded:
+            raised_in_the_job = True
+    assert raised_in_the_job
+
+
+def test_what_has_been_answered_for_is_not_put_back() -> None:
+    """A function that runs on when its job was cancelled, and has come back to this process meanwhile."""
+    other_run = 0
+    with Interruptible(JOB):
+        with on_this_thread(JOB):
+            interrupts.forget(JOB)
+            interrupts._running[JOB] = other_run
+        assert interrupts._running[JOB] == other_run
+
+
 def test_a_function_of_a_loop_s_thread_does_not_begin_when_its_time_is_over() -> None:
     with Interruptible(JOB):
         interrupts._due.add(JOB)

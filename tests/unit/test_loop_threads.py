@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -85,22 +86,34 @@ def test_a_thread_that_never_begins(unborn: Callable[[int], None], monkeypatch: 
     assert asyncio.run(main()) == [0, 1, 2]
 
 
-def test_one_that_begins_late_is_one_of_them_all_the_same(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And not one more than there may be."""
-    begin: list[Callable[[], object]] = []
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Threads that are started begin with a call of this."""
+    runs: list[Callable[[], object]] = []
     start = _thread.start_new_thread
 
     def start_later(run: Callable[[], object], arguments: tuple[()]) -> int:
-        begin.append(run)
+        runs.append(run)
         return 0
 
+    def begin() -> None:
+        for run in runs:
+            start(run, ())
+
     monkeypatch.setattr(_thread, "start_new_thread", start_later)
+    return begin
+
+
+def test_one_that_begins_late_is_one_of_them_all_the_same(
+    gate: Gate, late: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not one more than there may be."""
+    monkeypatch.setattr(loop_threads, "ASK_SECONDS", 0.0)
     threads = Threads(1)
     threads.do(gate)
-    threads.ask_again(gate)
-    assert len(begin) == 2
-    for run in begin:
-        start(run, ())
+    threads.ask_again()
+    threads.do(gate)
+    late()
     wait_until(lambda: len(gate.inside) == 1)
     gate.opened.set()
     wait_until(lambda: len(gate.inside) == 2)
@@ -108,50 +121,123 @@ def test_one_that_begins_late_is_one_of_them_all_the_same(gate: Gate, monkeypatc
     assert len(set(gate.inside)) == 1
 
 
-def test_what_is_asked_for_again_is_called_once(monkeypatch: pytest.MonkeyPatch, gate: Gate) -> None:
-    """All threads were busy: it was there twice, and more often, when they were free."""
+def test_one_that_begins_when_all_is_over_has_nothing_to_do(gate: Gate, late: Callable[[], None]) -> None:
+    threads = Threads(1)
+    threads.do(gate)
+    threads.end()
+    late()
+    wait_until(lambda: threads._starting == 0)
+    wait_until(lambda: threads._running == 0)
+    assert gate.inside == []
+
+
+def test_what_waits_is_asked_for_again_and_called_once(monkeypatch: pytest.MonkeyPatch, gate: Gate) -> None:
+    """However long all threads are busy."""
     monkeypatch.setattr(loop_threads, "ASK_SECONDS", 0.001)
     calls: list[int] = []
+    asked: list[int] = []
 
-    async def main() -> None:
+    async def main() -> int:
+        often = asyncio.get_running_loop().create_future()
+
+        def ask(_: Threads) -> None:
+            asked.append(1)
+            if len(asked) == 5:
+                often.set_result(None)
+
+        monkeypatch.setattr(Threads, "ask_again", ask)
         threads = threads_of(asyncio.get_running_loop(), 2)
         threads.do(gate)
         threads.do(gate)
         waits = asyncio.create_task(in_thread(lambda: calls.append(1)))
-        await asyncio.sleep(0.1)
+        await often
+        waiting = threads._calls.qsize()
         gate.opened.set()
         await asyncio.wait_for(waits, 60)
         threads.end()
+        return waiting
 
-    asyncio.run(main())
+    assert asyncio.run(main()) == 1
     assert calls == [1]
 
 
-def test_a_call_that_its_thread_has_no_memory_for_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_that_its_thread_has_no_memory_for_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop_threads, "ASK_SECONDS", 0.01)
     threads, tries = Threads(1), list[int]()
 
     def lacks() -> None:
         tries.append(1)
-        raise MemoryError
+        if len(tries) < 3:
+            raise MemoryError
 
     threads.do(lacks)
-    wait_until(lambda: tries == [1])
+    wait_until(lambda: len(tries) == 3)
     threads.do(lambda: tries.append(2))
-    wait_until(lambda: tries == [1, 2])
+    wait_until(lambda: tries == [1, 1, 1, 2])
     threads.end()
+
+
+def test_a_debugger_sees_what_runs_there() -> None:
+    threads, seen = Threads(1), list[object]()
+
+    def trace(*_: object) -> None: ...
+
+    before = threading.gettrace()
+    threading.settrace(trace)
+    try:
+        threads.do(lambda: seen.append(sys.gettrace()))
+        wait_until(lambda: seen == [trace])
+    finally:
+        threading.settrace(before)
+    threads.end()
+
+
+class Link:
+    """Of a child that is sent these jobs, and told to stop then."""
+
+    def __init__(self, *jobs: Any) -> None:
+        self._jobs = list(jobs)
+        self.stopped = threading.Event()
+        self.inbox = self
+
+    def take(self) -> Any:
+        if self._jobs:
+            return self._jobs.pop()
+        self.stopped.set()
+        return None
+
+    def is_ready(self) -> None: ...
+    def begins(self, job: Any) -> None: ...
+    def report(self, outcome: Any) -> None: ...
+
+
+def test_what_a_task_has_left_in_a_thread_has_its_loop_until_it_ends() -> None:
+    """It may wait for the loop, and the process would not end."""
+    link, done = Link("a job"), list[str]()
+
+    async def ask() -> str:
+        return "answered"
+
+    class Execute:
+        async def run_async(self, _: Any) -> None:
+            loop = asyncio.get_running_loop()
+
+            def left() -> None:
+                link.stopped.wait(60)
+                done.append(asyncio.run_coroutine_threadsafe(ask(), loop).result(60))
+
+            self.task = loop.create_task(asyncio.to_thread(left))
+            await asyncio.sleep(0)
+
+    aio.run_slots(link, Execute(), 2)  # type: ignore[arg-type]
+    assert done == ["answered"]
 
 
 def test_a_loop_ends_without_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """The standard library's way to end starts one, which may never begin: the process would not end."""
 
-    class Link:
-        class inbox:  # noqa: N801 - as an attribute
-            @staticmethod
-            def take() -> None:
-                monkeypatch.setattr(threading.Thread, "start", lambda _: pytest.fail("another thread"))
+    class WithoutThreads(Link):
+        def take(self) -> None:
+            monkeypatch.setattr(threading.Thread, "start", lambda _: pytest.fail("another thread"))
 
-        @staticmethod
-        def is_ready() -> None: ...
-
-    aio.run_slots(Link, None, 2)  # type: ignore[arg-type]
+    aio.run_slots(WithoutThreads(), None, 2)  # type: ignore[arg-type]

@@ -186,6 +186,8 @@ def test_options_that_cannot_be_read(url: str, make: Callable[[Access], object])
         ("sqlite:///jobs.db?timeout=5", "sqlite:///file:jobs.db?uri=true", True),
         ("sqlite:///jobs.db", "sqlite:///file://{cwd}/jobs%2Edb?uri=on", True),
         ("sqlite:///jobs.db", "sqlite:///file:jobs.db", False),
+        ("sqlite:///a%2523b.db", "sqlite:///file:a%2523b.db?uri=true", True),
+        ("sqlite:///a%20b.db", "sqlite:///a b.db", True),
         ("sqlite:///jobs.db", "sqlite:///file:jobs.db?uri=true&mode=memory", False),
         ("sqlite://", "sqlite:///:memory:", True),
         ("sqlite://", "sqlite:///file::memory:?uri=1", True),

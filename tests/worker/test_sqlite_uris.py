@@ -27,6 +27,8 @@ SECONDS: dict[str, Any] = {"ping_task_timeout": 60.0, "shutdown_timeout": 60.0}
         ("file://localhost{folder}/jobs.db", "jobs.db"),
         ("file:two%20words%3F.db", "two words?.db"),
         ("file:jobs.db?mode=rwc", "jobs.db"),
+        ("file:a%23b%2525.db", "a#b%25.db"),
+        ("file:jobs.db?uri=false", "jobs.db"),  # the last one counts
     ],
 )
 def test_the_file_that_a_uri_names(name: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,6 +45,18 @@ def test_the_file_that_a_uri_names(name: str, file: str, tmp_path: Path, monkeyp
         enqueued(store)
     assert [each.name for each in folder.iterdir() if each.suffix == ".db"] == [file]
     assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize(
+    ("url", "file"), [("a%20b.db", "a b.db"), ("a%2520b.db", "a%20b.db"), ("file:jobs.db", "file:jobs.db")]
+)
+def test_the_file_that_a_plain_name_is(url: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever SQLAlchemy makes of escapes, which differs between its releases."""
+    monkeypatch.chdir(tmp_path)
+    with opened(f"sqlite:///{url}") as store:
+        store.ensure_schema()
+        assert store.path == (tmp_path / file).resolve()
+    assert [each.name for each in tmp_path.iterdir() if each.name.endswith(".db")] == [file]
 
 
 @pytest.mark.parametrize("name", ["file::memory:?uri=true", "file:jobs?mode=memory&uri=true", "file:?uri=true"])

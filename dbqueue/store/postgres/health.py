@@ -105,13 +105,13 @@ UNION ALL
 SELECT 'the prepared transaction ' || gid, extract(epoch FROM clock_timestamp() - prepared) FROM pg_prepared_xacts
 ORDER BY 2 DESC LIMIT 3"""
 
-# Whose feedback goes through a slot has no `backend_xmin` of its own.
+# Whose feedback goes through a slot has no `backend_xmin` of its own. A slot that is lost holds nothing any more.
 _HORIZONS = """
 SELECT 'the replication slot ' || slot_name || CASE WHEN active THEN '' ELSE ' (nobody reads from it)' END AS what,
     age(xmin) AS transactions, true AS is_slot
-FROM pg_replication_slots WHERE xmin IS NOT NULL
+FROM pg_replication_slots WHERE xmin IS NOT NULL AND wal_status IS DISTINCT FROM 'lost'
 UNION ALL
-SELECT 'a query on the standby ' || coalesce(nullif(application_name, ''), 'of pid ' || pid), age(backend_xmin), false
+SELECT 'the replication client ' || coalesce(nullif(application_name, ''), 'of pid ' || pid), age(backend_xmin), false
 FROM pg_stat_replication WHERE backend_xmin IS NOT NULL
 ORDER BY transactions DESC LIMIT 3"""
 

@@ -14,20 +14,21 @@ from dbqueue import urls
 GONE: Final = "the SQLite file was deleted or replaced while it was open"
 
 
-def file_of(url: sa.URL, folder: str = "") -> Path | None:
-    """The file, absolute, with `folder` before a relative path; None for a database in memory."""
-    name = urls.sqlite_name(url.database or "", url.query)
+def file_of(url: str, folder: str = "") -> Path | None:
+    """The file that a URL names, absolute, with `folder` before a relative path; None for a database in memory.
+
+    SQLAlchemy's reading of the name is not asked: it differs between its releases.
+    """
+    name = urls.sqlite_name(url)
     return None if name is None else Path(folder, name).resolve()
 
 
-def with_file(url: sa.URL, file: Path) -> sa.URL:
-    """`url` with the name of `file`, in the form that its name has there."""
-    return url.set(database=f"file:{quote(str(file))}" if is_uri(url) else str(file))
-
-
-def is_uri(url: sa.URL) -> bool:
-    """Whether the name of the file is in SQLite's own form."""
-    return urls.is_sqlite_uri(url.database or "", url.query)
+def engine_url(url: str, file: Path | None) -> sa.URL:
+    """What SQLAlchemy is given to open `file`, with the options of `url`."""
+    made = sa.make_url(url)
+    if file is None:
+        return made
+    return made.set(database=f"file:{quote(str(file))}" if urls.is_sqlite_uri(url) else str(file))
 
 
 def file_identity(path: Path | None) -> tuple[int, int] | None:

@@ -58,7 +58,7 @@ class SqliteStore(Store):
     def __init__(self, url: str, *, pool_size: int, connect_timeout: float, shown_url: str, folder: str = "") -> None:
         self.access = Access(url, pool_size, connect_timeout, folder=folder)
         self.engine = make_engine(self.access)
-        self.path = file_of(self.engine.url)
+        self.path = file_of(url, folder)
         self.schema, self.url = None, shown_url
         self.names = {
             **{name: f"{PREFIX}{name}" for name in NAMES},

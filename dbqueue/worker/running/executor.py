@@ -150,7 +150,7 @@ class Executor:
             current_request.reset(token)
 
     async def run_async(self, job: ClaimedJob) -> Outcome:
-        """Run the job on the running event loop; a plain function runs in a thread of the loop's pool."""
+        """Run the job on the running event loop; a plain function runs in one of the loop's threads."""
         call = begin(self, job, on_own_loop=False)
         if not isinstance(call, Call):
             if isinstance(call, Released):

@@ -77,7 +77,7 @@ def run(executor: Executor, call: Call, ended: Ended, here: Callable[[Any], Any]
 
 
 async def arun(executor: Executor, call: Call, ended: Ended) -> Outcome:
-    """End the run on the event loop: a function's steps in a thread of its pool."""
+    """End the run on the event loop: a function's steps in one of the loop's threads."""
     steps = _steps(executor, call, ended)
     done: Ended | None = None
     try:
