@@ -53,23 +53,27 @@ WHERE mod(number, 1 + total / %(marks)s::bigint) = 0 OR number = total"""
 
 # A key whose job is gone or has ended, and whose success stands for nothing any more. Asked twice: a key
 # that was locked may have a new job by then, which the first statement's snapshot does not show.
+#
+# OFFSET keeps the planner to one probe for each key. Where it took the jobs for few it read them all, into a table in
+# memory that nothing bounds (300,000 jobs and 20 keys: 100 ms).
 _SPENT: Final = """
-(u.until IS NULL OR u.until <= now() OR NOT EXISTS (
-    SELECT FROM {jobs} j WHERE j.id = u.job_id AND j.status = 'SUCCESS'))
-AND NOT EXISTS (SELECT FROM {jobs} j WHERE j.id = u.job_id AND j.finished_at IS NULL)"""
+NOT EXISTS (
+    SELECT FROM {jobs} j
+    WHERE j.id = u.job_id AND (j.finished_at IS NULL OR (j.status = 'SUCCESS' AND u.until > now())) OFFSET 0)"""
 
 SPENT_KEYS: Final = f"SELECT key FROM {{unique_keys}} u WHERE {_SPENT} LIMIT %(limit)s FOR UPDATE SKIP LOCKED"
 
 PRUNE_KEYS: Final = f'DELETE FROM {{unique_keys}} u WHERE key = ANY(%(keys)s::text[] COLLATE "C") AND {_SPENT}'
 
-# A rate of less than one a day is remembered for as long as it holds its next job back.
+# A rate of less than one a day is remembered for as long as it holds its next job back. OFFSET as above: where no jobs
+# were held when the planner last looked, it read all that are for each limit (200 limits and 100,000 jobs: 15 seconds).
 PRUNE_LIMITS: Final = """
 DELETE FROM {limits} WHERE key = ANY(ARRAY(
     SELECT l.key FROM {limits} l
     WHERE l.source = 'call' AND l.updated_at < now() - interval '1 day'
       AND coalesce(l.full_at, 0) <= extract(epoch FROM now())
-      AND NOT EXISTS (SELECT FROM {jobs} j WHERE j.permit = l.key)
-      AND NOT EXISTS (SELECT FROM {jobs} j WHERE j.limit_key = l.key AND j.held_at IS NOT NULL)
+      AND NOT EXISTS (SELECT FROM {jobs} j WHERE j.permit = l.key OFFSET 0)
+      AND NOT EXISTS (SELECT FROM {jobs} j WHERE j.limit_key = l.key AND j.held_at IS NOT NULL OFFSET 0)
     FOR UPDATE SKIP LOCKED))"""
 
 
