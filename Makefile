@@ -83,7 +83,8 @@ layers: $(VENV)/.dev
 # The plans of the hot statements on another version of PostgreSQL than the wheel's, whose programs are there.
 plans: $(VENV)/.dev
 	@test -n "$(POSTGRES)" || { echo "say where they are: POSTGRES=/usr/lib/postgresql/15/bin" >&2; exit 2; }
-	DBQUEUE_TEST_POSTGRES_PROGRAMS=$(POSTGRES) $(PY) -m pytest --numprocesses 2 $(addprefix tests/contract/,test_plans.py test_partition_plans.py test_claim.py test_outcomes.py) $(ARGS)
+	DBQUEUE_TEST_POSTGRES_PROGRAMS=$(POSTGRES) $(PY) -m pytest --numprocesses 2 $(addprefix tests/contract/,test_plans.py test_rare_plans.py test_pooled_plans.py \
+	    test_partition_plans.py test_claim.py test_outcomes.py) $(ARGS)
 
 packaging: $(VENV)/.dev
 	$(PY) -m pytest -m packaging tests/packaging $(ARGS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from uuid import uuid4
 
 import psycopg
@@ -11,16 +11,19 @@ import pytest
 from dbqueue.jobs import Succeeded
 from dbqueue.store.postgres import sql as postgres_sql
 from dbqueue.store.postgres.outcomes import columns
+from dbqueue.store.postgres.partitions import retiring
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.rows import Finish, split
 from tests.contract import test_plans as plain
-from tests.contract.test_plans import nodes, prepare
+from tests.contract import test_rare_plans as rare
+from tests.contract.test_plans import nodes, prepare, reads
 from tests.servers import PostgresServer, libpq_url
 from tests.stores import TestWorker, opened, partitioned
 
 session = plain.session
 
 STATISTICS = ["never", "emptied", "full", "half done", "tiny"]
+LARGE = STATISTICS[:-1]
 
 
 @pytest.fixture
@@ -57,6 +60,42 @@ def test_workflows(postgres_url: str, session: PostgresWorkSession, statistics: 
 @pytest.mark.parametrize("statistics", STATISTICS)
 def test_everything_else(postgres_url: str, session: PostgresWorkSession, statistics: str) -> None:
     plain.test_plans_of_everything_else_that_is_asked_often(postgres_url, session, statistics)
+
+
+@pytest.mark.parametrize("statistics", LARGE)
+@pytest.mark.parametrize(
+    "test",
+    [
+        rare.test_a_rescue_reads_the_table_once,
+        rare.test_what_a_worker_leaves_is_found_in_one_pass,
+        rare.test_unique_keys_that_have_served_are_looked_for_in_one_pass,
+        rare.test_workflows_that_have_served_are_looked_for_in_one_pass,
+    ],
+)
+def test_what_is_rare(
+    postgres_url: str,
+    session: PostgresWorkSession,
+    statistics: str,
+    test: Callable[[str, PostgresWorkSession, str], None],
+) -> None:
+    test(postgres_url, session, statistics)
+
+
+@pytest.mark.parametrize("statistics", STATISTICS)
+def test_a_look_at_a_partition_before_it_is_dropped(
+    postgres_url: str, session: PostgresWorkSession, statistics: str
+) -> None:
+    """Whether a job of it is kept: some pages at a time. Whether one waits, under a lock: by an entry of each index."""
+    prepare(postgres_url, statistics)
+    pages = {"first": "(0,0)", "end": "(4096,0)", "before": "2026-01-01"}
+    for leaf in plain.leaves_of(session):
+        kept, waits, of_workflow = (
+            plain.explain_text(session._driver, template.format(table=leaf), pages)
+            for template in (retiring._ANY_KEPT, retiring._ANY_WAITS, retiring._ANY_OF_WORKFLOW)
+        )
+        assert reads(kept) == {"Tid Range Scan"}
+        assert reads(waits) == {"dbqueue_jobs_claim", "dbqueue_jobs_held", "dbqueue_jobs_workflow"}
+        assert reads(of_workflow) == {"dbqueue_jobs_workflow"}
 
 
 @pytest.mark.parametrize("statistics", ["never", "full", "half done"])
