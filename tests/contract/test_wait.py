@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,8 +15,9 @@ import pytest
 from dbqueue.errors import OperationalError
 from dbqueue.store.postgres.work_session import PostgresWorkSession
 from dbqueue.store.readiness import wait_readable
-from dbqueue.store.sessions import Sign
+from dbqueue.store.sessions import Sign, WatchSession
 from dbqueue.worker.claiming.doorbell import Doorbell
+from tests.contract.callers import sqlite_path
 from tests.servers import libpq_url
 from tests.stores import TestWorker, enqueued, opened
 from tests.waiting import wait_until
@@ -162,3 +165,60 @@ def test_a_file_tells_of_each_commit_once(sqlite_url: str, in_memory: bool) -> N
             assert in_memory or watch.wait(0.01) is Sign.NONE
         watch.close()
         worker.close()
+
+
+APART = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
+for statement in sys.argv[2:]:
+    connection.execute(statement).fetchall()
+"""
+WRITE = "INSERT INTO dbqueue_jobs (task) VALUES ('shop.pack')"
+
+
+def run_apart(url: str, *statements: str) -> None:
+    """In a process of its own, which knows nothing of dbqueue."""
+    subprocess.run([sys.executable, "-c", APART, sqlite_path(url), *statements], check=True, timeout=LONG)
+
+
+@pytest.fixture
+def watch(sqlite_url: str) -> Iterator[WatchSession]:
+    with opened(sqlite_url) as store:
+        session = store.watch_session("test")
+        yield session
+        session.close()
+
+
+def test_a_file_tells_of_a_commit_of_another_process(sqlite_url: str, watch: WatchSession) -> None:
+    """Before the wait, and during it."""
+    run_apart(sqlite_url, WRITE)
+    assert watch.wait(LONG) == Sign.JOBS | Sign.COMMANDS
+    assert watch.wait(0.01) is Sign.NONE
+    thread = threading.Thread(target=run_apart, args=(sqlite_url, "BEGIN IMMEDIATE", WRITE, "COMMIT"))
+    thread.start()
+    assert watch.wait(LONG) == Sign.JOBS | Sign.COMMANDS
+    thread.join()
+    assert watch.wait(0.01) is Sign.NONE
+
+
+def test_a_file_tells_of_what_its_own_worker_has_committed(sqlite_url: str) -> None:
+    """That is on another connection of the same process; on its own it does not."""
+    with opened(sqlite_url) as store:
+        worker, watch = TestWorker(store), store.watch_session("test")
+        enqueued(store)
+        assert watch.wait(LONG) == Sign.JOBS | Sign.COMMANDS
+        assert worker.claim_one()
+        assert watch.wait(LONG) == Sign.JOBS | Sign.COMMANDS
+        watch.run("DELETE FROM {jobs}", {})
+        assert watch.wait(0.01) is Sign.NONE
+        watch.close()
+        worker.close()
+
+
+def test_a_file_tells_of_no_look_and_of_nothing_that_was_undone(sqlite_url: str, watch: WatchSession) -> None:
+    """Its own look or another's: workers that look at the same file would wake each other for ever."""
+    look = "SELECT count(*) FROM dbqueue_jobs"
+    assert watch.run(look, {}) == [(0,)]
+    assert watch.wait(0.01) is Sign.NONE
+    run_apart(sqlite_url, look, "BEGIN IMMEDIATE", WRITE, "ROLLBACK")
+    assert watch.wait(0.01) is Sign.NONE
