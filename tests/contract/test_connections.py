@@ -490,6 +490,25 @@ def test_a_session_that_cannot_be_made_ready_leaves_no_connection(
         del failed  # and with it what it was raised in
 
 
+def test_a_watch_that_cannot_be_begun_leaves_no_connection_to_its_file(sqlite_url: str) -> None:
+    """A worker tries again and again. What cannot be read is the file's version, which a watch begins with."""
+    drivers: list[sqlite3.Connection] = []
+
+    def disturb(driver: sqlite3.Connection, *_: Any) -> None:
+        drivers.append(driver)
+        driver.set_progress_handler(lambda: 1, 1)  # SQLite ends each statement with an error
+
+    with opened(sqlite_url) as store:
+        sa.event.listen(store.engine, "checkout", disturb)
+        with pytest.raises(OperationalError, match="interrupted") as failed:
+            store.watch_session("not ready")
+        # While the error is held, and with it all that it was raised in: the collector has closed nothing.
+        (driver,) = drivers
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            driver.execute("SELECT 1")
+        del failed
+
+
 def test_a_store_that_is_closed_leaves_no_connection_of_a_task(postgres_url: str) -> None:
     with opened(postgres_url) as store:
         connection = store.task_engines.plain().raw_connection()
