@@ -281,7 +281,14 @@ def test_a_loop_that_sleeps_is_woken(*, stepped: bool) -> None:
         with pytest.raises(SoftTimeLimitExceeded):
             await job
 
-    asyncio.run(main(), debug=True)  # where asyncio refuses what another thread may not do
+    # Not by `asyncio.run`: where the job is not woken it would wait at its end for this job, without end.
+    loop = asyncio.new_event_loop()
+    loop.set_debug(True)  # asyncio refuses what another thread may not do
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
 
 
 class Leaving:
