@@ -150,6 +150,18 @@ def test_options_that_say_nothing(run: Run, options: str) -> None:
     assert outcome.result == "3"
 
 
+def test_an_unread_row_is_told_in_the_log(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    run("add", args="[")
+    assert "Task sample.add[j] cannot be run" in caplog.text
+
+
+def test_a_task_that_ignores_its_results(app: DBQueue, run: Run) -> None:
+    """Unless a call says otherwise."""
+    app.task(name="sample.ignoring", ignore_result=True)(lambda: 3)
+    outcomes = [run("ignoring", options=options) for options in (None, '{"ignore_result": false}')]
+    assert [outcome.result for outcome in outcomes if isinstance(outcome, Succeeded)] == [None, "3"]
+
+
 def test_a_result_that_is_ignored_need_not_be_storable(run: Run) -> None:
     outcome = run("unstorable", "object", options='{"ignore_result": true}')
     assert isinstance(outcome, Succeeded)
@@ -224,6 +236,7 @@ def test_a_job_that_is_rejected_again_and_again_waits_longer_each_time(app: DBQu
         outcome = run("rejecting", options=options)
         assert isinstance(outcome, Released)
         assert not outcome.lost
+        assert outcome.ready_at == FIELDS["ready_at"], "its place in the queue"
         options = outcome.options
         assert json.loads(options or "")["time_limit"] == 8
         pauses.append(outcome.delay_seconds)
@@ -472,6 +485,27 @@ def test_errors_that_are_part_of_the_work_are_told_without_a_traceback(
         assert exc_type(run("throwing")) == type(error).__name__
     (record,) = [each for each in caplog.records if "raised" in each.message]
     assert (record.levelname, bool(record.exc_info)) == (level, level == "ERROR")
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["a function", "a coroutine"])
+def test_a_traceback_begins_in_the_task(app: DBQueue, run: Run, is_async: bool) -> None:
+    def body() -> None:
+        raise KeyError("tea")
+
+    async def abody() -> None:
+        raise KeyError("tea")
+
+    app.task(name="sample.raising")(abody if is_async else body)
+    outcome = run("raising")
+    assert isinstance(outcome, Failed)
+    _, first, *_ = (outcome.traceback or "").splitlines()
+    assert __file__ in first
+
+
+def test_what_was_raised_before_the_task_began_has_its_traceback(run: Run) -> None:
+    outcome = run("add", 1)
+    assert isinstance(outcome, Failed)
+    assert (outcome.traceback or "").startswith("Traceback")
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["a function that gives one", "a coroutine"])

@@ -10,7 +10,7 @@ import pytest
 
 from dbqueue import DBQueue
 from dbqueue.codec import payloads
-from dbqueue.jobs import Failed, NewJob, Outcome, Succeeded
+from dbqueue.jobs import Failed, NewJob, Outcome, Retried, Succeeded
 from dbqueue.services.workers import make_executor
 from dbqueue.task.eager import claimed
 
@@ -22,6 +22,7 @@ def run_with() -> Iterator[RunWith]:
     with DBQueue("shop", broker="sqlite://", set_as_current=False, timezone="Asia/Tokyo") as app:
         app.task(name="echo")(lambda value: value)
         app.task(name="fail")(lambda text: {}[text])
+        app.task(name="again", bind=True)(lambda self, **changes: self.retry(countdown=0, **changes))
         app.task(name="times", bind=True)(lambda self: [self.request.eta, self.request.expires])
 
         def run_with(settings: dict[str, Any], task: str, args: str = "[]", **fields: Any) -> Outcome:
@@ -60,6 +61,15 @@ def test_nothing_is_larger_than_the_settings_allow(run_with: RunWith) -> None:
     assert isinstance(failed, Failed)
     assert "xxxx" in failed.error
     assert len(failed.error) <= 4096
+
+
+@pytest.mark.parametrize("changed", [{"args": ["x" * 5000]}, {"headers": {"tray": "x" * 5000}}])
+def test_nothing_that_a_retry_changes_is_larger(run_with: RunWith, changed: dict[str, Any]) -> None:
+    kwargs = json.dumps(changed)
+    assert isinstance(run_with({}, "again", kwargs=kwargs), Retried)
+    refused = run_with({"max_payload_bytes": 4096}, "again", kwargs=kwargs)
+    assert isinstance(refused, Failed)
+    assert json.loads(refused.error)["exc_type"] == "PayloadTooLarge"
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,10 @@ def any_number(*args: Any) -> None: ...
 
 
 @app.task
+def by_place(request: Any, exc: Any, traceback: Any, /) -> None: ...
+
+
+@app.task
 def with_own(request: Any, own: Any) -> None: ...
 
 
@@ -130,7 +134,23 @@ def test_the_new_form() -> None:
     assert isinstance(exception, ValueError)
     assert exception.args == ("bad",)
     assert traceback == "Traceback: ..."
-    assert len(errback(any_number)) == 3
+    assert len(errback(any_number)) == len(errback(by_place)) == 3
+
+
+def test_whose_failure_it_was() -> None:
+    """An errback may call it again, on the queue where it was."""
+    request, *_ = errback(wide)
+    assert (request.parent_id, request.correlation_id, request.called_directly) == ("p", "failed-1", False)
+    assert request.delivery_info == {"exchange": "", "routing_key": "celery", "priority": 0}
+
+
+@pytest.mark.parametrize(("accept", "seen"), [(["yaml"], ([1, "two"], {"k": 2})), (["json"], (None, None))])
+def test_arguments_of_the_failed_call_in_another_serializer(accept: list[str], seen: tuple[Any, Any]) -> None:
+    """What the settings refuse is not read here either: the failed call may be anybody's."""
+    call = json.loads(CALL) | {"args": [], "kwargs": {}, "content_type": "application/x-yaml"}
+    content = b"[[1, two], {k: 2}]"
+    (request, *_), _ = placed(job((ERRBACK, json.dumps(call), content)), wide, [], {}, accept)
+    assert (request.args, request.kwargs) == seen
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from dbqueue.errors import OperationalError
 from dbqueue.jobs import ClaimedJob, Failed, Released, Succeeded
 from dbqueue.pools import aio, child, loop_threads, threads
 from dbqueue.services.workers import Worker
@@ -109,6 +110,21 @@ def test_a_coroutine_without_an_event_loop_goes_back(executor: Executor, caplog:
     assert asked == ["has no file descriptor left"]
     assert "Too many open files; it has not begun, and is tried again" in caplog.text
     assert isinstance(executor.run(job("aadd", 1, 2)), Succeeded)
+
+
+def test_what_else_a_job_lacks_is_no_reason_to_replace_its_process(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another would have no more of it."""
+    asked: list[str] = []
+
+    def fail() -> None:
+        raise OperationalError("the disk is full")
+
+    executor.retire = asked.append
+    monkeypatch.setattr(executor.loop, "have", fail)
+    assert isinstance(executor.run(job("aadd", 1, 2)), Released)
+    assert not asked
 
 
 def test_a_row_that_cannot_be_read_without_a_descriptor_goes_back(

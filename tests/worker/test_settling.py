@@ -15,7 +15,7 @@ from dbqueue.store.base import Store
 from dbqueue.store.postgres import sql
 from dbqueue.store.records import Claim, Round
 from dbqueue.worker.claiming import settling
-from dbqueue.worker.claiming.settling import settle, settle_free, settle_in_time
+from dbqueue.worker.claiming.settling import NO_ROW, settle, settle_free, settle_in_time
 from dbqueue.workflows import Edge, Workflow
 from tests.servers import libpq_url
 from tests.stores import TestWorker, enqueued, new_job, opened, row, run_sql
@@ -362,14 +362,35 @@ def test_what_was_handed_back_already_is_no_outcome_that_is_dropped(
     (claimed,) = ends(worker, "a")
     (run,) = ends(worker, "b")
     (late,) = ends(worker, "c")
+    (rejected,) = ends(worker, "d")
     run_sql(worker.store, "UPDATE dbqueue_jobs SET status = 'PENDING', lease = NULL, worker = NULL, ready_at = now()")
     caplog.set_level("INFO")
     unseen = Released(claimed.job_id, claimed.lease, "now")
     ended = Released(run.job_id, run.lease, "now", ended=True)
-    settle(worker.session, [unseen, ended, late], None, ())
+    given_back = Released(rejected.job_id, rejected.lease, "now", delay_seconds=1.0)
+    settle(worker.session, [unseen, ended, late, given_back], None, ())
     told = {record.message.partition(":")[0]: record.levelname for record in caplog.records}
-    lost = "lost its lease while it ran here"
-    assert told == {"Job a need not be handed back": "INFO", f"Job b {lost}": "WARNING", f"Job c {lost}": "WARNING"}
+    runs = {f"Job {name} lost its lease while it ran here": "WARNING" for name in "bcd"}
+    assert told == {"Job a need not be handed back": "INFO"} | runs
+
+
+def test_a_lease_that_is_another_s_was_not_only_missed(worker: TestWorker, caplog: pytest.LogCaptureFixture) -> None:
+    """A task whose own transaction did not find it; no more does its worker, and nothing becomes of that run."""
+    (end,) = ends(worker, "a")
+    run_sql(worker.store, "UPDATE dbqueue_jobs SET lease = gen_random_uuid()")
+    settle(worker.session, [Released(end.job_id, end.lease, "now", lost=True, missed="it runs again")], None, ())
+    (said,) = caplog.messages
+    assert "lost its lease while it ran here" in said
+    assert "it runs again" not in said
+
+
+def test_an_outcome_without_a_row_is_said_to_have_none(worker: TestWorker, caplog: pytest.LogCaptureFixture) -> None:
+    """Rather than that an earlier try may have written it."""
+    (end,) = ends(worker, "a")
+    run_sql(worker.store, "DELETE FROM dbqueue_jobs")
+    settle(worker.session, [Retried(end.job_id, end.lease, "{}", None, 0.0, 1.0)], None, ())
+    (said,) = caplog.messages
+    assert NO_ROW in said
 
 
 def test_an_end_by_another_hand_is_no_end_of_this_run(worker: TestWorker, caplog: pytest.LogCaptureFixture) -> None:

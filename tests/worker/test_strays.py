@@ -195,6 +195,28 @@ def test_an_error_forgets_nothing(
     assert take_back(worker, holding)
 
 
+def test_an_error_that_nobody_expects_ends_no_worker(
+    store: Store,
+    worker: TestWorker,
+    holding: Holding,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It would end each worker in turn; the job is tried again, and nothing says that others may run now."""
+    job = gone_astray(store, worker, holding)
+
+    def fail(*_: object) -> None:
+        raise ValueError("something in a row")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(strays, "settle_in_time", fail)
+        assert not take_back(worker, holding)
+    assert "cannot be ended, and is tried again: something in a row" in caplog.text
+    assert holding.astray == {job.id}
+    assert take_back(worker, holding)
+    assert status(store, job) == "PENDING"
+
+
 def test_one_that_the_database_refuses_keeps_nothing_else_from_being_done(
     postgres_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
