@@ -88,6 +88,13 @@ def test_times_of_the_call_are_shown_in_the_zone_of_the_settings(
     assert json.loads(shown.result or "") == [eta, expires]
 
 
+@pytest.mark.parametrize("times", [{"eta": "2030-07-01T03:00:00+00:00"}, {"expires_at": "2030-07-02T00:00:00+00:00"}])
+def test_a_call_may_have_one_of_the_times(run_with: RunWith, times: dict[str, str]) -> None:
+    shown = run_with({}, "times", **times)
+    assert isinstance(shown, Succeeded)
+    assert json.loads(shown.result or "") == [times.get("eta"), times.get("expires_at")]
+
+
 def test_a_time_that_is_none_in_that_zone_is_shown_as_it_is(run_with: RunWith) -> None:
     """`datetime.max`, say, in UTC: some hours later is a year that Python does not have."""
     never = "9999-12-31T23:59:59.999999+00:00"
