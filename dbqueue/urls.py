@@ -284,7 +284,7 @@ def sqlite_name(url: str) -> str | None:
     """The name of the file in a SQLite URL, with each %20 and so on read once; None for a database in memory.
 
     SQLite's own forms are file:NAME, file:/NAME, file:///NAME and file://localhost/NAME. Raises ImproperlyConfigured
-    for a host that is another, as SQLite refuses it.
+    for a host that is another, as SQLite refuses it, and for a name that no file can have.
     """
     name, options = _sqlite_parts(url)
     if is_sqlite_uri(url):
@@ -299,6 +299,8 @@ def sqlite_name(url: str) -> str | None:
         if options.get("mode") == "memory" or options.get("vfs") == "memdb":
             return None
     name = unquote(name)
+    if "\0" in name:
+        raise ImproperlyConfigured("the name of the SQLite file in the database URL has a NUL (%00), which no name has")
     return None if name in ("", ":memory:") else name
 
 

@@ -7,31 +7,43 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from dbqueue.jobs import ClaimedJob
 from dbqueue.pools.child import Execute, Link, end_by_error
-from dbqueue.pools.loop_threads import in_thread, threads_of
+from dbqueue.pools.loop_threads import threads_of
 
 
 class OfTasks(ThreadPoolExecutor):
     """For `asyncio.to_thread` in tasks."""
 
-    # The loop's own way to end it starts a thread, which may never begin.
-
-    used = False
+    def __init__(self, most: int) -> None:
+        super().__init__(most, thread_name_prefix="to_thread")
+        self._pending: set[Future[Any]] = set()
 
     def submit(self, *args: Any, **kwargs: Any) -> Any:
-        self.used = True
-        return super().submit(*args, **kwargs)
+        future = super().submit(*args, **kwargs)
+        self._pending.add(future)
+        future.add_done_callback(self._pending.discard)
+        return future
+
+    async def ended(self) -> None:
+        """Wait for what tasks have left here, which may need the loop to come to its end.
+
+        The loop's own way starts one thread more, which may never begin.
+        """
+        while self._pending:
+            done, _ = await asyncio.wait([asyncio.wrap_future(each) for each in tuple(self._pending)])
+            for each in done:
+                _ = each.cancelled() or each.exception()  # nobody is to be told of it
 
 
 def run_slots(link: Link, execute: Execute, slots: int) -> None:
     """Run jobs on one loop, at most `slots` at a time, until told to stop."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    threads, of_tasks = threads_of(loop, slots), OfTasks(slots, thread_name_prefix="to_thread")
+    threads, of_tasks = threads_of(loop, slots), OfTasks(slots)
     loop.set_default_executor(of_tasks)
     try:
         loop.run_until_complete(_serve(link, execute, slots))
@@ -39,8 +51,8 @@ def run_slots(link: Link, execute: Execute, slots: int) -> None:
         # At once, before anything is cancelled: a cancelled neighbour would look like a failed one.
         end_by_error()
     loop.run_until_complete(loop.shutdown_asyncgens())
-    if of_tasks.used:  # beside the loop, which what is left in there may need to come to its end
-        loop.run_until_complete(in_thread(of_tasks.shutdown))
+    loop.run_until_complete(of_tasks.ended())
+    of_tasks.shutdown()
     threads.end()
     loop.close()
 

@@ -36,6 +36,8 @@ _running: dict[str, int | asyncio.Task[object] | Steps] = {}
 """The thread, the task of the event loop, or the coroutine that runs each job of this process."""
 _due: set[str] = set()
 """Jobs whose soft limit has passed."""
+_signalled: str | None = None
+"""Whose limit the signal has raised last, on the main thread."""
 _aimed_at: set[str] = set()
 """Jobs whose thread is looked for, and hit, just now. (No lock: what is raised on a thread may come between its taking
 and the block that lets it go, and another thread's does not come to a copy of the process.)"""
@@ -110,14 +112,17 @@ def _leave(job_id: str, around: int | asyncio.Task[object] | Steps | None = None
             break
         except SoftTimeLimitExceeded:
             hit = True
-    if hit and _is_due_here():
+    if hit and _was_for_another(job_id):
         raise SoftTimeLimitExceeded
 
 
-def _is_due_here() -> bool:
-    """Whether the time is over of a job of this thread: one around an eager call, for which that may have been."""
+def _was_for_another(job_id: str) -> bool:
+    """Whether what has just hit this thread was for the job around an eager call: it is raised there, or is the call's
+    end, as anywhere else in the call."""
     thread = threading.get_ident()
-    return any(_running.get(job_id) == thread for job_id in list(_due))
+    if thread == threading.main_thread().ident and _signalled != job_id and _signalled in _running:
+        return True
+    return any(_running.get(due) == thread for due in list(_due))
 
 
 def _spent() -> None:
@@ -233,7 +238,9 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         elif slot == ident:
             hit = job_id
     if hit is not None:
+        global _signalled  # noqa: PLW0603 - of the process
         _due.discard(hit)
+        _signalled = hit
         raise SoftTimeLimitExceeded
 
 

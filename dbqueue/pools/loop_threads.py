@@ -57,7 +57,8 @@ class Threads:
         with self._counting:
             if self._free < 0 and time.monotonic() - self._started_at >= ASK_SECONDS:
                 self._starting = 0
-                self._start()
+                while self._free + self._starting < 0 and self._start():
+                    pass
 
     def end(self) -> None:
         """Wait for the end of the threads, which have nothing to do any more."""
@@ -71,19 +72,25 @@ class Threads:
         for _ in range(self._running):
             self._calls.put(None)
 
-    def _start(self) -> None:
-        if self._running + self._starting < self._most:
-            self._started_at = time.monotonic()
-            with contextlib.suppress(RuntimeError, MemoryError):  # the system gives none now
-                _thread.start_new_thread(self._run, ())
-                self._starting += 1
+    def _start(self) -> bool:
+        """Whether there is to be one more: there may be no more, or the system gives none now."""
+        if self._running + self._starting >= self._most:
+            return False
+        self._started_at = time.monotonic()
+        try:
+            _thread.start_new_thread(self._run, ())
+        except (RuntimeError, MemoryError):
+            return False
+        self._starting += 1
+        return True
 
     def _run(self) -> None:
         with self._counting:
             self._starting = max(0, self._starting - 1)
-            if self._over or self._running >= self._most:
+            self._running += 1  # before the look: `leave` looks at this after it has said so, and holds no lock
+            if self._over or self._running > self._most:
+                self._running -= 1
                 return
-            self._running += 1
             name = f"slot_{self._running}"
         try:
             with contextlib.suppress(MemoryError):
@@ -122,7 +129,10 @@ def _call(call: Callable[[], object]) -> None:
             call()
             return
         except BaseException:  # noqa: BLE001 - no memory even to begin with it, or to say that it has ended
-            time.sleep(ASK_SECONDS)
+            try:  # noqa: SIM105 - `suppress` needs memory itself
+                time.sleep(ASK_SECONDS)
+            except BaseException:  # noqa: BLE001, S110
+                pass
 
 
 _threads: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Threads] = weakref.WeakKeyDictionary()

@@ -11,7 +11,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 import sqlalchemy as sa
@@ -19,7 +19,7 @@ from sqlalchemy.pool import StaticPool
 
 from dbqueue import urls
 from dbqueue.errors import ImproperlyConfigured
-from dbqueue.store.sqlite.files import engine_url, file_identity, file_of, why_away
+from dbqueue.store.sqlite.files import OPTIONS, engine_url, file_identity, file_of, why_away
 from dbqueue.store.trouble import IDLE_SECONDS, LOCK_SECONDS
 
 if TYPE_CHECKING:
@@ -254,17 +254,11 @@ def _set_up(connection: Any, record: object) -> None:
     connection.autocommit = before
 
 
-_SQLITE_OPTIONS: Final = frozenset(
-    {"uri", "timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements"}
-)
-"""What SQLAlchemy takes from a URL of a plain file; all else it would pass over, with a warning."""
-
-
 def _sqlite_options(access: Access) -> tuple[sa.URL, dict[str, Any]]:
     # An absolute path: the process may change its working folder later (a daemon does).
     file = file_of(access.url, access.folder)
     url = engine_url(access.url, file)
-    unknown = sorted(set(url.query) - _SQLITE_OPTIONS)
+    unknown = sorted(set(url.query) - OPTIONS - {"uri"})
     if unknown and not urls.is_sqlite_uri(access.url):
         raise ValueError(f"{unknown[0]!r} is no option of a SQLite file; SQLite's own need file:NAME?uri=true")
     options: dict[str, Any]

@@ -92,6 +92,24 @@ def test_the_limit_of_a_job_is_not_spent_by_an_eager_call_in_it(monkeypatch: pyt
     assert raised_in_the_job
 
 
+def test_nor_is_that_which_the_signal_brings(listening: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([interrupts.interrupt])
+
+    def spent() -> None:
+        for hit in times:
+            hit(JOB)
+
+    monkeypatch.setattr(interrupts, "_spent", spent)
+    raised_in_the_job = False
+    with Interruptible(JOB):
+        try:
+            with Interruptible("eager"):
+                pass
+        except SoftTimeLimitExceeded:
+            raised_in_the_job = True
+    assert raised_in_the_job
+
+
 def test_what_has_been_answered_for_is_not_put_back() -> None:
     """A function that runs on when its job was cancelled, and has come back to this process meanwhile."""
     other_run = 0

@@ -131,6 +131,26 @@ def test_one_that_begins_when_all_is_over_has_nothing_to_do(gate: Gate, late: Ca
     assert gate.inside == []
 
 
+def test_after_a_shortage_all_that_wait_have_a_thread_at_once(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = _thread.start_new_thread
+
+    def refuse(*_: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_thread, "start_new_thread", refuse)
+    monkeypatch.setattr(loop_threads, "ASK_SECONDS", 0.0)
+    threads = Threads(8)
+    for _ in range(5):
+        threads.do(gate)
+    threads.ask_again()
+    monkeypatch.setattr(_thread, "start_new_thread", start)
+    threads.ask_again()
+    wait_until(lambda: len(gate.inside) == 5)
+    gate.opened.set()
+    threads.end()
+    assert len(set(gate.inside)) == 5
+
+
 def test_what_waits_is_asked_for_again_and_called_once(monkeypatch: pytest.MonkeyPatch, gate: Gate) -> None:
     """However long all threads are busy."""
     monkeypatch.setattr(loop_threads, "ASK_SECONDS", 0.001)
@@ -197,7 +217,7 @@ class Link:
 
     def __init__(self, *jobs: Any) -> None:
         self._jobs = list(jobs)
-        self.stopped = threading.Event()
+        self.stopped, self.reported = threading.Event(), threading.Event()
         self.inbox = self
 
     def take(self) -> Any:
@@ -208,7 +228,9 @@ class Link:
 
     def is_ready(self) -> None: ...
     def begins(self, job: Any) -> None: ...
-    def report(self, outcome: Any) -> None: ...
+
+    def report(self, outcome: Any) -> None:
+        self.reported.set()
 
 
 def test_what_a_task_has_left_in_a_thread_has_its_loop_until_it_ends() -> None:
@@ -237,7 +259,16 @@ def test_a_loop_ends_without_another_thread(monkeypatch: pytest.MonkeyPatch) -> 
     """The standard library's way to end starts one, which may never begin: the process would not end."""
 
     class WithoutThreads(Link):
-        def take(self) -> None:
-            monkeypatch.setattr(threading.Thread, "start", lambda _: pytest.fail("another thread"))
+        def take(self) -> Any:
+            job = super().take()
+            if job is None:
+                assert self.reported.wait(60)
+                monkeypatch.setattr(threading.Thread, "start", lambda _: pytest.fail("another thread"))
+                monkeypatch.setattr(_thread, "start_new_thread", lambda *_: pytest.fail("another thread"))
+            return job
 
-    aio.run_slots(WithoutThreads(), None, 2)  # type: ignore[arg-type]
+    class Execute:
+        async def run_async(self, _: Any) -> None:
+            await asyncio.to_thread(int)
+
+    aio.run_slots(WithoutThreads("a job"), Execute(), 2)  # type: ignore[arg-type]

@@ -292,3 +292,8 @@ def refusal(url: str, take: Callable[[str], object] = normalise_url) -> str:
     except ImproperlyConfigured as error:
         return str(error)
     return ""
+
+
+def test_a_name_that_no_file_can_have() -> None:
+    with pytest.raises(ImproperlyConfigured, match="NUL"):
+        same_database("sqlite:///a%00b.db", "sqlite:///jobs.db")

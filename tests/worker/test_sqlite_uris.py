@@ -59,7 +59,16 @@ def test_the_file_that_a_plain_name_is(url: str, file: str, tmp_path: Path, monk
     assert [each.name for each in tmp_path.iterdir() if each.name.endswith(".db")] == [file]
 
 
-@pytest.mark.parametrize("name", ["file::memory:?uri=true", "file:jobs?mode=memory&uri=true", "file:?uri=true"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "file::memory:?uri=true",
+        "file:jobs?mode=memory&uri=true",
+        "file:a%23b?mode=memory&uri=true&cache=shared&timeout=3",
+        "file:?uri=true",
+        "%3Amemory%3A",
+    ],
+)
 def test_a_uri_of_a_database_in_memory(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with make_app(f"sqlite:///{name}") as app, thread_worker(app, **SECONDS):

@@ -11,6 +11,9 @@ import sqlalchemy as sa
 
 from dbqueue import urls
 
+OPTIONS: Final = frozenset({"timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements"})
+"""What SQLAlchemy takes from a URL of a plain file, but for `uri`; all else it would pass over, with a warning."""
+
 GONE: Final = "the SQLite file was deleted or replaced while it was open"
 
 
@@ -27,7 +30,7 @@ def engine_url(url: str, file: Path | None) -> sa.URL:
     """What SQLAlchemy is given to open `file`, with the options of `url`."""
     made = sa.make_url(url)
     if file is None:
-        return made
+        return made.set(database=":memory:", query={each: made.query[each] for each in made.query.keys() & OPTIONS})
     return made.set(database=f"file:{quote(str(file))}" if urls.is_sqlite_uri(url) else str(file))
 
 
