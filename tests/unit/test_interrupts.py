@@ -72,27 +72,13 @@ def test_a_run_that_was_hit_before_it_could_leave_is_not_taken_for_the_next() ->
     interrupts.forget(JOB)
 
 
-def test_the_limit_of_a_job_is_not_spent_by_an_eager_call_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("by_signal", [True, False])
+def test_the_limit_of_a_job_is_not_spent_by_an_eager_call_in_it(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, *, by_signal: bool
+) -> None:
     """Which ends on the same thread just as that is hit."""
-    hits = [SoftTimeLimitExceeded()]
-
-    def spent() -> None:
-        if hits:
-            interrupts._due.add(JOB)
-            raise hits.pop()
-
-    monkeypatch.setattr(interrupts, "_spent", spent)
-    raised_in_the_job = False
-    with Interruptible(JOB):
-        try:
-            with Interruptible("eager"):
-                pass
-        except SoftTimeLimitExceeded:
-            raised_in_the_job = True
-    assert raised_in_the_job
-
-
-def test_nor_is_that_which_the_signal_brings(listening: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if by_signal:
+        request.getfixturevalue("listening")
     times = iter([interrupts.interrupt])
 
     def spent() -> None:
