@@ -31,6 +31,8 @@ WITH_THE_LOCK = (
     *("heartbeat.before", "heartbeat.after"),  # beside which another thread may write
 )
 """A process that is stopped there has SQLite's write lock, and stops all others: docs/transactions.md."""
+ENDED_BY_THE_SERVER = "server closed the connection unexpectedly"
+"""In what a task raises (docs/transactions.md)."""
 SELDOM = ("complete.between", "release.between", "rescue.between")
 """Points that a short run comes to once or twice."""
 
@@ -76,6 +78,8 @@ def test_every_point(campaign: Judge, tries: Tries, kind: str, point: str, actio
             it.stop_producing()
             wait_until(lambda it=it: is_over(it), timeout=it.heal_timeout, what="the end of all jobs")  # type: ignore[misc]
             know_what_was_beaten(it)
+            if action == "stop":
+                know_what_has_lost_its_connection(it)
             it.heal()
             see_effects_once(it)
             it.stop_workers()
@@ -124,6 +128,14 @@ def know_what_was_beaten(it: Campaign) -> None:
         counted = connection.execute(sa.text("SELECT sum(total_run_count) FROM dbqueue_schedules")).scalar_one()
     assert len(beaten) == (counted or 0)
     it.know(beaten)
+
+
+def know_what_has_lost_its_connection(it: Campaign) -> None:
+    """Of what was amid its transaction beside a job that was stopped, the server has ended that: its own failure."""
+    failed = "SELECT id FROM dbqueue_jobs WHERE task LIKE 'chaos.%effect' AND status = 'FAILURE'"
+    broken = f"CAST(result AS text) LIKE '%{ENDED_BY_THE_SERVER}%'"
+    with it.store.connect() as connection:
+        it.may_fail.update(connection.execute(sa.text(f"{failed} AND {broken}")).scalars())
 
 
 def see_effects_once(it: Campaign) -> None:
