@@ -31,7 +31,7 @@ WITH_THE_LOCK = (
     *("heartbeat.before", "heartbeat.after"),  # beside which another thread may write
 )
 """A process that is stopped there has SQLite's write lock, and stops all others: docs/transactions.md."""
-ENDED_BY_THE_SERVER = "server closed the connection unexpectedly"
+ENDED_BY_THE_SERVER = ("server closed the connection unexpectedly", "idle-in-transaction timeout")
 """In what a task raises (docs/transactions.md)."""
 SELDOM = ("complete.between", "release.between", "rescue.between")
 """Points that a short run comes to once or twice."""
@@ -133,9 +133,9 @@ def know_what_was_beaten(it: Campaign) -> None:
 def know_what_has_lost_its_connection(it: Campaign) -> None:
     """Of what was amid its transaction beside a job that was stopped, the server has ended that: its own failure."""
     failed = "SELECT id FROM dbqueue_jobs WHERE task LIKE 'chaos.%effect' AND status = 'FAILURE'"
-    broken = f"CAST(result AS text) LIKE '%{ENDED_BY_THE_SERVER}%'"
+    broken = " OR ".join(f"CAST(result AS text) LIKE '%{text}%'" for text in ENDED_BY_THE_SERVER)
     with it.store.connect() as connection:
-        it.may_fail.update(connection.execute(sa.text(f"{failed} AND {broken}")).scalars())
+        it.may_fail.update(connection.execute(sa.text(f"{failed} AND ({broken})")).scalars())
 
 
 def see_effects_once(it: Campaign) -> None:
