@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from benchmarks.measuring import Figures
 from benchmarks.ours import table
-from benchmarks.ours.app import add
 from benchmarks.ours.worker import worker
 from benchmarks.ours.worker import workers as start_workers
 
@@ -83,18 +82,8 @@ def workers(jobs: int) -> Figures:
 
 def workers_sqlite(jobs: int) -> Figures:
     """The rate of one worker with a process, and of 4, on one file."""
-    one, four = (_on_a_file(count, jobs) for count in (1, FEW_WORKERS))
+    one, four = (_with_workers(count, jobs, table.fill_at_once) for count in (1, FEW_WORKERS))
     return {"rate": four, "one_rate": one, "many_to_one": four / one}
-
-
-def _on_a_file(count: int, jobs: int) -> float:
-    table.clear()
-    with start_workers(("-c", "1", "-n", f"bench{number}@%h") for number in range(count)):
-        table.wait_for_workers(count)
-        mark = table.clock()
-        add.enqueue_many([(1, 1)] * jobs)  # in one transaction, so that all are there at once
-        table.wait_until_idle()
-    return table.rate_since(mark, jobs)
 
 
 def queues(count: int) -> Figures:
@@ -155,9 +144,8 @@ def _median_drain(jobs: int) -> float:
 def _held_snapshot() -> Iterator[None]:
     with table.connection() as connection:
         connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ")
-        connection.exec_driver_sql(
-            "SET LOCAL idle_in_transaction_session_timeout = 0"
-        )  # a connection of dbqueue's has one
+        # A connection of dbqueue's has one.
+        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
         connection.exec_driver_sql("SELECT count(*) FROM dbqueue_workers")
         yield
         connection.exec_driver_sql("ROLLBACK")
@@ -173,14 +161,14 @@ def _steady(seconds: int) -> None:
         table.wait_until_idle()
 
 
-def _with_workers(count: int, jobs: int) -> float:
+def _with_workers(count: int, jobs: int, insert: Callable[[int], None] = table.insert_pending) -> float:
     """All are ready before the first job is there: their start would be most of what is measured."""
     table.clear()
     with start_workers(("-c", "1", "-n", f"bench{number}@%h") for number in range(count)):
         table.wait_for_workers(count)
         time.sleep(READY_SECONDS)
         mark = table.clock()
-        table.insert_pending(jobs)
+        insert(jobs)
         table.wake()
         table.wait_until_idle()
     return table.rate_since(mark, jobs)

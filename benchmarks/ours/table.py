@@ -72,6 +72,11 @@ def fill(jobs: int) -> None:
         add.enqueue_many([(1, 1)] * min(BATCH, jobs - start))
 
 
+def fill_at_once(jobs: int) -> None:
+    """In one transaction, on any database."""
+    add.enqueue_many([(1, 1)] * jobs)
+
+
 def insert_pending(rows: int, *, queues: int = 0) -> None:
     """In one transaction, so that all are there at once; a microsecond between one's time and the next one's.
 

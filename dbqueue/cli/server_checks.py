@@ -55,25 +55,24 @@ def examine_server(target: Target) -> Iterator[Finding]:
 def _snapshots(found: Health) -> Iterator[Finding]:
     for each in found.snapshots:
         if each.seconds > OLD_SNAPSHOT_SECONDS:
-            yield Finding(
-                "snapshots",
-                Level.WARNING,
-                f"a transaction has been open for {duration(each.seconds)}: {each.what}; nothing that was deleted or "
-                "changed since can be cleared away, in any table",
+            yield _kept(
+                f"a transaction has been open for {duration(each.seconds)}: {each.what}",
                 "let it end, and set idle_in_transaction_session_timeout",
             )
     for held in found.horizons:
         if held.transactions > OLD_TRANSACTIONS:
-            yield Finding(
-                "snapshots",
-                Level.WARNING,
-                f"{held.what} holds a snapshot that is older than {count(held.transactions, 'transaction')}; nothing "
-                "that was deleted or changed since can be cleared away, in any table",
+            yield _kept(
+                f"{held.what} holds a snapshot that is older than {count(held.transactions, 'transaction')}",
                 "drop the slot if no standby needs it any more (pg_drop_replication_slot); else let the standby's "
                 "queries end"
                 if held.is_slot
                 else "let a standby's queries end, or set hot_standby_feedback to off there; or a copy of tables end",
             )
+
+
+def _kept(by: str, advice: str) -> Finding:
+    kept = "nothing that was deleted or changed since can be cleared away, in any table"
+    return Finding("snapshots", Level.WARNING, f"{by}; {kept}", advice)
 
 
 def _table(found: Health) -> Iterator[Finding]:

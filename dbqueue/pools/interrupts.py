@@ -226,6 +226,7 @@ def forget(job_id: str) -> None:
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
+    global _signalled  # noqa: PLW0603 - of the process
     ident = threading.main_thread().ident
     hit: str | None = None
     for job_id in list(_due):
@@ -238,7 +239,6 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         elif slot == ident:
             hit = job_id
     if hit is not None:
-        global _signalled  # noqa: PLW0603 - of the process
         _due.discard(hit)
         _signalled = hit
         raise SoftTimeLimitExceeded
